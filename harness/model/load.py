@@ -1,0 +1,181 @@
+"""Checkpoints and adapters: real layouts in, one Transformer out.
+
+Layouts: Dream / DiffuCoder / Qwen2 / Llama (shared names) and LLaDA (OLMo-style names), sharded or
+single-file safetensors, plus PEFT LoRA adapters. Published remote code is never executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.transformer import Transformer
+
+_LLADA_TOP = {
+    "model.transformer.wte.weight": "model.embed_tokens.weight",
+    "model.transformer.ln_f.weight": "model.norm.weight",
+    "model.transformer.ff_out.weight": "lm_head.weight",
+}
+_LLADA_BLOCK = {
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ff_norm": "post_attention_layernorm",
+}
+_LLADA_KEY = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)(\..+)?$")
+
+
+def canonical_name(name: str) -> str:
+    """Our (Qwen2-style) parameter or module name of a checkpoint's name."""
+    if name in _LLADA_TOP:
+        return _LLADA_TOP[name]
+    found = _LLADA_KEY.match(name)
+    if found and found[2] in _LLADA_BLOCK:
+        return f"model.layers.{found[1]}.{_LLADA_BLOCK[found[2]]}{found[3] or ''}"
+    return name
+
+
+def resolve(name: str) -> Path:
+    """A local folder for a path or hub id; CheckpointError says what to do when there is none."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise CheckpointError(f"checkpoint {name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, or nano")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass --model FOLDER") from None
+
+
+def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
+    """All (name, tensor) pairs of a folder's safetensors files, sharded or not."""
+    index = folder / f"{stem}.safetensors.index.json"
+    if index.exists():
+        files = sorted({folder / file for file in json.loads(index.read_text())["weight_map"].values()})
+    else:
+        files = [folder / f"{stem}.safetensors"]
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(f"weights {file.name} not found in {folder}: only safetensors checkpoints are read")
+        with safe_open(str(file), framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - not a mapping
+                yield name, handle.get_tensor(name)
+
+
+def weights_hash(folder: Path, stem: str = "model") -> str:
+    """sha256 over the safetensors files of a folder, first 16 hex digits."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(f"{stem}*.safetensors")):
+        with file.open("rb") as handle:
+            while chunk := handle.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """Build the model of ``folder`` and fill every parameter; CheckpointError names what is missing."""
+    spec = ModelSpec.from_folder(folder)
+    with torch.device("meta"):
+        model = Transformer(spec)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors(folder):
+        ours = canonical_name(name)
+        if ours not in wanted:
+            continue
+        if tuple(tensor.shape) != wanted[ours]:
+            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, config.json implies {wanted[ours]}")
+        state[ours] = tensor.to(device, dtype)
+    missing = sorted(set(wanted) - set(state))
+    if missing:
+        raise CheckpointError(f"{folder} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]}")
+    model.load_state_dict(state, strict=False, assign=True)
+    if spec.tie_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.model.rotary.to_empty(device=device)
+    return model.eval().requires_grad_(False)
+
+
+class Adapter:
+    """A PEFT LoRA adapter read from its folder: ``adapter_config.json`` and weights."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.config = json.loads((folder / "adapter_config.json").read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"no adapter_config.json in {folder}: --adapter must name a PEFT adapter folder") from None
+        if self.config.get("peft_type") != "LORA":
+            raise CheckpointError(f"adapter {folder} is of type {self.config.get('peft_type')!r}; only LORA is supported")
+        for flag in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+            if self.config.get(flag):
+                raise CheckpointError(f"adapter {folder} uses {flag}, which is not supported")
+        rank = self.config["r"]
+        self.scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        self.folder = folder
+        self.pairs: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors(folder, "adapter_model"):
+            found = re.match(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$", name)
+            if found is None:
+                raise CheckpointError(f"adapter {folder} has an unexpected weight {name}")
+            self.pairs.setdefault(canonical_name(found[1]), {})[found[2]] = tensor
+
+    def check(self, model: Transformer) -> None:
+        """CheckpointError unless every adapted module exists with the right shape."""
+        modules = dict(model.named_modules())
+        for name, pair in self.pairs.items():
+            linear = modules.get(name)
+            shape = (pair["B"].shape[0], pair["A"].shape[1]) if {"A", "B"} <= set(pair) else None
+            if not isinstance(linear, torch.nn.Linear) or shape != tuple(linear.weight.shape):
+                base = self.config.get("base_model_name_or_path")
+                raise CheckpointError(f"adapter {self.folder} does not fit this model at {name}: it was trained for {base!r}; change --adapter or --model")
+
+    def merge(self, model: Transformer) -> None:
+        """Add scale * B @ A to each adapted weight (in float32, cast back)."""
+        self.check(model)
+        modules = dict(model.named_modules())
+        for name, pair in self.pairs.items():
+            weight = modules[name].weight
+            delta = pair["B"].to(weight.device, torch.float32) @ pair["A"].to(weight.device, torch.float32)
+            weight.data = (weight.data.float() + self.scale * delta).to(weight.dtype)
+
+    def attach(self, model: Transformer) -> None:
+        """Keep the adapter apart: each adapted layer computes base(x) + scale * B(A(x))."""
+        self.check(model)
+        for name, pair in self.pairs.items():
+            parent_name, _, leaf = name.rpartition(".")
+            parent = model.get_submodule(parent_name)
+            setattr(parent, leaf, LoRALinear(getattr(parent, leaf), pair["A"], pair["B"], self.scale))
+
+
+class LoRALinear(torch.nn.Module):
+    """A frozen linear layer with its low-rank update kept apart (inference only)."""
+
+    def __init__(self, base: torch.nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        like = base.weight
+        self.register_buffer("down", down.to(like.device, like.dtype))
+        self.register_buffer("up", up.to(like.device, like.dtype))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = torch.nn.functional.linear(torch.nn.functional.linear(x, self.down), self.up)  # pyright: ignore[reportArgumentType]
+        return self.base(x) + self.scale * update

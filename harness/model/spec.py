@@ -1,0 +1,158 @@
+"""What a checkpoint's ``config.json`` says, in one vocabulary for all families."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Family = Literal["dream", "llada", "qwen2", "llama"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or adapter that cannot be used, with what to change."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Shape and special ids of one model.
+
+    ``shift`` is true where raw logits at position p predict token p + 1 (Dream, inherited from its
+    AR parent, and the AR families themselves); LLaDA predicts in place.
+    """
+
+    family: Family
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    qkv_bias: bool
+    o_bias: bool = False
+    mlp_bias: bool = False
+    norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = field(default=None, hash=False)
+    rope_fp32: bool = False
+    max_positions: int = 2048
+    tie_embeddings: bool = False
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+    pad_id: int | None = None
+    mask_id: int | None = None
+    dtype: str | None = None
+
+    @property
+    def shift(self) -> bool:
+        return self.family != "llada"
+
+    @property
+    def diffusion(self) -> bool:
+        """Whether the model fills masks (and so attends in both directions by default)."""
+        return self.family in ("dream", "llada")
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelSpec:
+        """Read ``config.json`` (and ``generation_config.json`` for extra end-of-text ids).
+
+        Raises CheckpointError for a missing file or a family we do not know.
+        """
+        path = folder / "config.json"
+        try:
+            raw = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise CheckpointError(f"no config.json in {folder}: --model must name a checkpoint folder") from None
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path} is not valid JSON ({error})") from None
+        generation = folder / "generation_config.json"
+        if generation.exists():
+            raw = {**raw, "eos_token_id": _ids(raw.get("eos_token_id")) + _ids(json.loads(generation.read_text()).get("eos_token_id"))}
+        return cls.from_config(raw)
+
+    @classmethod
+    def from_config(cls, raw: dict[str, Any]) -> ModelSpec:
+        """Translate one ``config.json`` dictionary."""
+        kind = str(raw.get("model_type", "")).lower()
+        try:
+            if kind == "llada":
+                return _llada(raw)
+            if kind in ("dream", "qwen2", "llama"):
+                return _qwen_like(raw, kind)  # pyright: ignore[reportArgumentType]
+        except KeyError as error:
+            raise CheckpointError(f"config.json ({kind}) lacks the key {error}") from None
+        raise CheckpointError(f"model_type {raw.get('model_type')!r} is not supported; known: Dream, llada, qwen2, llama")
+
+
+def _ids(value: int | list[int] | None) -> list[int]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, int) else list(value)
+
+
+def _eos(raw: dict[str, Any], *extra: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys([*_ids(raw.get("eos_token_id")), *extra]))
+
+
+def _qwen_like(raw: dict[str, Any], family: Family) -> ModelSpec:
+    heads = raw["num_attention_heads"]
+    scaling = raw.get("rope_scaling") or {}
+    parameters = raw.get("rope_parameters") or {}
+    if parameters.get("rope_type", "default") != "default":
+        scaling = parameters
+    return ModelSpec(
+        family=family,
+        vocab_size=raw["vocab_size"],
+        hidden_size=raw["hidden_size"],
+        intermediate_size=raw["intermediate_size"],
+        num_layers=raw["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        qkv_bias=raw.get("attention_bias", family != "llama"),
+        o_bias=family == "llama" and raw.get("attention_bias", False),
+        mlp_bias=raw.get("mlp_bias", False),
+        norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rope_theta=float(raw.get("rope_theta") or parameters.get("rope_theta") or 10000.0),
+        rope_scaling=dict(scaling) or None,
+        max_positions=raw.get("max_position_embeddings", 2048),
+        tie_embeddings=raw.get("tie_word_embeddings", False),
+        bos_id=raw.get("bos_token_id"),
+        eos_ids=_eos(raw),
+        pad_id=raw.get("pad_token_id"),
+        mask_id=raw.get("mask_token_id"),
+        dtype=raw.get("torch_dtype") or raw.get("dtype"),
+    )
+
+
+def _llada(raw: dict[str, Any]) -> ModelSpec:
+    heads = raw["n_heads"]
+    kv = raw.get("n_kv_heads") or (1 if raw.get("multi_query_attention") else heads)
+    # The released config names only <|endoftext|>; <|eot_id|> ends a chat turn in the same vocabulary.
+    eot = (126348,) if raw.get("eos_token_id") == 126081 else ()
+    bias = bool(raw.get("include_bias"))
+    return ModelSpec(
+        family="llada",
+        vocab_size=raw.get("embedding_size") or raw["vocab_size"],
+        hidden_size=raw["d_model"],
+        intermediate_size=raw.get("mlp_hidden_size") or raw["d_model"] * raw.get("mlp_ratio", 4),
+        num_layers=raw["n_layers"],
+        num_heads=heads,
+        num_kv_heads=kv,
+        head_dim=raw["d_model"] // heads,
+        qkv_bias=bias or bool(raw.get("include_qkv_bias")),
+        o_bias=bias,
+        mlp_bias=bias,
+        norm_eps=raw.get("rms_norm_eps", 1e-5),
+        rope_theta=float(raw.get("rope_theta", 10000.0)),
+        rope_fp32=bool(raw.get("rope_full_precision", True)),
+        max_positions=raw.get("max_sequence_length", 1024),
+        tie_embeddings=bool(raw.get("weight_tying")),
+        bos_id=raw.get("bos_token_id"),
+        eos_ids=_eos(raw, *eot),
+        pad_id=raw.get("pad_token_id"),
+        mask_id=raw.get("mask_token_id"),
+        dtype=raw.get("torch_dtype"),
+    )

@@ -1,0 +1,196 @@
+"""The transformer behind every backbone: pre-norm RMSNorm, RoPE, GQA, SwiGLU.
+
+Dream-7B is Qwen2.5-7B run bidirectionally; LLaDA-8B is the same block without biases. One lean
+module therefore serves all families; parameter names are Qwen2's (loaders rename LLaDA's).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.model.spec import ModelSpec
+
+
+class KVView(Protocol):
+    """Where one forward pass writes and reads keys and values (see harness.cache)."""
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take new [batch, kv_heads, query, head_dim] rows, return those to attend to."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Rotary(nn.Module):
+    """Half-split RoPE tables, in float32, grown on demand."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.register_buffer("cos", torch.empty(0, spec.head_dim), persistent=False)
+        self.register_buffer("sin", torch.empty(0, spec.head_dim), persistent=False)
+
+    def grow(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Make the tables cover positions below ``length``."""
+        if self.cos.shape[0] >= length and self.cos.device == device and self.cos.dtype == dtype:
+            return
+        length = max(256, 1 << (length - 1).bit_length())
+        frequencies, scale = self._frequencies()
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+        angles = torch.cat([angles, angles], dim=-1)
+        self.cos = (angles.cos() * scale).to(device, dtype)
+        self.sin = (angles.sin() * scale).to(device, dtype)
+
+    def _frequencies(self) -> tuple[Tensor, float]:
+        spec = self.spec
+        if spec.rope_scaling is None:
+            exponent = torch.arange(0, spec.head_dim, 2, dtype=torch.float32) / spec.head_dim
+            return 1.0 / (spec.rope_theta**exponent), 1.0
+        from transformers import LlamaConfig
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        parameters = {"rope_theta": spec.rope_theta, **spec.rope_scaling}
+        kind = parameters.setdefault("rope_type", parameters.get("type", "default"))
+        config = LlamaConfig(
+            hidden_size=spec.hidden_size,
+            num_attention_heads=spec.num_heads,
+            head_dim=spec.head_dim,
+            max_position_embeddings=spec.max_positions,
+            rope_parameters=parameters,
+        )
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+        return frequencies, float(scale)
+
+    def forward(self, positions: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """cos, sin of shape [query, head_dim], or [batch, 1, query, head_dim] for 2-D positions."""
+        cos, sin = self.cos[positions], self.sin[positions]
+        return (cos, sin) if cos.dim() == 2 else (cos.unsqueeze(1), sin.unsqueeze(1))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply RoPE to [batch, heads, query, head_dim], in the tables' precision."""
+    wide = x.to(cos.dtype)
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.kv_heads, self.head_dim = layer, spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self.q_proj = nn.Linear(spec.hidden_size, spec.num_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.k_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.v_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.hidden_size, bias=spec.o_bias)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv: KVView | None, matmul: bool) -> Tensor:
+        batch, length, _ = x.shape
+        query = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        key = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        value = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        query, key = rotate(query, *rope), rotate(key, *rope)
+        if kv is not None:
+            key, value = kv.update(self.layer, key, value)
+        if matmul:
+            mixed = _matmul_attention(query, key, value, mask)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    # Training on a CPU: the fused kernel's backward pass is several times slower than plain products.
+    batch, heads, length, size = query.shape
+    groups = heads // key.shape[1]
+    grouped = query.reshape(batch, key.shape[1], groups * length, size)
+    scores = (grouped @ key.transpose(-1, -2)).view(batch, heads, length, -1) * size**-0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return (weights.view(batch, key.shape[1], groups * length, -1) @ value).view(batch, heads, length, size)
+
+
+class MLP(nn.Module):
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=spec.mlp_bias)
+        self.up_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=spec.mlp_bias)
+        self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=spec.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    def __init__(self, spec: ModelSpec, layer: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(spec, layer)
+        self.mlp = MLP(spec)
+        self.input_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv: KVView | None, matmul: bool) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, kv, matmul)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and final norm: the ``model.`` prefix of the checkpoint's names."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.layers = nn.ModuleList(Block(spec, i) for i in range(spec.num_layers))
+        self.norm = RMSNorm(spec.hidden_size, spec.norm_eps)
+        self.rotary = Rotary(spec)
+
+
+class Transformer(nn.Module):
+    """Token ids in, hidden states or raw (unshifted) logits out."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.model = Decoder(spec)
+        self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
+        if spec.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.matmul_attention = False
+
+    def hidden(self, ids: Tensor, positions: Tensor | slice | None = None, mask: Tensor | None = None, kv: KVView | None = None) -> Tensor:
+        """Final-norm hidden states [batch, query, hidden] of ``ids`` [batch, query].
+
+        ``positions`` (a slice, [query] or [batch, query]) default to 0..query-1; ``mask`` is boolean,
+        true = may attend, broadcastable to [batch, heads, query, key]; ``kv`` adds cached keys.
+        """
+        x = self.model.embed_tokens(ids)
+        dtype = torch.float32 if self.spec.rope_fp32 else x.dtype
+        where = slice(0, ids.shape[1]) if positions is None else positions
+        self.model.rotary.grow(where.stop if isinstance(where, slice) else int(where.max()) + 1, ids.device, dtype)
+        rope = self.model.rotary(where)
+        for block in self.model.layers:
+            x = block(x, rope, mask, kv, self.matmul_attention)
+        return self.model.norm(x)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Raw logits [..., vocab] of hidden states [..., hidden]."""
+        return self.lm_head(hidden)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Raw logits [batch, query, vocab] at every position (training, likelihood)."""
+        return self.head(self.hidden(ids, mask=mask))

@@ -1,0 +1,1 @@
+"""Pluggable decoders, one file each, and their trainers."""

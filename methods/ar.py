@@ -1,0 +1,39 @@
+"""Autoregressive reference: a causal model, one token per forward, exact KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.backbone import Forward
+from harness.canvas import Row
+from harness.model import ModelSpec
+from methods.base import Program, RowDecoder, SamplingConfig, commit_indices, propose
+
+
+@dataclass(frozen=True)
+class Config(SamplingConfig):
+    """No settings of its own."""
+
+
+class AutoRegressive(RowDecoder):
+    name = "ar"
+    summary = "causal reference model, one token per forward"
+    Config = Config
+    requires: ClassVar[frozenset[str]] = frozenset({"causal_lm"})
+
+    def uses_cache(self, config: Config) -> bool:
+        return True
+
+    def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
+        start = 0
+        for position in range(row.prompt_length, row.length):
+            logits = yield Forward(window=(start, position), at=[position], store=(start, position), mask="causal")
+            commit_indices(row, [position], propose(logits, row, spec, config), [0])
+            start = position
+            if row.eos_position is not None:
+                row.close(position + 1)
+                return
+
+
+METHOD = AutoRegressive()
