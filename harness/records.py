@@ -126,6 +126,7 @@ class Sample(Record):
     order: int = Field(description="place in the order of decoding")
     prompt_tokens: int
     output_ids: list[int] = Field(description="ids of the generation region, cut behind the first end-of-text")
+    pieces: list[str] = Field([], description="string of each output id, for the decode viewer; empty: not recorded")
     text: str | None = Field(description="decoded useful ids")
     program: str | None = Field(None, description="program that was executed (code suites)")
     answer: str | None = Field(None, description="extracted answer (other suites)")

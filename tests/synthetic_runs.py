@@ -116,7 +116,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         seed=fake.seed,
     )
     run_id = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
-    names = ("suite", "weights_hash", "dtype", "attention", "prompts_hash", "device_name", "threads", "max_new_tokens", "batch_size", "stop_rule")
+    names = ("suite", "weights_hash", "dtype", "attention", "prompts_hash", "device_name", "threads", "max_new_tokens", "batch_size")
     shared = {name: getattr(plan, name) for name in names}
     return Run(
         run_id=run_id,
