@@ -40,16 +40,21 @@ def graded(sample: Sample) -> bool | None:
     return None if sample.status == "ok" else False
 
 
-def pass_rates(samples: Iterable[Sample]) -> dict[int, float]:
-    """Per document: share of its repeats that are solved. Ungraded documents are absent; all of them if nothing was graded."""
-    outcomes: dict[int, list[bool]] = defaultdict(list)
+def outcomes(samples: Iterable[Sample]) -> dict[int, list[bool]]:
+    """Per document: whether each of its repeats is solved. Ungraded documents are absent; all of them if nothing was graded."""
+    solved_by_document: dict[int, list[bool]] = defaultdict(list)
     any_graded = False
     for sample in samples:
         any_graded |= sample.correct is not None
         solved = graded(sample)
         if solved is not None:
-            outcomes[sample.doc_id].append(solved)
-    return {doc: sum(values) / len(values) for doc, values in sorted(outcomes.items())} if any_graded else {}
+            solved_by_document[sample.doc_id].append(solved)
+    return dict(sorted(solved_by_document.items())) if any_graded else {}
+
+
+def pass_rates(samples: Iterable[Sample]) -> dict[int, float]:
+    """Per document: share of its repeats that are solved; documents as in ``outcomes``."""
+    return {document: sum(values) / len(values) for document, values in outcomes(samples).items()}
 
 
 def summarise(samples: Sequence[Sample]) -> Summary:
@@ -62,55 +67,44 @@ def summarise(samples: Sequence[Sample]) -> Summary:
     finished = [sample for sample in samples if sample.status == "ok"]
     rates = pass_rates(samples)
     low, high = wilson(sum(rates.values()), len(rates)) if rates else (None, None)
-    counted = [sample for sample in samples if sample.useful is not None or sample.status != "ok"]
-    known = any(sample.useful is not None for sample in counted)
-    useful = sum(sample.useful or 0 for sample in counted) if known else None
-    latency = [sample.latency_s for sample in finished if sample.latency_s is not None]
-    first = [sample.first_block_s for sample in finished if sample.first_block_s is not None]
-    memory = [sample.peak_memory_bytes for sample in samples if sample.peak_memory_bytes is not None]
+    useful_share, tokens_per_position = _rate(samples, "useful", "committed"), _rate(samples, "useful", "positions")
+    latency = _known(finished, "latency_s")
     return Summary(
         samples=len(samples),
         errors=len(samples) - len(finished),
         pass_at_1=sum(rates.values()) / len(rates) if rates else None,
         pass_at_1_low=low,
         pass_at_1_high=high,
-        tps=_ratio(useful, sum(sample.time_s for sample in counted)),
-        tps_committed=_committed_rate(samples),
-        tpf=_ratio(useful, sum(sample.nfe for sample in counted)),
-        nfe=_mean([sample.nfe for sample in finished]),
-        work=_ratio(sum(sample.positions for sample in counted), useful),
-        useful=_mean([sample.useful for sample in finished if sample.useful is not None]),
-        waste=_waste(samples),
+        tps=_rate(samples, "useful", "time_s"),
+        tps_committed=_rate(samples, "committed", "time_s"),
+        tpf=_rate(samples, "useful", "nfe"),
+        nfe=_mean(_known(finished, "nfe")),
+        work=1 / tokens_per_position if tokens_per_position else None,
+        useful=_mean(_known(finished, "useful")),
+        waste=None if useful_share is None else 1 - useful_share,
         latency_p50=_percentile(latency, 50),
         latency_p90=_percentile(latency, 90),
         latency_p99=_percentile(latency, 99),
-        first_block_p50=_percentile(first, 50),
-        time_s=sum(sample.time_s for sample in samples),
-        forward_share=_forward_share(samples),
-        peak_memory_bytes=max(memory, default=None),
+        first_block_p50=_percentile(_known(finished, "first_block_s"), 50),
+        time_s=sum(_known(samples, "time_s")),
+        forward_share=_rate(finished, "forward_s", "time_s"),
+        peak_memory_bytes=max((sample.peak_memory_bytes for sample in samples if sample.peak_memory_bytes is not None), default=None),
     )
 
 
-def _committed_rate(samples: Sequence[Sample]) -> float | None:
-    counted = [sample for sample in samples if sample.committed is not None or sample.status != "ok"]
-    if all(sample.committed is None for sample in counted):
+def _known(samples: Sequence[Sample], name: str) -> list[float]:
+    values = (getattr(sample, name) for sample in samples)
+    return [value for value in values if value is not None]
+
+
+def _rate(samples: Sequence[Sample], top: str, bottom: str) -> float | None:
+    """Ratio of sums of two fields; None if no sample knows both or the denominator is 0."""
+    pairs = [(getattr(sample, top), getattr(sample, bottom), sample.status) for sample in samples]
+    paid = [(gain, cost) for gain, cost, status in pairs if cost is not None and (gain is not None or status != "ok")]
+    total = sum(cost for _, cost in paid)
+    if total == 0 or all(gain is None for gain, _ in paid):
         return None
-    return _ratio(sum(sample.committed or 0 for sample in counted), sum(sample.time_s for sample in counted))
-
-
-def _waste(samples: Sequence[Sample]) -> float | None:
-    pairs = [(sample.useful, sample.committed) for sample in samples if sample.useful is not None and sample.committed is not None]
-    share = _ratio(sum(useful for useful, _ in pairs), sum(committed for _, committed in pairs))
-    return None if share is None else 1 - share
-
-
-def _forward_share(samples: Sequence[Sample]) -> float | None:
-    timed = [(sample.forward_s, sample.time_s) for sample in samples if sample.forward_s is not None]
-    return _ratio(sum(forward for forward, _ in timed), sum(total for _, total in timed))
-
-
-def _ratio(numerator: float | None, denominator: float | None) -> float | None:
-    return None if numerator is None or not denominator else numerator / denominator
+    return sum(gain or 0 for gain, _ in paid) / total
 
 
 def _mean(values: Sequence[float]) -> float | None:
