@@ -7,7 +7,8 @@ position ids, padding and caching. A request speaks row coordinates; see harness
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,9 @@ from harness.model import ModelSpec, Transformer
 
 MaskKind = Literal["full", "causal", "block_causal"]
 Span = tuple[int, int]
+
+# Far above any real decoder (LoPA with 8 branches: 9 per token at worst), low enough to end an endless loop.
+FORWARD_LIMIT = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,17 @@ class Forward:
     cached: bool = True
 
 
+@dataclass
+class Watch:
+    """Forward passes seen by a hook on the model."""
+
+    calls: int = 0
+
+
+class TooManyForwards(RuntimeError):
+    """A decoder that does not come to an end."""
+
+
 class Backbone:
     """A loaded model on a device. ``forward`` and ``forward_rows`` count everything they run."""
 
@@ -51,6 +66,26 @@ class Backbone:
         self.spec: ModelSpec = model.spec
         self.device, self.dtype = device, dtype
         self._model = model
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Count the forward passes of the model itself, whoever starts them (the audit's second opinion)."""
+        seen = Watch()
+
+        def count(*_: object) -> None:
+            seen.calls += 1
+
+        handle = self._model.model.layers[0].register_forward_pre_hook(count)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def score(self, ids: Tensor, causal: bool = False) -> Tensor:
+        """Raw, unshifted logits [batch, length, vocab] for likelihoods; not part of any decode call."""
+        length = ids.shape[1]
+        mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() if causal else None
+        return self._model(ids, mask)
 
     def new_cache(self, canvas: Canvas) -> KVCache:
         """An empty cache for every row of the canvas."""
@@ -70,6 +105,8 @@ class Backbone:
         started = time.perf_counter()
         for row, request in requests.items():
             self._check(canvas, row, request, cache)
+            if canvas.rows[row].nfe >= FORWARD_LIMIT * canvas.new_tokens:
+                raise TooManyForwards(f"row {row} used {canvas.rows[row].nfe} forwards for {canvas.new_tokens} tokens")
         batch = _Batch(canvas, requests, cache if any(r.cached for r in requests.values()) else None)
         hidden = self._model.hidden(batch.ids, batch.positions, batch.mask, batch.view)
         logits = {}

@@ -61,6 +61,16 @@ class Row:
         return self._eos
 
     @property
+    def fill_id(self) -> int:
+        """The id that unwritten positions hold."""
+        return self._canvas.fill_id
+
+    @property
+    def nfe(self) -> int:
+        """Forward passes this row took part in so far."""
+        return self._canvas.meter.rows[self.index].nfe
+
+    @property
     def rng(self) -> torch.Generator:
         """The row's own random stream: the same in every batch."""
         if self._rng is None:

@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.errors import UserError
+
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "timeout", "oom", "error", "audit_failed"]
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
 
 
-class RecordError(ValueError):
+class RecordError(UserError, ValueError):
     """A run folder that cannot be read, with the file and line."""
 
 
@@ -125,7 +127,7 @@ class Sample(Record):
     repeat: int = 0
     order: int = Field(description="place in the order of decoding")
     prompt_tokens: int
-    output_ids: list[int] = Field(description="ids of the generation region, cut behind the first end-of-text")
+    output_ids: list[int] = Field(description="ids of the generation region; unwritten positions hold the mask (or fill) id")
     pieces: list[str] = Field([], description="string of each output id, for the decode viewer; empty: not recorded")
     text: str | None = Field(description="decoded useful ids")
     program: str | None = Field(None, description="program that was executed (code suites)")
@@ -133,10 +135,10 @@ class Sample(Record):
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
     committed: int | None = Field(description="generated ids that are written")
-    nfe: int
-    positions: int
-    kv_read: int
-    time_s: float = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
+    nfe: int | None = Field(description="forward passes; null if nothing could be decoded")
+    positions: int | None
+    kv_read: int | None
+    time_s: float | None = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
     latency_s: float | None = Field(None, description="seconds until this row was finished")
     first_block_s: float | None = None
     forward_s: float | None = Field(None, description="part of time_s spent inside model forwards")

@@ -18,16 +18,15 @@ from harness.backbone import Backbone, Forward
 from harness.cache import KVCache
 from harness.canvas import Canvas, Row
 from harness.model import ModelSpec
+from harness.settings import SettingError
 
 Program = Generator[Forward, Tensor, None]
+__all__ = ["Candidates", "Decoder", "Forward", "Program", "RowDecoder", "SamplingConfig", "SettingError", "propose"]
+
 Score = Literal["probability", "margin", "neg_entropy"]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class SettingError(ValueError):
-    """Settings that contradict each other or the canvas; the text names the one to change."""
 
 
 @dataclass(frozen=True)

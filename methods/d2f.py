@@ -61,7 +61,7 @@ class Pipeline:
     def __post_init__(self) -> None:
         self.limit = (self.row.length - self.row.prompt_length) // self.config.block_size
         if self.limit == 0:
-            raise SettingError(f"block_size {self.config.block_size} is larger than max_new_tokens; lower block_size or raise max_new_tokens")
+            raise SettingError(f"block_size {self.config.block_size} is larger than max_new_tokens; change one of them")
         self.blocks = [Block(0, self.row.prompt_length, 0, full=True, phase="to_cache")]
 
     def grow(self) -> None:

@@ -21,6 +21,7 @@ from methods.base import (
     Program,
     RowDecoder,
     SamplingConfig,
+    Score,
     SettingError,
     above_threshold,
     by_factor,
@@ -125,7 +126,8 @@ def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, ste
         else:
             logits = yield Forward(window=window, at=at, store=store)
         if at:
-            candidates = propose(logits, row, spec, config, "neg_entropy" if config.alg == "entropy" else "probability", double=not spec.shift)
+            score: Score = "neg_entropy" if config.alg == "entropy" else "probability"
+            candidates = propose(logits, row, spec, config, score, double=not spec.shift)
             chosen = _accept(candidates.score, config, len(at), step, steps, block)
             commit_indices(row, at, candidates, chosen)
         step += 1

@@ -52,7 +52,8 @@ class Vanilla(RowDecoder):
         length = config.block_length or new
         steps = config.steps or max(1, new // config.tokens_per_step)
         if new % length or steps % (new // length):
-            raise SettingError(f"block_length {length} must divide max_new_tokens {new}, and its {new // length} blocks must divide steps {steps}")
+            blocks = new // length
+            raise SettingError(f"block_length {length} must divide max_new_tokens {new}, and its {blocks} blocks must divide steps {steps}")
         alg = config.alg or ("entropy" if spec.shift else "low_confidence")
         per_block = steps // (new // length)
         self._call_tokens_hook(row, None, None)

@@ -54,7 +54,7 @@ def resolve(name: str) -> Path:
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"checkpoint {name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, or nano")
+        raise CheckpointError(f"{name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, or nano")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -62,7 +62,8 @@ def resolve(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass --model FOLDER") from None
+        text = f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass --model FOLDER"
+        raise CheckpointError(text) from None
 
 
 def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
@@ -145,7 +146,8 @@ class Adapter:
             shape = (pair["B"].shape[0], pair["A"].shape[1]) if {"A", "B"} <= set(pair) else None
             if not isinstance(linear, torch.nn.Linear) or shape != tuple(linear.weight.shape):
                 base = self.config.get("base_model_name_or_path")
-                raise CheckpointError(f"adapter {self.folder} does not fit this model at {name}: it was trained for {base!r}; change --adapter or --model")
+                text = f"adapter {self.folder} does not fit this model at {name}: it was trained for {base!r}"
+                raise CheckpointError(f"{text}; change --adapter or --model")
 
     def merge(self, model: Transformer) -> None:
         """Add scale * B @ A to each adapted weight (in float32, cast back)."""

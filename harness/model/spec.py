@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.errors import UserError
+
 Family = Literal["dream", "llada", "qwen2", "llama"]
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint or adapter that cannot be used, with what to change."""
 
 

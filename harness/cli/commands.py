@@ -1,0 +1,43 @@
+"""Which sub-commands ``bench`` has."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from harness.cli.decode import decode_command
+from harness.cli.listing import list_command
+from harness.cli.run import run_command
+
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def mount(app: typer.Typer) -> None:
+    """Attach every sub-command to ``app``."""
+    app.command("run")(run_command)
+    app.command("list")(list_command)
+    app.command("decode")(decode_command)
+    app.command("lm-eval", context_settings=_PASS_THROUGH, help="lm-eval's own command line with model `dllm` registered.")(lm_eval_command)
+    _mount_reports(app)
+    _mount_training(app)
+
+
+def _mount_reports(app: typer.Typer) -> None:
+    from harness.cli_report import compare_command, report_command
+
+    app.command("report")(report_command)
+    app.command("compare")(compare_command)
+
+
+def _mount_training(app: typer.Typer) -> None:
+    from methods.training.cli import app as training
+
+    app.add_typer(training, name="train", help="Train nano and distil students.")
+
+
+def lm_eval_command(context: typer.Context) -> None:
+    """Hand the rest of the command line to lm-eval."""
+    from harness.cli.lm_eval import run_lm_eval
+
+    sys.exit(run_lm_eval(context.args))

@@ -1,0 +1,106 @@
+"""``bench decode``: prompts in, ids and counts out; no suite, no grading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption
+from harness.errors import UserError
+
+
+class PromptError(UserError, ValueError):
+    """A prompts file that cannot be read, with its line."""
+
+
+def decode_command(
+    prompts: Annotated[Path, typer.Option("--prompts", help='JSONL, one {"prompt": [ids]} or {"text": "..."} per line.')],
+    output: Annotated[Path, typer.Option("--output", help="JSONL to write, one line per prompt.")],
+    method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
+    model: Model = "nano",
+    adapter: Adapter = None,
+    no_merge: NoMerge = False,
+    settings: Settings = None,
+    stop_rule: StopRuleOption = "harness",
+    batch_size: BatchSize = 1,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Decode prompts with one method and write ids, counts and the step map of each.
+
+    Output lines have **output** (ids of the whole generation region), **text** (if there is a tokenizer), **nfe**,
+    **positions**, **forwards** ([query length, cached length, stored length] each) and **step_map** (per id, the
+    forward that wrote it). `--set key=none` means null.
+    """
+    from harness.generate import Generator, Request
+    from harness.loader import load
+    from harness.plan import Wish, settings_for
+    from harness.registry import load_method
+    from harness.settings import SettingError, parse_pairs
+
+    if stop_rule not in ("harness", "reference"):
+        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    entry = load_method(method)
+    loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
+    pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
+    chosen = settings_for(Wish(entry.name), entry, model, pairs, set())
+    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule)  # pyright: ignore[reportArgumentType]
+    canvas = generator.canvas(256)
+    requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
+    try:
+        file = output.open("w")
+    except OSError as error:
+        raise PromptError(f"cannot write --output {output}: {error.strerror}") from None
+    with file:
+        for batch in generator.run(requests, batch_size):
+            for item in batch:
+                if item.decoded is None:
+                    raise PromptError(f"{prompts}: {item.error}")
+                file.write(json.dumps(_line(item)) + "\n")
+                file.flush()
+
+
+def _inert(decoder: Any, key: str, value: str) -> bool:
+    """A null (or cache=none) for a setting the method does not have says nothing."""
+    return key not in decoder.Config.__dataclass_fields__ and value.lower() in ("none", "null")
+
+
+def _line(item: Any) -> dict[str, Any]:
+    row = item.decoded
+    line = {
+        "output": row.output,
+        "nfe": row.nfe,
+        "positions": row.positions,
+        "forwards": [list(entry) for entry in row.forwards],
+        "step_map": row.step_map,
+        "status": item.status,
+    }
+    if item.text is not None:
+        line["text"] = item.text
+    if item.error is not None:
+        line["error"] = item.error
+    return line
+
+
+def _prompts(path: Path) -> Iterator[str | list[int]]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"cannot read --prompts {path}: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            value = entry["prompt"] if "prompt" in entry else entry["text"]
+        except (ValueError, KeyError, TypeError):
+            raise PromptError(f'{path} line {number}: expected {{"prompt": [ids]}} or {{"text": "..."}}') from None
+        ids = isinstance(value, list) and bool(value) and all(isinstance(token, int) for token in value)
+        if not ids and not isinstance(value, str):
+            raise PromptError(f"{path} line {number}: prompt must be a non-empty list of ids, text a string")
+        yield value

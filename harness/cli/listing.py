@@ -1,0 +1,74 @@
+"""``bench list``: methods, suites, models and their settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def list_command(
+    what: Annotated[str, typer.Argument(help="methods, suites, models, or one method's name or file.")] = "all",
+) -> None:
+    """Show what can be run, with every setting, its default and what it does."""
+    from rich.console import Console
+
+    console = Console()
+    if what in ("all", "methods"):
+        _methods(console)
+    if what in ("all", "suites"):
+        _suites(console)
+    if what in ("all", "models"):
+        _models(console)
+    if what not in ("all", "methods", "suites", "models"):
+        _settings(console, what)
+
+
+def _methods(console: object) -> None:
+    from rich.table import Table
+
+    from harness.registry import load_method, method_names
+    from harness.settings import describe
+
+    table = Table("method", "what it is", "settings (default)", title="Methods (`bench list NAME` explains the settings)")
+    for name in method_names():
+        method = load_method(name)
+        settings = ", ".join(f"{key} ({default})" for key, _, default, _ in describe(method.decoder.Config))
+        table.add_row(name, method.decoder.summary, settings)
+    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _settings(console: object, name: str) -> None:
+    from rich.table import Table
+
+    from harness.registry import load_method
+    from harness.settings import describe
+
+    method = load_method(name)
+    table = Table("setting", "values", "default", "meaning", title=f"{method.name}: {method.decoder.summary}")
+    for row in describe(method.decoder.Config):
+        table.add_row(*row)
+    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(f"requires: {', '.join(sorted(method.decoder.requires)) or 'nothing'}")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _suites(console: object) -> None:
+    from rich.table import Table
+
+    from suites import list_suites
+
+    table = Table("suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)")
+    for suite in list_suites():
+        table.add_row(suite.name, suite.title)
+    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _models(console: object) -> None:
+    from rich.table import Table
+
+    from harness.catalog import catalog
+
+    table = Table("model", "what it is", "canvas", "companions", title="Known models (any folder or hub id with these layouts works)")
+    for name, entry in catalog().items():
+        table.add_row(name, entry.summary, str(entry.canvas or ""), ", ".join(f"{key}: {value}" for key, value in entry.companions.items()))
+    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,30 @@
+"""Flags that several commands share, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option("--adapter", help="PEFT LoRA folder or hub id; default: the model's known companion if the method needs one; none: no adapter."),
+]
+NoMerge = Annotated[
+    bool, typer.Option("--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.")]
+BatchSize = Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.")]
+StopRuleOption = Annotated[
+    str,
+    typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
+]
+OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.")]

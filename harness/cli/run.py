@@ -1,0 +1,156 @@
+"""``bench run``: decode suites with methods, measure, grade, store, and print the table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, OutputPath, Seed, Settings, StopRuleOption
+
+if TYPE_CHECKING:
+    from harness.engine import Cell
+
+QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
+QUICK_SUITES = ("nano-gsm", "nano-code")
+QUICK_LIMIT = 32
+
+
+def run_command(
+    model: Model = "nano",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Method name, ./file.py, or NAME:key=value,... (repeatable or comma-separated names)."),
+    ] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Suite name (repeatable or comma-separated). See `bench list`.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="First N documents; default all (quickstart: 32).")] = None,
+    batch_size: BatchSize = 1,
+    device: Device = None,
+    dtype: Dtype = "auto",
+    adapter: Adapter = None,
+    no_merge: NoMerge = False,
+    settings: Settings = None,
+    seed: Seed = 0,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Answers per document.")] = 1,
+    stop_rule: StopRuleOption = "harness",
+    output_path: OutputPath = Path("runs"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.")] = False,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.")] = None,
+    allow_unsafe_code: Annotated[
+        bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code without a jail where none can be had.")
+    ] = False,
+) -> None:
+    """Run methods on suites and print tokens/s and pass@1 of each.
+
+    Without arguments: **vanilla, fast_dllm, d2f and ar** on both nano suites, 32 problems each.
+    An interrupted run continues with exactly the missing samples when the same command is given again;
+    a finished one is not repeated unless --fresh.
+
+    Examples:
+
+        bench run --method d2f --suite humaneval
+
+        bench run --method vanilla --method vanilla:tokens_per_step=4 --suite nano-gsm --limit 64
+
+        bench run --method ./mine.py --suite nano-code
+    """
+    quick = not method and not suite
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if data_dir is not None:
+        os.environ["BENCH_DATA"] = str(data_dir)
+    if allow_unsafe_code:
+        os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
+    from harness.engine import Options
+
+    options = Options(output_path, batch_size, repeats, limit or (QUICK_LIMIT if quick else None), fresh)
+    methods = _split(method) or list(QUICK_METHODS)
+    suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
+    base = {"model": model, "adapter": adapter, "merge": not no_merge, "device": device, "dtype": dtype}
+    cells = _cells(methods, suites, settings or [], base, options, seed, stop_rule)
+    _execute(cells, allow_unsafe_code)
+    _show(cells, output_path)
+
+
+def _split(methods: list[str] | None) -> list[str]:
+    """Comma-separated plain names; a text with settings behind a colon is kept whole."""
+    return [name for text in methods or [] for name in ([text] if ":" in text else text.split(","))]
+
+
+def _cells(
+    methods: list[str], suites: list[str], pairs: list[str], base: dict[str, Any], options: Any, seed: int, stop_rule: str
+) -> list[Cell]:
+    from harness.engine import Cell, render
+    from harness.generate import Generator
+    from harness.loader import load
+    from harness.plan import Wish, settings_for
+    from harness.registry import load_method
+    from harness.settings import SettingError, parse_pairs
+    from suites import load_suite
+
+    if stop_rule not in ("harness", "reference"):
+        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    wishes = [Wish.parse(text) for text in methods]
+    found = [load_method(wish.method) for wish in wishes]
+    known = {name for entry in found for name in getattr(entry.decoder.Config, "__dataclass_fields__", {})}
+    shared = parse_pairs(pairs)
+    loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA")) for name in suites]
+    documents = [render(one, options.limit) for one in loaded_suites]
+    generators = []
+    for wish, entry in zip(wishes, found, strict=True):
+        arguments = {key: value for key, value in base.items() if key != "model"}
+        loaded = load(base["model"], entry.decoder.requires, **arguments)
+        chosen = settings_for(wish, entry, base["model"], shared, known)
+        generators.append(Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule))  # pyright: ignore[reportArgumentType]
+    return [
+        Cell(generator, entry, one, items, options)
+        for one, items in zip(loaded_suites, documents, strict=True)
+        for generator, entry in zip(generators, found, strict=True)
+    ]
+
+
+def _execute(cells: list[Cell], allow_unsafe: bool) -> None:
+    from contextlib import ExitStack
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from harness.engine import run_cells
+
+    waiting = [cell for cell in cells if cell.pending]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with ExitStack() as stack:
+        jail = None
+        if any(cell.suite.needs_code for cell in waiting):
+            from harness.sandbox import open_jail
+
+            jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
+        progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        tasks = {}
+        for cell in cells:
+            done = len(cell.keys) - len(cell.pending)
+            tasks[id(cell)] = progress.add_task(f"{cell.suite.name:<10} {cell.method.name}", total=len(cell.keys), completed=done)
+        run_cells(cells, jail, lambda cell, count: progress.advance(tasks[id(cell)], count))
+    for cell in cells:
+        cell.folder.close()
+
+
+def _show(cells: list[Cell], root: Path) -> None:
+    from rich.console import Console
+
+    from reports.console import render
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(render([cell.folder.path for cell in cells]))
+    failed = [cell for cell in cells if cell.folder.run.audit is not None and not cell.folder.run.audit.passed]
+    for cell in failed:
+        checks = cell.folder.run.audit.checks if cell.folder.run.audit else []
+        names = ", ".join(check.name for check in checks if not check.passed)
+        console.print(f"[red]{cell.method.name} on {cell.suite.name} failed the audit ({names}) and is kept out of tables[/red]")
+    console.print(f"runs stored under {root}; `bench report {root}` writes the leaderboard and plots")

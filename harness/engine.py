@@ -1,0 +1,236 @@
+"""The run engine: cells (method x suite) decoded, graded and stored sample by sample.
+
+Cells of one suite that share the machine are interleaved document by document in A B B A order, so that
+slow minutes of the machine hit every method alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.decode import Decoded
+from harness.environment import capture
+from harness.generate import Generation, Generator, Request
+from harness.plan import comparability, digest, make_plan, run_id
+from harness.records import Audit, Check, Run, Sample
+from harness.registry import Method
+from harness.stats import summarise
+from harness.store import RunFolder, now
+from harness.text import pieces
+from suites import Suite
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+Progress = Callable[["Cell", int], None]
+
+# Above this many parameters only one checkpoint is kept in memory, so cells run one after another.
+INTERLEAVE_BELOW = 500_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One document of a suite, rendered."""
+
+    doc_id: int
+    doc: dict[str, Any]
+    prompt: str
+
+
+@dataclass
+class Options:
+    """What applies to every cell of an invocation."""
+
+    output_path: Path
+    batch_size: int = 1
+    repeats: int = 1
+    limit: int | None = None
+    fresh: bool = False
+    chat_template: bool = False
+
+
+@dataclass
+class Cell:
+    """One (method, settings, suite): its generator, documents and run folder."""
+
+    generator: Generator
+    method: Method
+    suite: Suite
+    items: Sequence[Item]
+    options: Options
+    folder: RunFolder = field(init=False)
+    failed_checks: dict[str, Check] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.canvas = self.generator.canvas(self.suite.canvas)
+        self.keys = [(item.doc_id, repeat) for repeat in range(self.options.repeats) for item in self.items]
+        self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
+        self.started = time.perf_counter()
+
+    def _run(self) -> Run:
+        loaded, options = self.generator.loaded, self.options
+        plan = make_plan(
+            loaded,
+            self.method,
+            self.generator,
+            suite=self.suite.name,
+            prompts=[item.prompt for item in self.items],
+            limit=options.limit,
+            canvas=self.canvas,
+            batch_size=options.batch_size,
+            repeats=options.repeats,
+            chat_template=options.chat_template,
+        )
+        shared = comparability(plan)
+        return Run(
+            run_id=run_id(plan),
+            created=now(),
+            command=shlex.join(["bench", *sys.argv[1:]]),
+            plan=plan,
+            comparability_key=digest(shared),
+            comparability=shared,
+            environment=capture(loaded.backbone.device),
+            load_s=loaded.load_s,
+        )
+
+    @property
+    def pending(self) -> list[Key]:
+        return [] if self.folder.complete else self.folder.missing(self.keys)
+
+    def chunks(self) -> Iterator[list[Key]]:
+        """Missing samples, in batches that keep their places from run to run."""
+        size, missing = self.options.batch_size, set(self.pending)
+        for start in range(0, len(self.keys), size):
+            chunk = [key for key in self.keys[start : start + size] if key in missing]
+            if chunk:
+                yield chunk
+
+    def warm_up(self) -> None:
+        """One unrecorded answer, so that lazy initialisation is outside every clock."""
+        if self.pending:
+            list(self.generator.run([self._request(self.items[0], 0)], 1))
+
+    def step(self, chunk: Sequence[Key], jail: Any) -> None:
+        """Decode, grade and store one batch."""
+        items = {item.doc_id: item for item in self.items}
+        requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
+        done = 0
+        for batch in self.generator.run(requests, self.options.batch_size):
+            for generation in batch:
+                doc_id, repeat = chunk[done]
+                self.folder.append(self._sample(items[doc_id], repeat, generation, jail))
+                done += 1
+
+    def _request(self, item: Item, repeat: int) -> Request:
+        return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat)
+
+    def _sample(self, item: Item, repeat: int, generation: Generation, jail: Any) -> Sample:
+        row = generation.decoded
+        if row is not None:
+            for check in row.checks:
+                if not check.passed:
+                    self.failed_checks[check.name] = check
+        grade = self.suite.grade(item.doc, generation.text, jail) if generation.text is not None else None
+        return Sample(
+            run_id=self.folder.run.run_id,
+            suite=self.suite.name,
+            method=self.method.name,
+            doc_id=item.doc_id,
+            prompt_hash=digest(item.prompt),
+            repeat=repeat,
+            order=len(self.folder.samples),
+            prompt_tokens=len(generation.prompt_ids),
+            text=generation.text,
+            program=grade.program if grade else None,
+            answer=grade.answer if grade else None,
+            correct=grade.correct if grade else False,
+            grading=grade.grading if grade else "not_run",  # pyright: ignore[reportArgumentType]
+            useful=generation.useful,
+            status=generation.status,
+            error=generation.error,
+            **_measured(row, self.generator.loaded.tokenizer),
+        )
+
+    def finish(self) -> None:
+        """Write summary, audit and status once every sample is there."""
+        run = self.folder.run
+        if self.folder.complete:
+            return
+        samples = self.folder.ordered()
+        run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
+        run.summary = summarise(samples)
+        bad = [sample for sample in samples if sample.status == "audit_failed"]
+        checks = list(self.failed_checks.values()) or [Check(name="samples_passed", passed=not bad, detail=f"{len(bad)} failed")]
+        run.audit = Audit(passed=not bad, checks=checks)
+        if not self.folder.missing(self.keys):
+            run.status, run.finished = "complete", now()
+        self.folder.save()
+
+
+def _measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
+    if row is None:
+        counts = dict.fromkeys(("committed", "nfe", "positions", "kv_read", "time_s"))
+        return {**counts, "output_ids": [], "output_hash": digest([])}
+    return {
+        "output_ids": row.output,
+        "output_hash": digest(row.output),
+        "pieces": pieces(tokenizer, row.output),
+        "committed": row.committed,
+        "nfe": row.nfe,
+        "positions": row.positions,
+        "kv_read": row.kv_read,
+        "time_s": row.time_s,
+        "latency_s": row.latency_s,
+        "first_block_s": row.first_block_s,
+        "forward_s": row.forward_s,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "forwards": row.forwards,
+        "step_map": row.step_map,
+        "confidence": [None if value is None else round(value, 4) for value in row.confidence],
+    }
+
+
+def render(suite: Suite, limit: int | None, template: Callable[[str], str] | None = None) -> list[Item]:
+    """The documents of a run with their exact prompts."""
+    items = []
+    for doc_id, doc in suite.docs(limit):
+        prompt = suite.prompt(doc)
+        items.append(Item(doc_id, doc, template(prompt) if template else prompt))
+    return items
+
+
+def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
+    """Run all cells to the end; ``progress`` is called with (cell, samples done) after each batch."""
+    for group in _groups(cells):
+        for cell in group:
+            cell.warm_up()
+        queues = [list(cell.chunks()) for cell in group]
+        for turn in range(max((len(queue) for queue in queues), default=0)):
+            places = range(len(group)) if turn % 2 == 0 else reversed(range(len(group)))
+            for place in places:
+                if turn < len(queues[place]):
+                    group[place].step(queues[place][turn], jail)
+                    progress(group[place], len(queues[place][turn]))
+        for cell in group:
+            cell.finish()
+
+
+def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    small = all(_parameters(cell) < INTERLEAVE_BELOW for cell in cells)
+    if not small:
+        yield from ([cell] for cell in cells)
+        return
+    for suite in dict.fromkeys(cell.suite.name for cell in cells):
+        yield [cell for cell in cells if cell.suite.name == suite]
+
+
+def _parameters(cell: Cell) -> int:
+    spec = cell.generator.loaded.spec
+    return spec.num_layers * (4 * spec.hidden_size**2 + 3 * spec.hidden_size * spec.intermediate_size) + spec.vocab_size * spec.hidden_size

@@ -1,0 +1,141 @@
+"""Requests in, graded-ready generations out: batching, seeds, text. Shared by every front end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.backbone import TooManyForwards
+from harness.canvas import CanvasError, StopRule
+from harness.decode import ContextError, Decoded, decode
+from harness.errors import UserError
+from harness.loader import Loaded
+from harness.records import Status
+from harness.settings import build_config
+from harness.text import before_eos, cut_at_stops, encode
+
+if TYPE_CHECKING:
+    from methods.base import Decoder
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to answer. ``canvas`` is its length in new tokens, ``settings`` override the run's."""
+
+    prompt: str | Sequence[int]
+    canvas: int
+    stops: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 0
+
+
+@dataclass
+class Generation:
+    """A request's answer: ``decoded`` is None and ``error`` says why if nothing could be decoded."""
+
+    request: Request
+    prompt_ids: list[int]
+    decoded: Decoded | None
+    text: str | None = None
+    useful: int | None = None
+    error: str | None = None
+    status: Status = "ok"
+
+
+class Generator:
+    """One (model, decoder, settings) that answers requests in batches."""
+
+    def __init__(
+        self, loaded: Loaded, decoder: Decoder, settings: Mapping[str, Any], *, seed: int = 0, stop_rule: StopRule = "harness"
+    ) -> None:
+        self.loaded, self.decoder, self.seed, self.stop_rule = loaded, decoder, seed, stop_rule
+        self.settings = dict(settings)
+        self.config = build_config(decoder.name, decoder.Config, self.settings)
+
+    def canvas(self, suggested: int) -> int:
+        """max_new_tokens: the setting, else the model's own, else what the suite suggests."""
+        return getattr(self.config, "max_new_tokens", None) or self.loaded.canvas or suggested
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return encode(self.loaded.tokenizer, prompt, self.loaded.add_bos)
+        return list(prompt)
+
+    def run(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Generation]]:
+        """Decode in order, yielding each batch as soon as it is done.
+
+        Only neighbours with the same canvas and settings share a batch. A prompt that does not fit, a crash of
+        the decoder, running out of memory or of forward passes is an answer with that status, never the end of
+        the run; contradictory settings (UserError) are.
+        """
+        batch: list[Generation] = []
+        for request in requests:
+            item = Generation(request, self.prompt_ids(request.prompt), None)
+            if batch and (len(batch) == batch_size or not _alike(batch[0].request, request)):
+                yield self._decode(batch)
+                batch = []
+            batch.append(item)
+        if batch:
+            yield self._decode(batch)
+
+    def _decode(self, batch: list[Generation]) -> list[Generation]:
+        first = batch[0].request
+        config = self.config
+        if first.settings:
+            config = build_config(self.decoder.name, self.decoder.Config, {**self.settings, **first.settings})
+        seeds = [self.row_seed(item.prompt_ids, item.request.repeat) for item in batch]
+        try:
+            rows = decode(
+                self.loaded.backbone,
+                self.decoder,
+                config,
+                [item.prompt_ids for item in batch],
+                first.canvas,
+                stop_rule=self.stop_rule,
+                seeds=seeds,
+            )
+        except ContextError as error:
+            if len(batch) > 1:
+                return [done for item in batch for done in self._decode([item])]
+            batch[0].status, batch[0].error = "error", str(error)
+            return batch
+        except UserError:
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                return [done for item in batch for done in self._decode([item])]
+            batch[0].status, batch[0].error = _failure(error), f"{type(error).__name__}: {error}".splitlines()[0]
+            return batch
+        for item, row in zip(batch, rows, strict=True):
+            self._finish(item, row)
+        return batch
+
+    def _finish(self, item: Generation, row: Decoded) -> None:
+        item.decoded = row
+        answer = before_eos(row.output, row.step_map, self.loaded.spec.eos_ids)
+        if self.loaded.tokenizer is None:
+            item.useful = len(answer)
+        else:
+            item.useful, item.text = cut_at_stops(self.loaded.tokenizer, answer, item.request.stops)
+        if not row.audit_passed:
+            item.status = "audit_failed"
+            item.error = "; ".join(f"{check.name}: {check.detail}" for check in row.checks if not check.passed)
+
+    def row_seed(self, prompt: Sequence[int], repeat: int) -> int:
+        """The random stream of a row depends on the run's seed, its prompt and repeat, never on its batch."""
+        digest = hashlib.sha256(f"{self.seed}/{repeat}/{list(prompt)}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+
+def _failure(error: Exception) -> Status:
+    if isinstance(error, CanvasError):
+        return "audit_failed"
+    if isinstance(error, TooManyForwards):
+        return "timeout"
+    return "oom" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "error"
+
+
+def _alike(one: Request, other: Request) -> bool:
+    return one.canvas == other.canvas and dict(one.settings) == dict(other.settings)

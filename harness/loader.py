@@ -1,0 +1,143 @@
+"""From a model name and what a method requires to a ready backbone, tokenizer and provenance."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.backbone import Backbone
+from harness.catalog import location, lookup
+from harness.model import ModelSpec
+from harness.model.load import Adapter, load_transformer, resolve, weights_hash
+from harness.model.spec import CheckpointError
+from harness.tokenizer import load_tokenizer, tokenizer_hash
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backbone with its tokenizer and everything a run record says about it."""
+
+    backbone: Backbone
+    tokenizer: Any
+    model: str
+    checkpoint: str
+    weights_hash: str
+    tokenizer_hash: str | None
+    adapter: str | None
+    adapter_hash: str | None
+    merged: bool | None
+    canvas: int | None
+    add_bos: bool
+    load_s: float
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.backbone.spec
+
+
+def pick_device(name: str | None) -> torch.device:
+    """A usable torch device; asking for CUDA without one falls back to the CPU with a warning."""
+    if name in (None, "auto"):
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name or "cpu")
+    except RuntimeError:
+        raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        log.warning("no CUDA device here: running on the CPU instead of %s", name)
+        return torch.device("cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 on an accelerator, float32 on a CPU."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise CheckpointError(f"--dtype {name!r} is unknown; use auto, {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def load(
+    model: str,
+    requires: Iterable[str] = (),
+    *,
+    adapter: str | None = None,
+    merge: bool = True,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> Loaded:
+    """Load what ``model`` and the method's requirements call for (weights are shared between calls).
+
+    ``adapter`` None takes the model's known companion if the method requires one, "none" takes none.
+    Raises CheckpointError for anything missing or of the wrong kind.
+    """
+    started = time.perf_counter()
+    needs = frozenset(requires)
+    companions = lookup(model).companions
+    target = pick_device(device)
+    checkpoint = model
+    if "causal_lm" in needs and ModelSpec.from_folder(resolve(location(model))).diffusion:
+        if "causal_lm" not in companions:
+            raise CheckpointError(f"this method needs an autoregressive model and {model} is none: pass --model CAUSAL_CHECKPOINT")
+        checkpoint = companions["causal_lm"]
+    adapter = _companion_adapter(adapter, needs, companions, checkpoint)
+    backbone = _backbone(checkpoint, adapter, merge, pick_dtype(dtype, target), target)
+    if "mask_token" in needs and backbone.spec.mask_id is None:
+        raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
+    folder = resolve(location(checkpoint))
+    known = lookup(checkpoint)
+    return Loaded(
+        backbone=backbone,
+        tokenizer=_tokenizer(folder),
+        model=model,
+        checkpoint=checkpoint,
+        weights_hash=_hash(folder, "model"),
+        tokenizer_hash=tokenizer_hash(folder),
+        adapter=adapter,
+        adapter_hash=_hash(resolve(location(adapter)), "adapter_model") if adapter else None,
+        merged=merge if adapter else None,
+        canvas=lookup(model).canvas or known.canvas,
+        add_bos=bool(known.add_bos_token),
+        load_s=time.perf_counter() - started,
+    )
+
+
+def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str) -> str | None:
+    if adapter == "none":
+        return None
+    if adapter is not None:
+        return adapter
+    for need in sorted(needs):
+        if need.startswith("adapter:"):
+            if need in companions:
+                return companions[need]
+            log.warning("no %s is known for %s: running the bare checkpoint (pass --adapter FOLDER)", need.replace(":", " "), checkpoint)
+    return None
+
+
+_hash = lru_cache(maxsize=None)(weights_hash)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path) -> Any:
+    return load_tokenizer(folder)
+
+
+@lru_cache(maxsize=3)
+def _backbone(checkpoint: str, adapter: str | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
+    model = load_transformer(resolve(location(checkpoint)), dtype, device)
+    if adapter is not None:
+        weights = Adapter(resolve(location(adapter)))
+        weights.merge(model) if merge else weights.attach(model)
+    return Backbone(model, device, dtype)
