@@ -1,0 +1,76 @@
+"""What the jail is asked (`Check`), within which limits (`Limits`), and what it says (`Verdict`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
+
+
+class JailError(RuntimeError):
+    """No isolation is available, or a jail cannot be started."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one check.
+
+    seconds: wall clock. memory_mb: address space of each process. processes: children the program may start (0: fork and exec are
+    refused). files: open files. file_mb: size of one file, and of the work folder. output_kb: size of one message out of the jail.
+    """
+
+    seconds: float = 10.0
+    memory_mb: int = 1024
+    processes: int = 0
+    files: int = 32
+    file_mb: int = 16
+    output_kb: int = 4096
+
+
+@dataclass(frozen=True)
+class Check:
+    """One program to judge, by a test program (`tests`) or by inputs and expected outputs (`inputs`, `expected`).
+
+    program: untrusted source text. names: the functions (or other names) of the program that the tests use.
+    tests: trusted source text with assertions; it runs in a jail that the program never enters.
+    setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
+    shared: trusted source text run before the program and before the tests, in both jails (classes that arguments are made of).
+    inputs: argument tuples for the function `names[0]`; `expected`: the outputs, compared outside any jail by `compare(input, output,
+    expected) -> bool` (default: EvalPlus' comparison with tolerance `atol`).
+    seconds: overrides the limit on wall-clock time.
+    """
+
+    program: str
+    names: tuple[str, ...] = ()
+    tests: str = ""
+    setup: str = ""
+    shared: str = ""
+    inputs: Sequence[Any] | None = None
+    expected: Sequence[Any] | None = None
+    atol: float = 0.0
+    compare: Callable[[Any, Any, Any], bool] | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("a check needs the name of the function under test")
+        if (self.inputs is None) == (not self.tests.strip()):
+            raise ValueError("a check needs either a test program or inputs with expected outputs")
+        if self.inputs is not None and (self.expected is None or len(self.inputs) != len(self.expected) or not self.inputs):
+            raise ValueError("a check needs at least one input and one expected output per input")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a check. detail: one line for people. seconds: wall-clock time. calls: uses of the program that the tests made."""
+
+    grading: Grading
+    detail: str = ""
+    seconds: float = 0.0
+    calls: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return self.grading == "passed"

@@ -1,0 +1,172 @@
+"""Suites: one lm-eval task YAML each, graded the same way by `bench run`, `bench grade` and lm-eval itself.
+
+suite = load_suite("humaneval")
+for doc_id, doc in suite.docs(limit=2):
+    print(suite.prompt(doc), suite.grade(doc, "    return None"))
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.sandbox import Jail
+from suites.code import CodeScorer
+from suites.sources import SuiteDataError
+
+__all__ = ["Grade", "Suite", "SuiteDataError", "SuiteError", "list_suites", "load_suite"]
+
+FOLDER = Path(__file__).parent
+FEWSHOT_SEED = 1234
+Doc = dict[str, Any]
+
+
+class SuiteError(ValueError):
+    """There is no such suite."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The verdict on one text.
+
+    correct: None when it could not be graded. grading: passed, failed, timeout, memory, crashed or not_run. program: the program that was
+    run (code suites). answer: the extracted answer (other suites). detail: one line for people. metrics: every score of the task.
+    """
+
+    correct: bool | None
+    grading: str
+    program: str | None = None
+    answer: str | None = None
+    detail: str = ""
+
+
+class Suite:
+    """One evaluation suite. The lm-eval task (and so the data) is loaded at first use.
+
+    name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
+    number of new tokens. needs_code: whether answers are programs that have to be run.
+    """
+
+    def __init__(self, path: Path, data_dir: str | None = None) -> None:
+        self.path, self.data_dir = path, data_dir
+        self.config = _plain_yaml(path)
+        self.name: str = self.config["task"]
+        self.settings: dict[str, Any] = self.config["metadata"]["suite"]
+        self.title: str = self.settings["title"]
+        metric, _, filter_name = self.settings["headline"].partition(",")
+        self.headline: tuple[str, str] = (metric, filter_name)
+        self.needs_code = bool(self.config.get("unsafe_code", False))
+        generation = self.config.get("generation_kwargs", {})
+        self.stop: list[str] = list(generation.get("until", []))
+        self.canvas: int = int(self.settings.get("canvas", generation.get("max_gen_toks", 256)))
+
+    @cached_property
+    def task(self) -> Any:
+        """The lm-eval task object. Raises SuiteDataError when its data cannot be had."""
+        from lm_eval.tasks import TaskManager
+
+        logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
+        metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
+        manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
+        return manager.load([self.name])["tasks"][self.name]
+
+    @cached_property
+    def _rows(self) -> list[Doc]:
+        return list(self.task.eval_docs)
+
+    def docs(self, limit: int | None = None) -> list[tuple[int, Doc]]:
+        """(doc_id, document) in the order of the data, at most `limit` of them."""
+        return list(enumerate(self._rows[:limit]))
+
+    @cached_property
+    def _prompts(self) -> dict[str, str]:
+        # Few-shot examples are drawn document after document from one seeded generator, so all prompts are rendered in order, once.
+        self.task.set_fewshot_seed(FEWSHOT_SEED)
+        return {_digest(doc): self._render(doc) for doc in self._rows}
+
+    def _render(self, doc: Doc) -> str:
+        context = self.task.fewshot_context(doc, num_fewshot=self.task.config.num_fewshot or 0, gen_prefix=self.task.doc_to_prefix(doc))
+        return self.task.construct_requests(doc=doc, ctx=context, metadata=(self.name, 0, 1)).args[0]
+
+    def prompt(self, doc: Doc) -> str:
+        """The exact text the model gets, as lm-eval renders it without a chat template."""
+        return self._prompts[_digest(doc)]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Number of documents and sha256 over the sha256 hex digests of all prompts, in order."""
+        digests = [hashlib.sha256(self.prompt(doc).encode()).hexdigest() for _, doc in self.docs()]
+        return {"docs": len(digests), "prompts_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
+
+    def filtered(self, doc: Doc, text: str) -> Any:
+        """The text after the headline's filter: a program, an extracted answer."""
+        pipeline = next((item for item in self.task._filters if item.name == self.headline[1]), self.task._filters[0])
+        resps: Any = [[text]]
+        for part in pipeline.filters:
+            resps = part().apply(resps, [doc])
+        return next(iter(resps))
+
+    def grade(self, doc: Doc, text: str, jail: Jail | None = None) -> Grade:
+        """Grade one answer, already cut at the stop strings. Same code as lm-eval's scoring; `jail` defaults to the process-wide one."""
+        result = self.filtered(doc, text)
+        scorer = self.task.config.process_results
+        if isinstance(scorer, CodeScorer):
+            program = result if isinstance(result, str) else result[0]
+            return self.grade_program(doc, program, jail)
+        scores = self.task.process_results(doc, [result])
+        correct = scores[self.headline[0]] == 1
+        answer = str(result if isinstance(result, str) else result[0])
+        return Grade(correct, "passed" if correct else "failed", answer=answer)
+
+    def grade_program(self, doc: Doc, program: str, jail: Jail | None = None) -> Grade:
+        """Grade a finished program (code suites only)."""
+        scorer = self.task.config.process_results
+        if not isinstance(scorer, CodeScorer):
+            raise SuiteError(f"the answers of {self.name} are not programs")
+        verdict = scorer.verdict(doc, program, jail)
+        return Grade(None if verdict.grading == "not_run" else verdict.passed, verdict.grading, program, detail=verdict.detail)
+
+
+def _digest(doc: Doc) -> str:
+    return hashlib.sha256(json.dumps(doc, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads a task file without importing what it refers to."""
+
+
+_PlainLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
+
+
+def _plain_yaml(path: Path) -> dict[str, Any]:
+    values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    if "include" not in values:
+        return values
+    base = _plain_yaml(path.parent / values.pop("include"))
+    return {**base, **values}
+
+
+def _files() -> dict[str, Path]:
+    return {_plain_yaml(path)["task"]: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def list_suites() -> list[str]:
+    """Names of all suites."""
+    return sorted(_files())
+
+
+def load_suite(name: str, data_dir: str | None = None) -> Suite:
+    """The suite called `name`. Raises SuiteError with close matches for a name that does not exist."""
+    files = _files()
+    if name not in files:
+        close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(files))}"
+        raise SuiteError(f"no suite called {name!r}; {hint}")
+    return Suite(files[name], data_dir)

