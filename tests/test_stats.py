@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from scipy.stats import binomtest
-from synthetic_runs import Fake, fake_samples
 
 from harness.stats import pass_rates, summarise, wilson
+from tests.synthetic_runs import Fake, fake_samples
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 5), (1, 7), (50, 164), (256, 256), (700, 1319)])
