@@ -105,6 +105,7 @@ class Run(Record):
     finished: str | None = None
     command: str
     plan: Plan
+    changed: dict[str, Any] | None = Field(default=None, description="settings that differ from the method's defaults; null: not recorded")
     comparability_key: str = Field(description="hash of what all rows of one table must share")
     comparability: dict[str, Any] = Field(description="the fields behind the key")
     environment: dict[str, Any]
