@@ -55,11 +55,11 @@ def _settings(console: object, name: str) -> None:
 def _suites(console: object) -> None:
     from rich.table import Table
 
-    from suites import list_suites
+    from suites import list_suites, load_suite
 
     table = Table("suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)")
-    for suite in list_suites():
-        table.add_row(suite.name, suite.title)
+    for name in list_suites():
+        table.add_row(name, load_suite(name).title)
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -1,0 +1,108 @@
+"""The canvas: tokens are written once, inside the region, after a forward; the stop rule is the harness'."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.canvas import Canvas, CanvasError
+
+
+def make(stop_rule: str = "harness", new_tokens: int = 6) -> Canvas:
+    page = Canvas([[5, 6], [7]], new_tokens, vocab_size=20, mask_id=19, eos_ids=[18], stop_rule=stop_rule)  # pyright: ignore[reportArgumentType]
+    for row in page.meter.rows:
+        row.forwards.append((1, 0, 0))
+    return page
+
+
+def test_commit_writes_row_and_device() -> None:
+    page = make()
+    row = page.rows[0]
+    row.commit([3, 2], [9, 8], [0.5, 0.25])
+    assert page.ids[0, :4].tolist() == [5, 6, 8, 9]
+    assert row.output == [8, 9, 19, 19, 19, 19]
+    assert row.step_map == [0, 0, -1, -1, -1, -1]
+    assert row.confidences[:2] == [0.25, 0.5]
+    assert row.masked() == [4, 5, 6, 7]
+    assert row.frontier == 4
+
+
+@pytest.mark.parametrize(
+    ("at", "ids", "text"),
+    [
+        ([1], [3], "outside the generation region"),
+        ([8], [3], "outside the generation region"),
+        ([2], [3], "already committed"),
+        ([3], [19], "no token"),
+        ([3], [20], "no token"),
+        ([3, 3], [4, 5], "twice"),
+        ([3, 4], [4], "2 positions with 1 ids"),
+    ],
+)
+def test_commit_refuses(at: list[int], ids: list[int], text: str) -> None:
+    row = make().rows[0]
+    row.commit([2], [3])
+    with pytest.raises(CanvasError, match=text):
+        row.commit(at, ids)
+
+
+def test_commit_needs_a_forward() -> None:
+    page = Canvas([[5]], 2, vocab_size=20, mask_id=19, eos_ids=[18])
+    with pytest.raises(CanvasError, match="before any forward"):
+        page.rows[0].commit([1], [3])
+
+
+def test_harness_stops_at_eos_without_holes() -> None:
+    row = make().rows[0]
+    row.commit([4], [18])
+    assert not row.stopped
+    row.commit([2], [3])
+    assert not row.stopped
+    row.commit([3], [3])
+    assert row.stopped
+
+
+def test_reference_rule_never_stops_early() -> None:
+    row = make("reference").rows[0]
+    row.commit(range(2, 8), [18] * 6)
+    assert not row.stopped
+
+
+def test_full_canvas_stops() -> None:
+    row = make().rows[0]
+    row.commit(range(2, 8), [3] * 6)
+    assert row.stopped
+
+
+def test_revise_may_rewrite() -> None:
+    row = make().rows[0]
+    row.commit([2], [3])
+    row.revise([2, 3], [4, 5])
+    assert row.output[:2] == [4, 5]
+
+
+def test_close_ends_the_region() -> None:
+    row = make().rows[0]
+    row.commit([2, 3], [3, 4])
+    with pytest.raises(CanvasError, match="leaves unwritten"):
+        row.close(5)
+    with pytest.raises(CanvasError, match="cut off written"):
+        row.close(3)
+    row.close(4)
+    assert (row.end, row.output, row.stopped) == (4, [3, 4], True)
+    with pytest.raises(CanvasError, match="outside"):
+        row.commit([5], [3])
+
+
+def test_model_without_mask_token() -> None:
+    page = Canvas([[5]], 3, vocab_size=20, mask_id=None, eos_ids=[18])
+    page.meter.rows[0].forwards.append((1, 0, 0))
+    row = page.rows[0]
+    assert row.masked() == [1, 2, 3]
+    row.commit([1], [18])
+    assert row.stopped
+
+
+def test_random_streams_belong_to_rows() -> None:
+    alone = Canvas([[5]], 2, vocab_size=20, mask_id=19, eos_ids=[18], seeds=[42]).rows[0].rng.initial_seed()
+    second = Canvas([[7], [5]], 2, vocab_size=20, mask_id=19, eos_ids=[18], seeds=[1, 42]).rows[1].rng.initial_seed()
+    assert alone == second == 42
