@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,20 +19,18 @@ def has_tokenizer(folder: Path) -> bool:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer, or None if it has none (ids in, ids out).
 
-    Dream ships a custom Python class around Qwen2's byte-level BPE; the same files load with the stock class.
+    Dream ships a custom Python class around Qwen2's byte-level BPE; the same files load with the stock class. The
+    automatic class is the last resort, because it asks to run whatever code config.json points to.
     """
     if not has_tokenizer(folder):
         return None
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-    config: dict[str, Any] = {}
-    if (folder / "tokenizer_config.json").exists():
-        config = json.loads((folder / "tokenizer_config.json").read_text())
-    if "auto_map" in config or config.get("tokenizer_class") == "DreamTokenizer":
-        if (folder / "tokenizer.json").exists():
-            return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    if (folder / "merges.txt").exists():
         return Qwen2Tokenizer.from_pretrained(str(folder))
-    return AutoTokenizer.from_pretrained(str(folder))
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
 def tokenizer_hash(folder: Path) -> str | None:
