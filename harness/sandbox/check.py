@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,8 +37,8 @@ class Check:
     tests: trusted source text with assertions; it runs in a jail that the program never enters.
     setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
     shared: trusted source text run before the program and before the tests, in both jails (classes that arguments are made of).
-    inputs: argument tuples for the function `names[0]`; `expected`: the outputs, compared outside any jail by `compare(input, output,
-    expected) -> bool` (default: EvalPlus' comparison with tolerance `atol`).
+    inputs: argument lists for the function `names[0]`; `expected`: the outputs, compared in the tests' jail by EvalPlus' rule with
+    tolerance `atol`, or by `oracle`, trusted source text that defines `same(given, output, expected, atol) -> bool`.
     seconds: overrides the limit on wall-clock time.
     """
 
@@ -50,7 +50,7 @@ class Check:
     inputs: Sequence[Any] | None = None
     expected: Sequence[Any] | None = None
     atol: float = 0.0
-    compare: Callable[[Any, Any, Any], bool] | None = None
+    oracle: str = ""
     seconds: float | None = None
 
     def __post_init__(self) -> None:

@@ -1,11 +1,12 @@
 """The process that lives inside a jail: a fork server that runs one check per child.
 
-Started as `python -s -S -B runner.py ROLE` with a unix socket as standard input. Each request carries one end of a data socket:
+Started as `python -s -S -B runner.py PLAN` with a unix socket as standard input; PLAN is JSON: the role, and what is left to do to be
+isolated (`mode`: namespaces = all done by the launcher, pivot, landlock, or bare). Each request carries one end of a data socket:
 
 * role `candidate`: the child runs the untrusted program and answers calls on the data socket with plain values. It never sees an
   expected output, so nothing it says can prove more than that it computed the right values.
-* role `tester`: the child runs the suite's own test code, in a jail of its own that no untrusted code ever enters; every use of the
-  candidate is a call through the data socket. Its report is the verdict.
+* role `judge`: the child runs the suite's own test code and comparisons, in a jail of its own that no untrusted code ever enters; every
+  use of the program is a call through the data socket. Its report, on a second socket, is the verdict.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import json
 import os
 import select
 import signal
@@ -23,7 +25,9 @@ from typing import Any
 
 import candidate
 import guard
-import tester
+import judge
+import landlock
+import pivot
 import wire
 
 PRELOAD = (
@@ -31,27 +35,42 @@ PRELOAD = (
     *("itertools", "math", "operator", "random", "re", "statistics", "string", "typing"),
 )
 REQUEST_LIMIT = 64 << 20
+LINUX = sys.platform == "linux"
 
 
-def serve(role: str, landlocked: bool) -> None:
+def serve(plan: dict[str, Any]) -> None:
     """Answer requests until the supervisor goes away."""
+    isolation = _isolate(plan)
     control = socket.socket(fileno=os.dup(0))
-    guard.become_reaper()
-    with contextlib.suppress(ImportError):
-        for name in PRELOAD:
+    for name in PRELOAD:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    wire.send(control, {"hello": role, "python": sys.version.split()[0], "pid": os.getpid()})
+    wire.send(control, {"python": sys.version.split()[0], "isolation": isolation})
     while True:
         request, data = _accept(control)
         child = os.fork()
         if child == 0:
             control.close()
-            _run_child(role, request, data)
+            _run_child(plan["role"], request, data)
         for sock in data:
             sock.close()
-        wire.send(control, _watch(child, control, landlocked))
+        wire.send(control, _watch(child, control, has_namespace=plan["mode"] == "namespaces"))
+
+
+def _isolate(plan: dict[str, Any]) -> str:
+    done = ""
+    if plan["mode"] == "pivot":
+        pivot.enter(plan)
+        os.execve(plan["then"][0], plan["then"], plan["environment"])  # the library that this process started from is out of sight now
+    elif plan["mode"] == "landlock":
+        if not guard.seccomp_supported():
+            raise OSError("Landlock is only enough together with a system-call filter, which does not know this processor")
+        done = f"landlock {landlock.restrict(plan['read'], plan['listed'], plan['write'])}"
+    if LINUX:
+        guard.become_reaper()
+    return done
 
 
 def _accept(control: socket.socket) -> tuple[dict[str, Any], list[socket.socket]]:
@@ -62,22 +81,33 @@ def _accept(control: socket.socket) -> tuple[dict[str, Any], list[socket.socket]
     return request, [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
 
-def _watch(child: int, control: socket.socket, landlocked: bool) -> dict[str, Any]:
+def _watch(child: int, control: socket.socket, has_namespace: bool) -> dict[str, Any]:
     """Wait for the child; on its end (or the supervisor's) leave no process behind."""
-    watcher = select.poll()
-    handle = os.pidfd_open(child)
-    watcher.register(handle, select.POLLIN)
-    watcher.register(control.fileno(), select.POLLIN | select.POLLHUP)
-    while not any(fd == handle for fd, _ in watcher.poll()):
-        if not control.recv(1, socket.MSG_PEEK):
-            os.kill(child, signal.SIGKILL)
-            os._exit(0)
-        time.sleep(0.01)
-    os.close(handle)
+    _wait_for(child, control)
     _, status, usage = os.wait4(child, 0)
-    orphans = 0 if landlocked else _reap_orphans()
+    # Without a process namespace a signal to "everyone" would leave the jail; there the system-call filter forbids new processes.
+    orphans = _reap_orphans() if has_namespace else 0
     dirty = bool(orphans) or bool(os.listdir("."))
     return {"status": status, "rss_kb": usage.ru_maxrss, "orphans": orphans, "dirty": dirty}
+
+
+def _wait_for(child: int, control: socket.socket) -> None:
+    watcher = select.poll()
+    watcher.register(control.fileno(), select.POLLIN | select.POLLHUP)
+    handle = os.pidfd_open(child) if hasattr(os, "pidfd_open") else None
+    if handle is not None:
+        watcher.register(handle, select.POLLIN)
+    while True:
+        ready = watcher.poll(None if handle is not None else 1)
+        if any(fd == handle for fd, _ in ready) or (handle is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)):
+            break
+        if ready and not control.recv(1, socket.MSG_PEEK):
+            os.kill(child, signal.SIGKILL)
+            os._exit(0)
+        if ready:
+            time.sleep(0.01)
+    if handle is not None:
+        os.close(handle)
 
 
 def _reap_orphans() -> int:
@@ -97,10 +127,11 @@ def _run_child(role: str, request: dict[str, Any], data: list[socket.socket]) ->
         _quiet(data)
         guard.limit_resources(request["limits"])
         if role == "candidate":
-            guard.forbid_syscalls(request["limits"]["processes"])
+            if LINUX:
+                guard.forbid_syscalls(request["limits"]["processes"])
             candidate.main(request, data[0])
         else:
-            tester.main(request, data[0], data[1])
+            judge.main(request, data[0], data[1])
     except BaseException as error:
         with contextlib.suppress(BaseException):
             wire.send(data[-1], ["broken", f"{type(error).__name__}: {error}"[:300]])
@@ -110,7 +141,7 @@ def _run_child(role: str, request: dict[str, Any], data: list[socket.socket]) ->
 
 def _quiet(data: list[socket.socket]) -> None:
     os.setsid()
-    null = os.open("/dev/null", os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     keep = {sock.fileno() for sock in data}
@@ -121,4 +152,4 @@ def _quiet(data: list[socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], landlocked="--landlocked" in sys.argv)
+    serve(json.loads(sys.argv[1]))

@@ -164,6 +164,7 @@ _DECODE: dict[str, Callable[[list[Any]], Any]] = {
     "F": lambda d: fractions.Fraction(decode(d[1]), decode(d[2])),
     "T": _moment,
     "o": lambda d: Opaque(str(d[1])[:80]),
+    "h": lambda d: Opaque(str(d[2])[:80]),
 }
 
 

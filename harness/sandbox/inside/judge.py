@@ -1,4 +1,4 @@
-"""The trusted side of a test program: runs the suite's test code; the candidate is reachable only through the data socket.
+"""The trusted side of a check: runs the suite's test code or comparison; the program is reachable only through the data socket.
 
 The report `["passed", calls]` is sent after the last statement of the test code returned, by a process whose memory no untrusted code
 has ever touched. Assertions run here, on decoded plain values, with this interpreter's own builtins.
@@ -11,12 +11,15 @@ import builtins
 import contextlib
 import random
 import socket
+from collections.abc import Callable
 from typing import Any
 
+import compare
 import wire
 
 REPLY_LIMIT = 16 << 20
 CHUNK = 1000
+BATCH = 64
 
 
 class CandidateGone(BaseException):
@@ -112,27 +115,55 @@ class CandidateError(Exception):
 
 
 def main(request: dict[str, Any], data: socket.socket, report: socket.socket) -> None:
-    """Run one test program and report. `request`: setup, tests, names (candidate functions), shared (names of the shared set-up code)."""
+    """Judge one program and report.
+
+    `request`: names (candidate functions) and either setup, tests and shared (names of the shared set-up code), or inputs, expected,
+    atol and oracle (source text of `same(given, output, expected, atol)`, empty for EvalPlus' rule).
+    """
     random.seed(0)
     candidate = Candidate(data, min(request["limits"]["output_kb"] << 10, REPLY_LIMIT))
-    wire.send(report, _judge(request, candidate))
-
-
-def _judge(request: dict[str, Any], candidate: Candidate) -> list[Any]:
-    space: dict[str, Any] = {}
     try:
-        exec(compile(request["setup"], "<setup>", "exec"), space)
-        space.update({name: Function(candidate, name) for name in request["names"]})
-        tree = ast.parse(request["tests"])
-        if request["shared"]:
-            _RemoteArguments(request["names"], request["shared"]).visit(tree)
-            space["__candidate_eval__"] = lambda source: candidate.value(candidate.ask("eval", source)[0])
-        exec(compile(ast.fix_missing_locations(tree), "<tests>", "exec"), space)
+        failure = _run_values(request, candidate) if "inputs" in request else _run_tests(request, candidate)
     except CandidateGone as error:
-        return ["gone", *error.args[0]]
+        failure = ["gone", *error.args[0]]
     except BaseException as error:
-        return ["failed", type(error).__name__, str(error)[:300]]
-    return ["passed", candidate.calls] if candidate.calls else ["failed", "NoCall", "the tests never called the program"]
+        failure = ["failed", type(error).__name__, str(error)[:300]]
+    if failure is None and not candidate.calls:
+        failure = ["failed", "NoCall", "the tests never called the program"]
+    wire.send(report, failure or ["passed", candidate.calls])
+
+
+def _run_tests(request: dict[str, Any], candidate: Candidate) -> None:
+    space: dict[str, Any] = {}
+    exec(compile(request["setup"], "<setup>", "exec"), space)
+    space.update({name: Function(candidate, name) for name in request["names"]})
+    tree = ast.parse(request["tests"])
+    if request["shared"]:
+        _RemoteArguments(request["names"], request["shared"]).visit(tree)
+        space["__candidate_eval__"] = lambda source: candidate.value(candidate.ask("eval", source)[0])
+    exec(compile(ast.fix_missing_locations(tree), "<tests>", "exec"), space)
+
+
+def _run_values(request: dict[str, Any], candidate: Candidate) -> list[Any] | None:
+    same = _oracle(request["oracle"])
+    inputs, expected, atol = request["inputs"], request["expected"], request["atol"]
+    for start in range(0, len(inputs), BATCH):
+        chunk = inputs[start : start + BATCH]
+        outputs, error = candidate.ask("batch", request["names"][0], chunk)
+        for index, (given, output, wanted) in enumerate(zip(chunk, outputs, expected[start : start + BATCH], strict=False), start):
+            if not same(wire.decode(given), wire.decode(output), wire.decode(wanted), atol):
+                return ["failed", "", f"output {index} is wrong"]
+        if error is not None or len(outputs) != len(chunk):
+            return ["failed", *(str(word) for word in error or ["wrong number of outputs"])]
+    return None
+
+
+def _oracle(source: str) -> Callable[[Any, Any, Any, float], bool]:
+    if not source:
+        return compare.same
+    space: dict[str, Any] = {"close": compare.close, "is_floats": compare.is_floats}
+    exec(compile(source, "<oracle>", "exec"), space)
+    return space["same"]
 
 
 class _RemoteArguments(ast.NodeTransformer):

@@ -1,0 +1,80 @@
+"""Builds the jail's file system from inside fresh namespaces, for systems that have `unshare` but no bubblewrap."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from guard import prctl
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+PR_CAPBSET_DROP = 24
+LAST_CAPABILITY = 63
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    names = (source.encode(), target.encode(), kind.encode() if kind else None)
+    _check(_libc.mount(*names, ctypes.c_ulong(flags), data.encode() or None), f"mount {target}")
+
+
+def _bind(source: str, target: str) -> None:
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "w"):
+            pass
+    _mount(source, target, None, MS_BIND | MS_REC)
+    locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)  # a user namespace may not clear these
+    writable_device = source.startswith("/dev/")
+    _mount("none", target, None, MS_BIND | MS_REMOUNT | locked | MS_NOSUID | (0 if writable_device else MS_RDONLY))
+
+
+def enter(plan: dict[str, Any]) -> None:
+    """Make `plan["root"]` (an empty folder) the root: read-only binds, links, a work folder of limited size, then drop all capabilities.
+
+    plan: root, binds ([source, target] pairs), links ([text, path] pairs), covers (folders to hide), work_bytes. Raises OSError where
+    the kernel refuses a step.
+    """
+    root = plan["root"]
+    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    _mount("jail", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=0755")
+    for source, target in plan["binds"]:
+        _bind(source, root + target)
+    for text, path in plan["links"]:
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
+        os.symlink(text, root + path)
+    for folder in plan["covers"]:
+        _mount("nothing", root + folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
+    for folder in ("/proc", "/tmp"):
+        os.makedirs(root + folder, exist_ok=True)
+    _mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _mount("work", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['work_bytes']},mode=0700")
+    os.chdir(root)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", MNT_DETACH), "umount old root")
+    _mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+    os.chdir("/tmp")
+    _drop_capabilities()
+
+
+def _drop_capabilities() -> None:
+    for capability in range(LAST_CAPABILITY + 1):
+        try:
+            _check(_libc.prctl(PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0), "capbset")
+        except OSError:
+            break  # past the last capability this kernel knows
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(nothing)), "capset")
+    prctl(38, 1)
