@@ -113,7 +113,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         dtype=fake.dtype,
         attention="sdpa",
         threads=2,
-        seed=fake.seed,
+        seed=0,
     )
     run_id = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
     names = ("suite", "weights_hash", "dtype", "attention", "prompts_hash", "device_name", "threads", "max_new_tokens", "batch_size")
@@ -127,7 +127,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         plan=plan,
         comparability_key=hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12],
         comparability=shared,
-        environment={"torch": "2.13.0", "git_commit": "b17522f", "cpu": "test"},
+        environment={"versions": {"torch": "2.13.0"}, "git": {"commit": "0123456789abcdef", "dirty": True}, "cpu": "test processor"},
         tuning=None,
         load_s=0.5,
         wall_s=60.0,

@@ -1,0 +1,1 @@
+"""Reports: pure functions of stored runs. Nothing here runs a model."""

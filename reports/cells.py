@@ -1,0 +1,108 @@
+"""Numbers as people read them: the same text in Markdown, on the console and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.records import Summary
+from harness.verdict import Verdict, times
+from reports.table import Row
+
+UNKNOWN = "n/a"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``digits`` significant digits, thousands separated; a dash for unknown."""
+    if value is None:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    text = f"{value:.{digits}g}"
+    return f"{value:.{digits + 3}f}".rstrip("0") if "e" in text else text
+
+
+def percent(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{100 * value:.1f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with a unit that keeps the number short."""
+    if value is None:
+        return UNKNOWN
+    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.3g} s"
+
+
+def memory(value: int | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
+
+
+def accuracy(figures: Summary) -> str:
+    """pass@1 in percent with its Wilson 95% interval: ``69.5 [63.6, 74.8]``."""
+    if figures.pass_at_1 is None:
+        return UNKNOWN
+    return f"{percent(figures.pass_at_1)} [{percent(figures.pass_at_1_low)}, {percent(figures.pass_at_1_high)}]"
+
+
+def speed(row: Row) -> str:
+    """Speed-up over the baseline with its interval."""
+    if row.is_baseline:
+        return "1 (baseline)"
+    return times(row.verdict.speedup) or UNKNOWN if row.verdict else UNKNOWN
+
+
+def short_verdict(verdict: Verdict | None) -> str:
+    """What may be claimed, in a few words: ``faster; within 3 pp: yes``."""
+    if verdict is None:
+        return ""
+    claim = verdict.flag or verdict.speed
+    decided = verdict.non_inferiority
+    return f"{claim}; accuracy unknown" if decided is None else f"{claim}; within {100 * decided.margin:g} pp: {decided.decision}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard: heading, what it means, its text, and the number it sorts by (None: sorts as text)."""
+
+    heading: str
+    meaning: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], float | None] | None = None
+
+
+def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[Row], str], Callable[[Row], float | None]]:
+    return (lambda row: show(getattr(row.stored.summary, name))), (lambda row: getattr(row.stored.summary, name))
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("method", "decoder and the settings that set its row apart", lambda row: row.label),
+    Column("tokens/s", "useful tokens over decode seconds, prompt and filler not counted (TPS)", *_figure("tps", number)),
+    Column(
+        "speed-up",
+        "geometric mean of paired time per useful token against the baseline row, 95% interval",
+        speed,
+        lambda row: 1.0 if row.is_baseline else row.verdict.speedup.estimate if row.verdict else None,
+    ),
+    Column(
+        "pass@1 (%)",
+        "share of problems solved, Wilson 95% interval",
+        lambda row: accuracy(row.stored.summary),
+        _figure("pass_at_1", percent)[1],
+    ),
+    Column("verdict", "speed claim, and whether accuracy is non-inferior to the baseline", lambda row: short_verdict(row.verdict)),
+    Column("tokens/forward", "useful tokens per forward pass (TPF)", *_figure("tpf", number)),
+    Column("forwards", "mean forward passes per answer, prefill and refreshes included (NFE)", *_figure("nfe", number)),
+    Column(
+        "latency p50 / p90",
+        "time until an answer is finished",
+        lambda row: f"{seconds(row.stored.summary.latency_p50)} / {seconds(row.stored.summary.latency_p90)}",
+        _figure("latency_p50", seconds)[1],
+    ),
+    Column("memory", "peak memory", *_figure("peak_memory_bytes", memory)),
+    Column("work", "query positions computed per useful token", *_figure("work", number)),
+    Column("run", "run id: folder of the stored run", lambda row: row.stored.run.run_id),
+)

@@ -1,0 +1,118 @@
+"""The Markdown leaderboard: one table per suite and comparability key, with the whole configuration below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from reports.cells import COLUMNS, UNKNOWN
+from reports.load import StoredRun, left_out
+from reports.table import NEAR_ZERO, Row, Table, build, setting_text
+
+
+def leaderboard(runs: Sequence[StoredRun], heading: str = "##") -> str:
+    """Markdown of all tables, then the runs left out with the reason; ends with a newline."""
+    parts = [section(table, heading) for table in build(runs)] or ["No run may be shown in a table yet.\n"]
+    return "\n".join([*parts, *excluded(left_out(runs), heading)])
+
+
+def section(table: Table, heading: str = "##") -> str:
+    """Heading, table, notes and configuration of one comparability key."""
+    title = f"{heading} {table.suite}, {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}\n"
+    return "\n".join([title, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)])
+
+
+def markdown(table: Table) -> str:
+    """The bare table; the baseline row is bold."""
+    lines = [_line(column.heading for column in COLUMNS), _line("---" if column.value is None else "--:" for column in COLUMNS)]
+    for row in table.rows:
+        cells = [_cell(column.heading, column.text(row)) for column in COLUMNS]
+        cells[0] = _name(row)
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know before believing the table, each a sentence or two."""
+    found = []
+    if table.baseline is None:
+        found.append("There is no vanilla run under this configuration, so there is no speed-up.")
+    else:
+        found.append(
+            "Baseline: the vanilla run with the most forwards. Speed-up: paired per problem, 95% bootstrap interval; "
+            "claims are corrected for the number of methods (Holm)."
+        )
+    if table.near_zero:
+        found.append(
+            f"**pass@1 is near 0 (below {NEAR_ZERO:.0%}) in every row:** this model cannot solve this suite, so the accuracy column says "
+            "nothing about the decoders; read the speeds only."
+        )
+    errors = [
+        f"{row.label}: {row.stored.summary.errors} of {row.stored.summary.samples}" for row in table.rows if row.stored.summary.errors
+    ]
+    if errors:
+        found.append(f"Samples that ended in an error (counted as unsolved, their time as spent): {'; '.join(errors)}.")
+    return found
+
+
+def configuration(table: Table) -> str:
+    """Everything the rows share and what each was run with, folded away below the table."""
+    shared = {name.replace("_", " "): value for name, value in table.comparability.items()}
+    lines = [f"- {name}: {_plain(value)}" for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()]
+    rows = [f"- `{row.label}`: {_all_settings(row)}; `{row.stored.run.command}`" for row in table.rows]
+    body = "\n".join([*lines, "", "Settings and command of each row:", "", *rows])
+    return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
+
+
+def excluded(runs: Iterable[StoredRun], heading: str = "##") -> list[str]:
+    """A list of the runs that are stored but kept out of tables; empty if there are none."""
+    lines = [f"- `{stored.run.run_id}` ({stored.run.plan.method} on {stored.run.plan.suite}): {stored.reason_left_out}" for stored in runs]
+    return [f"{heading} Not in any table\n", "\n".join(lines) + "\n"] if lines else []
+
+
+def device(table: Table) -> str:
+    """The device as its environment names it, else its slug."""
+    run = table.rows[0].stored.run
+    return str(run.environment.get("gpu") or run.environment.get("cpu") or run.plan.device_name)
+
+
+def _environment(rows: Sequence[Row]) -> dict[str, Any]:
+    """Versions, commit and seeds; several values where runs differ."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        environment = row.stored.run.environment
+        git = environment.get("git") or {}
+        commit = git.get("commit")
+        values = {f"{name} version": version for name, version in (environment.get("versions") or {}).items()}
+        values |= {name: environment.get(name) for name in ("python", "platform", "gpu_driver", "cuda", "cores", "affinity")}
+        values["commit"] = None if commit is None else commit[:12] + (" with local changes" if git.get("dirty") else "")
+        values["seed"] = row.stored.run.plan.seed
+        for name, value in values.items():
+            if value is not None and value not in found.setdefault(name, []):
+                found[name].append(value)
+    return {
+        name.replace("_", " "): values[0] if len(values) == 1 else ", ".join(map(str, values)) for name, values in found.items() if values
+    }
+
+
+def _all_settings(row: Row) -> str:
+    return ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
+
+
+def _name(row: Row) -> str:
+    settings = " ".join(setting_text(name, value) for name, value in row.settings.items())
+    method = row.stored.run.plan.method
+    name = f"**{method}**" if row.is_baseline else method
+    return f"{name} `{settings}`" if settings else name
+
+
+def _cell(heading: str, text: str) -> str:
+    return f"`{text}`" if heading == "run" else text.replace("|", "\\|")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(value: Any) -> str:
+    return UNKNOWN if value is None else str(value).lower() if isinstance(value, bool) else str(value)

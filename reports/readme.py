@@ -1,0 +1,36 @@
+"""The README's leaderboard: written from stored runs, and checked against them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.leaderboard import leaderboard
+from reports.load import ReportError, StoredRun
+
+BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
+
+
+def updated(readme: Path, runs: Sequence[StoredRun]) -> str:
+    """The README's text with the block between the markers replaced. ReportError without exactly one pair of markers."""
+    try:
+        text = readme.read_text()
+    except OSError as error:
+        raise ReportError(f"cannot read --readme {readme}: {error.strerror}") from None
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ReportError(f"--readme {readme} needs one line {BEGIN} and, below it, one line {END}; the leaderboard goes between them")
+    return f"{before}{BEGIN}\n\n{leaderboard(runs, '###')}\n{END}{after}"
+
+
+def check(readme: Path, runs: Sequence[StoredRun]) -> str:
+    """Unified diff from the README to what the runs say; empty: they agree."""
+    return diff(readme.read_text() if readme.exists() else "", updated(readme, runs), readme.name)
+
+
+def diff(stored: str, fresh: str, name: str) -> str:
+    """Unified diff between a stored text and the one its runs give; empty: equal."""
+    lines = difflib.unified_diff(stored.splitlines(), fresh.splitlines(), f"{name} (stored)", f"{name} (from the runs)", lineterm="")
+    return "\n".join(lines)

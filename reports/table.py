@@ -1,0 +1,141 @@
+"""One table per comparability key: a row per run, with its verdict against the vanilla row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from harness.verdict import Verdict, adjust, verdict
+from reports.load import StoredRun, comparable
+
+BASELINE_METHOD = "vanilla"
+NEAR_ZERO = 0.05
+"""pass@1 below which a suite is called out of the model's reach."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, its settings worth naming, and its verdict (None: it is the baseline, or there is none)."""
+
+    stored: StoredRun
+    settings: dict[str, Any]
+    verdict: Verdict | None
+    is_baseline: bool
+
+    @property
+    def label(self) -> str:
+        """Method and settings on one line, such as ``fast_dllm threshold=0.9``."""
+        return " ".join([self.stored.run.plan.method, *(setting_text(name, value) for name, value in self.settings.items())])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs that share a comparability key, fastest first."""
+
+    key: str
+    rows: Sequence[Row]
+
+    @property
+    def suite(self) -> str:
+        return self.rows[0].stored.run.plan.suite
+
+    @property
+    def comparability(self) -> dict[str, Any]:
+        return self.rows[0].stored.run.comparability
+
+    @property
+    def documents(self) -> int:
+        """Most documents any run of the table has."""
+        return max(len({sample.doc_id for sample in row.stored.samples}) for row in self.rows)
+
+    @property
+    def baseline(self) -> Row | None:
+        return next((row for row in self.rows if row.is_baseline), None)
+
+    @property
+    def near_zero(self) -> bool:
+        """Whether no method solves enough of the suite for its accuracy column to say anything."""
+        rates = [rate for row in self.rows if (rate := row.stored.summary.pass_at_1) is not None]
+        return bool(rates) and max(rates) < NEAR_ZERO
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One line per run, raw numbers (seconds, bytes, tokens per second, fractions; NaN: unknown)."""
+        return pd.DataFrame([_record(row) for row in self.rows])
+
+
+def build(runs: Sequence[StoredRun]) -> list[Table]:
+    """Tables of all runs that may be shown, ordered by suite."""
+    return [_table(key, group) for key, group in comparable(runs).items()]
+
+
+def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
+    """The vanilla run with the most forwards (one token per step); the first by run id among equals."""
+    candidates = [stored for stored in runs if stored.run.plan.method == BASELINE_METHOD and stored.summary.nfe is not None]
+    return min(candidates, key=lambda stored: (-(stored.summary.nfe or 0), stored.run.run_id), default=None)
+
+
+def setting_text(name: str, value: Any) -> str:
+    """``name=value`` as the command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return f"{name}={str(value).lower()}"
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
+def _table(key: str, runs: Sequence[StoredRun]) -> Table:
+    baseline = choose_baseline(runs)
+    others = [stored for stored in runs if stored is not baseline]
+    verdicts = adjust([verdict(baseline.samples, stored.samples) for stored in others]) if baseline else [None] * len(others)
+    rows = [Row(stored, _settings(stored, runs), decided, False) for stored, decided in zip(others, verdicts, strict=True)]
+    if baseline:
+        rows.append(Row(baseline, _settings(baseline, runs), None, True))
+    return Table(key, sorted(rows, key=lambda row: (-(row.stored.summary.tps or 0), row.stored.run.run_id)))
+
+
+def _settings(stored: StoredRun, runs: Sequence[StoredRun]) -> dict[str, Any]:
+    """Settings to name: those changed from their defaults, and those that tell runs of one method apart."""
+    siblings = [other.run.plan.settings for other in runs if other.run.plan.method == stored.run.plan.method]
+    changed = stored.run.changed or {}
+    named: dict[str, Any] = {}
+    for name, value in stored.run.plan.settings.items():
+        if name in changed or any(name not in other or other[name] != value for other in siblings):
+            named[name] = value
+    if any(other.run.plan.seed != stored.run.plan.seed for other in runs if other.run.plan.method == stored.run.plan.method):
+        named["seed"] = stored.run.plan.seed
+    return named
+
+
+def _record(row: Row) -> dict[str, Any]:
+    run, figures, decided = row.stored.run, row.stored.summary, row.verdict
+    return {
+        "method": run.plan.method,
+        "settings": " ".join(setting_text(name, value) for name, value in row.settings.items()),
+        "baseline": row.is_baseline,
+        "tps": figures.tps,
+        "speedup": decided.speedup.estimate if decided else 1.0 if row.is_baseline else None,
+        "speedup_low": decided.speedup.low if decided else None,
+        "speedup_high": decided.speedup.high if decided else None,
+        "speed": decided.speed if decided else None,
+        "pass_at_1": figures.pass_at_1,
+        "pass_at_1_low": figures.pass_at_1_low,
+        "pass_at_1_high": figures.pass_at_1_high,
+        "non_inferior": decided.non_inferiority.decision if decided and decided.non_inferiority else None,
+        "verdict": decided.text if decided else "baseline" if row.is_baseline else None,
+        "tpf": figures.tpf,
+        "nfe": figures.nfe,
+        "latency_p50": figures.latency_p50,
+        "latency_p90": figures.latency_p90,
+        "first_block_p50": figures.first_block_p50,
+        "peak_memory_bytes": figures.peak_memory_bytes,
+        "work": figures.work,
+        "useful": figures.useful,
+        "waste": figures.waste,
+        "forward_share": figures.forward_share,
+        "samples": figures.samples,
+        "errors": figures.errors,
+        "run_id": run.run_id,
+    }
