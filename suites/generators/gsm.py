@@ -153,6 +153,6 @@ def drill(rng: random.Random, difficulty: Difficulty | None = None, count: int =
 
 
 def is_correct(response: str, answer: str) -> bool:
-    """Whether the text after the last ``####`` is the answer (as lm-eval's strict match of gsm8k)."""
+    """Whether the first ``#### number`` is the answer (as the strict match of gsm8k)."""
     found = re.findall(r"#### (\-?[0-9.,]+)", response)
     return bool(found) and found[0].rstrip(".") == answer
