@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.canvas import Canvas, Row
-from harness.records import Check
+from harness.records import Audit, Check, Sample
+
+CHECK_NAMES = ("nfe_equals_hook_count", "prompt_unchanged", "no_mask_left", "ids_match_commits", "nfe_positive")
 
 
 def audit_rows(
@@ -19,6 +21,22 @@ def audit_rows(
     counted = canvas.meter.calls
     common = [Check(name="nfe_equals_hook_count", passed=counted == model_calls, detail=f"metered {counted}, seen {model_calls}")]
     return [common + _row_checks(row, list(prompt), list(ids)) for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)]
+
+
+def audit_run(samples: Sequence[Sample]) -> Audit:
+    """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by that name."""
+    failed = [sample for sample in samples if sample.status == "audit_failed"]
+    checks = []
+    for name in (*CHECK_NAMES, "canvas_contract"):
+        hits = [sample for sample in failed if _blames(sample, name)]
+        detail = f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}" if hits else ""
+        checks.append(Check(name=name, passed=not hits, detail=detail))
+    return Audit(passed=not failed, checks=checks)
+
+
+def _blames(sample: Sample, name: str) -> bool:
+    text = sample.error or ""
+    return f"{name}:" in text if name in CHECK_NAMES else not any(f"{known}:" in text for known in CHECK_NAMES)
 
 
 def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:

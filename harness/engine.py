@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.audit import audit_run
 from harness.decode import Decoded
 from harness.environment import capture
 from harness.generate import Generation, Generator, Request
 from harness.plan import comparability, digest, make_plan, run_id
-from harness.records import Audit, Check, Run, Sample
+from harness.records import Run, Sample
 from harness.registry import Method
 from harness.stats import summarise
 from harness.store import RunFolder, now
@@ -66,7 +67,6 @@ class Cell:
     items: Sequence[Item]
     options: Options
     folder: RunFolder = field(init=False)
-    failed_checks: dict[str, Check] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.canvas = self.generator.canvas(self.suite.canvas)
@@ -133,10 +133,6 @@ class Cell:
 
     def _sample(self, item: Item, repeat: int, generation: Generation, jail: Any) -> Sample:
         row = generation.decoded
-        if row is not None:
-            for check in row.checks:
-                if not check.passed:
-                    self.failed_checks[check.name] = check
         grade = self.suite.grade(item.doc, generation.text, jail) if generation.text is not None else None
         return Sample(
             run_id=self.folder.run.run_id,
@@ -166,9 +162,7 @@ class Cell:
         samples = self.folder.ordered()
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
         run.summary = summarise(samples)
-        bad = [sample for sample in samples if sample.status == "audit_failed"]
-        checks = list(self.failed_checks.values()) or [Check(name="samples_passed", passed=not bad, detail=f"{len(bad)} failed")]
-        run.audit = Audit(passed=not bad, checks=checks)
+        run.audit = audit_run(samples)
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
         self.folder.save()

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from harness import likelihood
 from harness.canvas import StopRule
+from harness.catalog import lookup
 from harness.errors import UserError
 from harness.generate import Generation, Generator, Request
 from harness.loader import load
@@ -68,6 +69,7 @@ class DiffusionLM(TemplateLM):
         loaded = load(pretrained, decoder.requires, adapter=adapter, merge=str(merge).lower() != "false", dtype=dtype, device=device)
         if add_bos_token is not None:
             loaded = _replace(loaded, add_bos=bool(add_bos_token))
+        settings = {**lookup(pretrained).settings.get(decoder.name, {}), **settings}
         self.generator = Generator(loaded, decoder, settings, seed=int(seed), stop_rule=stop_rule)
         self._device = loaded.backbone.device
         self.batch_size = _batch_size(batch_size)
