@@ -41,7 +41,7 @@ def report_command(
 
     Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch, device);
     speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are incomplete or failed
-    their audit are listed below the tables, never in them.
+    their audit are listed below the tables, never in them. Figures in PATH/published.yaml are shown apart.
 
     `bench report` reads runs/ and writes runs/report/; `bench report results --readme README.md --check` is the drift
     test of a README.
@@ -52,9 +52,9 @@ def report_command(
     runs = load(path)
     target = output or path / "report"
     if check:
-        _check(runs, target, readme)
+        _check(runs, target, readme, path / "published.yaml")
         return
-    written = _write(runs, target, chosen) if readme is None or output is not None or formats else []
+    written = _write(runs, target, chosen, path / "published.yaml") if readme is None or output is not None or formats else []
     if readme is not None:
         from reports.readme import updated
 
@@ -104,23 +104,25 @@ def _formats(formats: list[str] | None) -> list[str]:
     return chosen
 
 
-def _check(runs: list[StoredRun], target: Path, readme: Path | None) -> None:
+def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: Path) -> None:
     from reports.leaderboard import leaderboard
+    from reports.published import read_published
     from reports.readme import check, diff
 
     if readme is not None:
         found = check(readme, runs)
     else:
         file = target / "leaderboard.md"
-        found = diff(file.read_text() if file.exists() else "", leaderboard(runs), str(file))
+        found = diff(file.read_text() if file.exists() else "", leaderboard(runs, published=read_published(published)), str(file))
     if found:
         typer.echo(found)
         raise typer.Exit(1)
     typer.echo(f"{readme or target / 'leaderboard.md'} agrees with {len(runs)} runs")
 
 
-def _write(runs: list[StoredRun], target: Path, formats: list[str]) -> list[Path]:
+def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path) -> list[Path]:
     from reports.leaderboard import leaderboard
+    from reports.published import read_published
     from reports.table import build
 
     try:
@@ -129,7 +131,7 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str]) -> list[Path
         raise ReportOptionError(f"cannot write to {target} ({error.strerror}): choose another folder with --output") from None
     written: list[Path] = []
     if "markdown" in formats:
-        written.append(_save(target / "leaderboard.md", leaderboard(runs), "--output"))
+        written.append(_save(target / "leaderboard.md", leaderboard(runs, published=read_published(published)), "--output"))
     tables = build(runs)
     if "csv" in formats and tables:
         import pandas as pd

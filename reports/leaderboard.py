@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from reports import aup
 from reports.cells import COLUMNS, UNKNOWN
 from reports.load import StoredRun, left_out
+from reports.published import Published
+from reports.published import markdown as published_markdown
 from reports.table import NEAR_ZERO, Row, Table, build, setting_text
 
 
-def leaderboard(runs: Sequence[StoredRun], heading: str = "##") -> str:
-    """Markdown of all tables, then the runs left out with the reason; ends with a newline."""
+def leaderboard(runs: Sequence[StoredRun], heading: str = "##", published: Published | None = None) -> str:
+    """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a newline."""
     parts = [section(table, heading) for table in build(runs)] or ["No run may be shown in a table yet.\n"]
-    return "\n".join([*parts, *excluded(left_out(runs), heading)])
+    parts += excluded(left_out(runs), heading)
+    return "\n".join(parts if published is None else [*parts, published_markdown(published, heading)])
 
 
 def section(table: Table, heading: str = "##") -> str:
@@ -60,6 +64,8 @@ def configuration(table: Table) -> str:
     shared = {name.replace("_", " "): value for name, value in table.comparability.items()}
     lines = [f"- {name}: {_plain(value)}" for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()]
     rows = [f"- `{row.label}`: {_all_settings(row)}; `{row.stored.run.command}`" for row in table.rows]
+    figure = aup.sentence(table)
+    lines += [f"- {figure}"] if figure else []
     body = "\n".join([*lines, "", "Settings and command of each row:", "", *rows])
     return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
 
