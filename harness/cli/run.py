@@ -25,7 +25,7 @@ def run_command(
         list[str] | None,
         typer.Option("--method", help="Method name, ./file.py, or NAME:key=value,... (repeatable or comma-separated names)."),
     ] = None,
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="Suite name (repeatable or comma-separated). See `bench list`.")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Suite (repeatable or comma-separated); see `bench list`.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="First N documents; default all (quickstart: 32).")] = None,
     batch_size: BatchSize = 1,
     device: Device = None,
@@ -41,7 +41,7 @@ def run_command(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.")] = None,
     allow_unsafe_code: Annotated[
-        bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code without a jail where none can be had.")
+        bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code unjailed where no jail can be had.")
     ] = False,
 ) -> None:
     """Run methods on suites and print tokens/s and pass@1 of each.
