@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness import memory
 from harness.audit import audit_rows
 from harness.backbone import Backbone
 from harness.canvas import Canvas, StopRule
@@ -96,8 +97,7 @@ def decode(
         stop_rule=stop_rule,
         seeds=seeds,
     )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory.reset_peak(device)
     with backbone.watch() as seen:
         _synchronise(device)
         started = canvas.meter.started = time.perf_counter()
@@ -106,7 +106,7 @@ def decode(
         _synchronise(device)
         elapsed = time.perf_counter() - started
     checks = audit_rows(canvas, prompts, ids, seen.calls)
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    peak = memory.peak(device)
     return [_row(canvas, index, elapsed, peak, checks[index]) for index in range(len(prompts))]
 
 
