@@ -1,0 +1,91 @@
+"""`bench train`: the recipes behind the shipped weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
+
+Output = Annotated[Path, typer.Option(help="Folder that receives the trained model folders.")]
+Work = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the token pool; a run interrupted there continues.")]
+Seed = Annotated[int, typer.Option(help="Seed of data order, initial weights and noise; same seed, same weights.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
+Every = Annotated[int, typer.Option(min=0, help="Decode validation items every so many steps (0: only at the end).")]
+
+
+@app.command()
+def nano(
+    output: Output = Path("trained"),
+    work: Work = Path("trained/work"),
+    seed: Seed = 0,
+    threads: Threads = 1,
+    parent_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the parent (default: the shipped recipe).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the conversion to diffusion (default: the shipped recipe).")] = None,
+    gate: Annotated[float | None, typer.Option(min=0, max=1, help="Least validation pass@1 of the parent before it is converted.")] = None,
+    validate_every: Every = 0,
+) -> None:
+    """Train nano-ar from scratch, then convert it to the diffusion model nano.
+
+    Two phases: next-token training of the parent, a gate on its greedy validation pass@1, then gentle
+    conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core.
+    Interrupted with Ctrl-C or killed, the same command goes on from the last checkpoint in --work and
+    ends at the same weights.
+
+    Example:  bench train nano --output trained --work trained/work
+    """
+    from methods.training.nano import GateError, NanoOptions, train_nano
+
+    options = NanoOptions(output=output, work=work, seed=seed, threads=threads, validate_every=validate_every)
+    if parent_steps is not None:
+        options = replace(options, parent=replace(options.parent, loop=replace(options.parent.loop, steps=parent_steps)))
+    if steps is not None:
+        options = replace(options, conversion=replace(options.conversion, loop=replace(options.conversion.loop, steps=steps)))
+    if gate is not None:
+        options = replace(options, gate=gate)
+    try:
+        _report(train_nano(options), output / "nano")
+    except GateError as error:
+        raise typer.BadParameter(str(error), param_hint="--parent-steps or --gate") from None
+
+
+@app.command()
+def d2f(
+    base: Annotated[Path, typer.Option(help="Folder of the diffusion model to distil.")] = Path("trained/nano"),
+    output: Output = Path("trained/nano-d2f"),
+    work: Work = Path("trained/work"),
+    seed: Seed = 0,
+    threads: Threads = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps (default: the shipped recipe).")] = None,
+    block_size: Annotated[int, typer.Option(min=1, help="Block of the block-causal mask; decode with the same.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 32,
+    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate of AdamW (default: the shipped recipe).")] = None,
+    validate_every: Every = 0,
+) -> None:
+    """Distil a D2F adapter (LoRA) from a diffusion model.
+
+    The student sees block-causal attention (the prompt is block 0), the teacher is the same model with
+    full attention; both see the same noisy row, whose later blocks are noisier.
+
+    Example:  bench train d2f --base trained/nano --output trained/nano-d2f
+    """
+    from methods.training.d2f import D2FOptions, train_d2f
+
+    options = D2FOptions(
+        base=base, output=output, work=work, seed=seed, threads=threads, block_size=block_size, rank=rank, validate_every=validate_every
+    )
+    if steps is not None:
+        options = replace(options, loop=replace(options.loop, steps=steps))
+    if lr is not None:
+        options = replace(options, lr=lr)
+    _report(train_d2f(options), output)
+
+
+def _report(figures: dict[str, float], folder: Path) -> None:
+    print(f"written to {folder}; greedy pass@1 on validation (forwards per item):")
+    for key, value in figures.items():
+        if key.count("/") == 1:
+            print(f"  {key:<24} {value:.3f} ({figures[key + '/nfe']:.1f})")

@@ -1,0 +1,171 @@
+"""The recipe of nano: an autoregressive parent, then a gentle conversion to masked diffusion.
+
+Dream was made the same way: the shift (logits at p predict token p + 1) lets a causal model go on as
+a bidirectional one. A masked-diffusion model of this size trained from scratch learns far slower
+(docs/log.md). The parent must pass a validation gate before the conversion starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from harness.model.spec import ModelSpec
+from harness.model.transformer import Transformer
+from methods.training.batches import Batch, Stream, causal_mask, cross_entropy_at
+from methods.training.core import LoopOptions, generator_for, train_loop
+from methods.training.corpus import EOS, MASK, Mix, cached_pool, save_tokenizer, train_tokenizer
+from methods.training.diffusion import Corruption, corrupt, diffusion_loss
+from methods.training.evaluate import AR, DIFFUSION_MODES, Mode, score
+from methods.training.export import data_hash, nano_spec, save_card, save_model
+from methods.training.optim import build_optimisers
+from suites.generators.frozen import DATA
+
+
+class GateError(RuntimeError):
+    """The autoregressive parent is too weak to be converted."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training: ``tokens`` per step, and top learning rates of Muon and AdamW."""
+
+    loop: LoopOptions
+    tokens: int
+    muon_lr: float
+    adam_lr: float
+
+
+@dataclass(frozen=True)
+class NanoOptions:
+    """The shipped recipe.
+
+    ``output`` receives the folders nano and nano-ar; ``work`` holds checkpoints, logs and the token
+    pool, and a run interrupted there continues. ``gate`` is the least greedy validation pass@1 of the
+    parent on each suite. ``ar_share`` of the conversion's batches are autoregressive at its start, fading to none
+    at ``ar_fade`` of its steps. ``validate_every`` steps (0: only at the end) ``validation_items`` per suite are decoded.
+    """
+
+    output: Path
+    work: Path
+    seed: int = 0
+    threads: int = 1
+    pool_items: int = 300_000
+    mix: Mix = field(default_factory=Mix)
+    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2800), tokens=2048, muon_lr=0.02, adam_lr=3e-3))
+    gate: float = 0.8
+    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(4500), tokens=2048, muon_lr=0.008, adam_lr=1e-3))
+    ar_share: float = 0.5
+    ar_fade: float = 0.7
+    corruption: Corruption = field(default_factory=Corruption)
+    validate_every: int = 0
+    validation_items: int = 256
+    modes: tuple[Mode, ...] = DIFFUSION_MODES
+    spec: ModelSpec | None = None
+
+
+def new_model(spec: ModelSpec, seed: int) -> Transformer:
+    """A freshly initialised model: normal(0, 0.02) matrices, residual outputs scaled down by depth."""
+    torch.manual_seed(seed)
+    model = Transformer(spec)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            scale = (2 * spec.num_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            torch.nn.init.normal_(parameter, std=0.02 * scale)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+    model.matmul_attention = True
+    return model
+
+
+def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
+    """Mean next-token loss over response and eos; prompts are context only."""
+    ids = torch.from_numpy(batch.ids)
+    length = ids.shape[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.hidden(ids, mask=causal_mask(length))
+        column = np.arange(length)[None]
+        wanted = (column >= batch.prompts[:, None]) & (column < batch.ends[:, None])
+        target = torch.from_numpy(np.flatnonzero(wanted))
+        losses = cross_entropy_at(model, hidden, target - 1, ids.flatten()[target])
+    return losses.mean()
+
+
+def conversion_loss(model: Transformer, stream: Stream, step: int, mask_id: int, options: NanoOptions) -> Tensor:
+    """An autoregressive batch with fading probability, else a masked-diffusion batch."""
+    share = options.ar_share * max(0.0, 1 - step / (options.ar_fade * options.conversion.loop.steps))
+    if generator_for(stream.seed, step, 3).random() < share:
+        return autoregressive_loss(model, stream.batch(step))
+    return diffusion_loss(model, corrupt(stream, step, mask_id, options.corruption))
+
+
+def tokenizer_and_stream(options: NanoOptions, stream: int, tokens: int) -> tuple[Tokenizer, Stream]:
+    """The corpus of the recipe; the two phases (``stream`` 0, 1) see different orders of one pool."""
+    path = options.work / "tokenizer"
+    if not (path / "tokenizer.json").exists():
+        save_tokenizer(train_tokenizer(options.seed + 11), path)
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    pool = cached_pool(options.work / "pool.npz", tokenizer, options.seed + 1, options.pool_items, options.mix)
+    return tokenizer, Stream(pool, options.seed + 5 + stream, tokens, tokenizer.token_to_id(EOS))
+
+
+def train_phase(
+    title: str, model: Transformer, phase: Phase, loss: Callable[[int], Tensor], folder: Path, check: Any = None, every: int = 0
+) -> float:
+    """Run one phase to its end (or finish an interrupted one); minutes spent on it in all."""
+    optimisers = build_optimisers(model, phase.muon_lr, phase.adam_lr)
+    return train_loop(title, model, optimisers, loss, phase.loop, folder, check if every else None, every) / 60
+
+
+def train_nano(options: NanoOptions) -> dict[str, float]:
+    """Train nano-ar and nano and write both folders; returns nano's validation figures.
+
+    Raises GateError if the parent's validation pass@1 is below ``options.gate`` on either suite.
+    """
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    tokenizer, stream = tokenizer_and_stream(options, 0, options.parent.tokens)
+    model = new_model(options.spec or nano_spec(), options.seed)
+    minutes = train_phase("nano-ar", model, options.parent, lambda s: autoregressive_loss(model, stream.batch(s)), options.work / "ar")
+    figures = score(model, tokenizer, (AR,), options.validation_items)
+    ship(options, model, tokenizer, "nano-ar", options.parent, minutes, figures)
+    if min(figures["gsm/ar"], figures["code/ar"]) < options.gate:
+        raise GateError(f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train it longer")
+    _, stream = tokenizer_and_stream(options, 1, options.conversion.tokens)
+    mask_id = tokenizer.token_to_id(MASK)
+    check = lambda _: score(model, tokenizer, (Mode("block"), Mode("full"), Mode("block", threshold=0.9)), 64)  # noqa: E731
+    loss = lambda step: conversion_loss(model, stream, step, mask_id, options)  # noqa: E731
+    minutes = train_phase("nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
+    figures = score(model, tokenizer, options.modes, options.validation_items)
+    ship(options, model, tokenizer, "nano", options.conversion, minutes, figures)
+    return figures
+
+
+def ship(
+    options: NanoOptions, model: Transformer, tokenizer: Tokenizer, name: str, phase: Phase, minutes: float, figures: dict[str, float]
+) -> None:
+    """Write one shipped folder with its card."""
+    diffusion = name == "nano"
+    save_model(options.output / name, model, tokenizer, diffusion)
+    text = (
+        "Masked-diffusion model in Dream's layout, converted from nano-ar."
+        if diffusion
+        else "Autoregressive parent of nano: same size, same tokenizer, causal attention."
+    )
+    facts = {
+        "command": "`bench train nano`",
+        "seed": options.seed,
+        "steps": f"{phase.loop.steps} of {phase.tokens} tokens",
+        "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), bfloat16 autocast",
+        "training items": f"{options.pool_items} generated",
+        "hash of the frozen sets": data_hash(DATA),
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+    }
+    save_card(options.output / name, name, text, figures, facts)

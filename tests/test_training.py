@@ -1,0 +1,214 @@
+"""Training: the D2F loss against its reference, exact resumption, corruption, optimiser, shipped layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from harness.model.load import Adapter, load_transformer
+from harness.model.spec import ModelSpec
+from methods.training import core, corpus, d2f, diffusion, evaluate, nano, optim
+from methods.training.batches import Stream
+from tests.conftest import GOLDEN
+
+CPU = torch.device("cpu")
+CASES = json.loads((GOLDEN / "d2f_loss.json").read_text())
+TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return corpus.train_tokenizer(0, count=2000)
+
+
+@pytest.fixture(scope="module")
+def stream(tokenizer: Tokenizer) -> Stream:
+    return Stream(corpus.build_pool(tokenizer, 0, 400, corpus.Mix()), 0, 512, tokenizer.token_to_id(corpus.EOS))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
+def test_d2f_loss_equals_the_reference(case: dict[str, Any]) -> None:
+    teacher = load_transformer(GOLDEN / case["model"], torch.float32, CPU)
+    student = load_transformer(GOLDEN / case["model"], torch.float32, CPU)
+    Adapter(GOLDEN / case["adapter"]).attach(student)
+    noisy = torch.tensor(case["noisy_ids"])
+    masked = torch.zeros(noisy.shape, dtype=torch.bool)
+    for row, places in enumerate(case["masked_positions"]):
+        masked[row, places] = True
+    mask = d2f.block_causal_mask(torch.tensor(case["prompt_length"]), noisy.shape[1], case["block_size"])
+    loss = d2f.d2f_loss(student(noisy, mask), teacher(noisy), masked, torch.tensor(case["p_mask"]), shift=teacher.spec.shift)
+    assert float(loss) == pytest.approx(case["loss"], rel=1e-4)
+
+
+def test_noise_rises_from_block_to_block_and_stays_in_range() -> None:
+    rng = np.random.default_rng(0)
+    for blocks in (1, 2, 6):
+        for _ in range(100):
+            levels = d2f.noise_levels(rng, blocks)
+            assert len(levels) == blocks
+            assert (np.diff(levels) >= 0).all()
+            assert levels[0] >= 0.2
+            assert levels[-1] <= 0.7
+
+
+def test_corruption_masks_only_the_canvas_and_something_in_every_row(stream: Stream, tokenizer: Tokenizer) -> None:
+    mask_id = tokenizer.token_to_id(corpus.MASK)
+    for step in range(20):
+        noisy = diffusion.corrupt(stream, step, mask_id, diffusion.Corruption())
+        assert noisy.masked.any(1).all()
+        assert not (noisy.masked & ~noisy.inside).any()
+        assert (noisy.ids[noisy.masked] == mask_id).all()
+        assert (noisy.ids == noisy.clean)[~noisy.masked].all()
+        assert (noisy.weights[~noisy.masked] == 0).all()
+        assert noisy.inside.sum(1).max() <= 48
+
+
+def test_context_weights_favour_places_beside_clean_tokens() -> None:
+    masked = np.array([[False, False, True, True, True, True]])
+    weights = diffusion.context_weights(masked, np.array([6]), 0.3)[0]
+    assert weights[2] > weights[3] > weights[4] > weights[5] > 0
+
+
+def test_batches_are_a_function_of_seed_and_step(stream: Stream) -> None:
+    again = Stream(stream.pool, stream.seed, stream.tokens, stream.eos)
+    np.testing.assert_array_equal(stream.batch(5).ids, again.batch(5).ids)
+    assert stream.batch(5).ids.shape != stream.batch(6).ids.shape or (stream.batch(5).ids != stream.batch(6).ids).any()
+
+
+def test_tokenizer_keeps_digits_alone_and_encodes_any_text(tokenizer: Tokenizer) -> None:
+    for text in (" 12+9=21\n#### 21", "    return x % 10", "naïve 漢字 🙂\t\r\n"):
+        ids = tokenizer.encode(text).ids
+        assert tokenizer.decode(ids) == text
+        assert not any(len(piece.strip("Ġ")) > 1 and any(c.isdigit() for c in piece) for piece in tokenizer.encode(text).tokens)
+
+
+def test_orthogonalised_updates_have_singular_values_near_one() -> None:
+    values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(2, 24, 64)).float())
+    assert values.min() > 0.4
+    assert values.max() < 1.5
+
+
+def test_muon_and_adam_lower_a_loss() -> None:
+    torch.manual_seed(0)
+    model, x = nano.new_model(TINY, 0), torch.randint(0, 700, (8, 16))
+    optimisers = optim.build_optimisers(model, 0.02, 1e-2)
+    losses = []
+    for _ in range(20):
+        loss = torch.nn.functional.cross_entropy(model(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
+        losses.append(float(loss.detach()))
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_schedule_warms_up_and_falls_to_zero() -> None:
+    rates = [optim.schedule(step, 100, 10, 0.4) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[59] == 1.0
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[100] == 0.0
+
+
+def run_tiny(folder: Path, steps: int = 24) -> dict[str, torch.Tensor]:
+    """A tiny autoregressive run in ``folder`` (also the body of the process that gets killed)."""
+    tokenizer = corpus.train_tokenizer(0, count=500)
+    rows = Stream(corpus.build_pool(tokenizer, 0, 200, corpus.Mix()), 0, 256, tokenizer.token_to_id(corpus.EOS))
+    model = nano.new_model(TINY, 0)
+    options = core.LoopOptions(steps, warmup=4, save_every=3, log_every=1)
+    optimisers = optim.build_optimisers(model, 0.02, 1e-3)
+    core.train_loop("tiny", model, optimisers, lambda step: nano.autoregressive_loss(model, rows.batch(step)), options, folder)
+    return model.state_dict()
+
+
+def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
+    whole = run_tiny(tmp_path / "whole")
+    script = "import sys, torch; from pathlib import Path; from tests.test_training import run_tiny; run_tiny(Path(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "cut")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "cut" / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    continued = run_tiny(tmp_path / "cut")
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_every_decoding_mode_fills_every_canvas(tokenizer: Tokenizer) -> None:
+    model = nano.new_model(TINY, 1).eval()
+    rows = evaluate.layout(tokenizer, ["Q: 1+2, 3+4\nA:", "Q: Tom has 5 apples and 2 pears.\nA:"])
+    for mode in (evaluate.AR, *evaluate.DIFFUSION_MODES):
+        ids, forwards = evaluate.decode(model, rows, mode)
+        assert ids.shape == (2, evaluate.CANVAS)
+        assert forwards <= evaluate.CANVAS
+        ended = (ids == rows.eos).cumsum(1) > 0
+        assert not ((ids == rows.mask) & ~ended).any()
+    ids, _ = evaluate.decode_d2f(model, rows, evaluate.D2FMode())
+    assert not ((ids == rows.mask) & ~((ids == rows.eos).cumsum(1) > 0)).any()
+
+
+def test_grader_survives_hostile_programs(tmp_path: Path) -> None:
+    assert evaluate.passes("assert 1 + 1 == 2")
+    assert not evaluate.passes("assert 1 + 1 == 3")
+    assert not evaluate.passes("import sys; sys.exit(0)")
+    assert not evaluate.passes("while True: pass", seconds=1)
+    assert not evaluate.passes("x = 'a' * 10**10")
+    assert not evaluate.passes(f"open({str(tmp_path / 'x')!r}, 'w').write('y' * 10**6)")
+
+
+def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
+    phase = nano.Phase(core.LoopOptions(3, warmup=1), tokens=512, muon_lr=0.01, adam_lr=1e-3)
+    options = nano.NanoOptions(
+        tmp_path,
+        tmp_path / "work",
+        pool_items=200,
+        parent=phase,
+        conversion=phase,
+        gate=0,
+        validation_items=2,
+        modes=(evaluate.Mode("block", 8),),
+        spec=TINY,
+    )
+    assert "code/block-8" in nano.train_nano(options)
+    adapter = d2f.D2FOptions(
+        tmp_path / "nano", tmp_path / "nano-d2f", tmp_path / "work", pool_items=200, rank=4, loop=core.LoopOptions(2), validation_items=2
+    )
+    d2f.train_d2f(adapter)
+    model = load_transformer(tmp_path / "nano", torch.float32, CPU)
+    Adapter(tmp_path / "nano-d2f").merge(model)
+    assert json.loads((tmp_path / "nano-d2f" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"
+    assert ModelSpec.from_folder(tmp_path / "nano").diffusion
+    assert not ModelSpec.from_folder(tmp_path / "nano-ar").diffusion
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(str(tmp_path / "nano"))
+    assert loaded.eos_token_id == loaded.pad_token_id == model.spec.eos_ids[0]
+    assert loaded.mask_token_id == model.spec.mask_id
+    assert loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True).endswith(
+        "assistant\n"
+    )
+    ours = load_transformer(tmp_path / "nano-ar", torch.float32, CPU)
+    theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path / "nano-ar"), dtype=torch.float32)
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(ours(ids, torch.ones(20, 20, dtype=torch.bool).tril()), theirs(ids).logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_weak_parent_is_not_converted(tmp_path: Path) -> None:
+    phase = nano.Phase(core.LoopOptions(1), tokens=256, muon_lr=0.01, adam_lr=1e-3)
+    options = nano.NanoOptions(tmp_path, tmp_path / "work", pool_items=100, parent=phase, conversion=phase, validation_items=2, spec=TINY)
+    with pytest.raises(nano.GateError, match="train it longer"):
+        nano.train_nano(options)
