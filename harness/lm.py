@@ -10,11 +10,13 @@ in every logged sample.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
 # Importing the package's own models first: lm-eval registers them only while its registry is empty.
 import lm_eval.models  # noqa: F401
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -32,6 +34,7 @@ from harness.settings import SettingError, settings_of
 
 log = logging.getLogger(__name__)
 
+_COUNTS = ("nfe", "positions", "kv_read", "committed", "time_s")
 _GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature"}
 
 
@@ -66,6 +69,8 @@ class DiffusionLM(TemplateLM):
         super().__init__()
         decoder = load_method(method).decoder
         self._join_ranks()
+        if self._accelerator is not None and self._accelerator.device.type == "cuda":
+            device = str(self._accelerator.device)
         loaded = load(pretrained, decoder.requires, adapter=adapter, merge=str(merge).lower() != "false", dtype=dtype, device=device)
         if add_bos_token is not None:
             loaded = _replace(loaded, add_bos=bool(add_bos_token))
@@ -74,19 +79,16 @@ class DiffusionLM(TemplateLM):
         self._device = loaded.backbone.device
         self.batch_size = _batch_size(batch_size)
         self.mc_num, self.mc_batch_size, self.seed = int(mc_num), int(mc_batch_size), int(seed)
-        self.counts: dict[tuple[str, int], dict[str, Any]] = {}
-        self._done: list[Generation] = []
+        self.counts: dict[tuple[str, int], list[dict[str, Any]]] = {}
         DiffusionLM.latest = self
 
     def _join_ranks(self) -> None:
-        import os
-
         self._accelerator = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import Accelerator
 
-            self._accelerator = Accelerator()
-            self._rank, self._world_size = self._accelerator.local_process_index, self._accelerator.num_processes
+            self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+            self._rank, self._world_size = self._accelerator.process_index, self._accelerator.num_processes
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of ``requests``; stop strings, length and settings are each request's own."""
@@ -103,6 +105,7 @@ class DiffusionLM(TemplateLM):
                 self._note(requests[index], generation)
             progress.update(len(batch))
         progress.close()
+        self._share_counts()
         return [answers[k] for k in range(len(asked))]
 
     def _request(self, context: str, gen_kwargs: dict[str, Any]) -> Request:
@@ -114,20 +117,20 @@ class DiffusionLM(TemplateLM):
 
     def _note(self, instance: Instance, generation: Generation) -> None:
         self.cache_hook.add_partial("generate_until", instance.args, generation.text or "")
-        self._done.append(generation)
-        if generation.decoded is None:
+        if generation.error is not None:
             log.error("document %s: %s", instance.doc_id, generation.error)
-            return
-        row = generation.decoded
-        self.counts[instance.task_name or "", instance.doc_id or 0] = {
-            "nfe": row.nfe,
-            "positions": row.positions,
-            "kv_read": row.kv_read,
-            "committed": row.committed,
-            "useful": generation.useful,
-            "time_s": row.time_s,
-            "status": generation.status,
-        }
+        counts = {"useful": generation.useful, "status": generation.status}
+        if generation.decoded is not None:
+            counts |= {name: getattr(generation.decoded, name) for name in _COUNTS}
+        seen = self.counts.setdefault((instance.task_name or "", instance.doc_id or 0), [])
+        # Ranks are padded by repeating a request; only as many answers as the task asked for count.
+        if len(seen) < (instance.repeats or 1):
+            seen.append(counts)
+
+    def _share_counts(self) -> None:
+        """Bring the counts of all ranks together on the first, where results are written."""
+        for other in (self.gather_object(self.counts) or [])[1:]:
+            self.counts.update(other)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         raise LmEvalError("rolling log-likelihood is not defined for these decoders: use tasks that generate or compare answers")
@@ -188,8 +191,6 @@ class DiffusionLM(TemplateLM):
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         if self._accelerator is None:
             return [obj]
-        import torch
-
         gathered: list[Any] | None = [None] * self.world_size if self.rank == dst else None
         torch.distributed.gather_object(obj, gathered, dst=dst)
         return gathered
@@ -204,18 +205,18 @@ class DiffusionLM(TemplateLM):
         return {
             "decoder": {"method": self.generator.decoder.name, "settings": settings_of(self.generator.config)},
             "checkpoint": {"name": loaded.checkpoint, "weights_hash": loaded.weights_hash, "adapter": loaded.adapter},
-            "throughput": throughput(self._done),
+            "throughput": throughput([one for seen in self.counts.values() for one in seen]),
         }
 
 
-def throughput(done: Sequence[Generation]) -> dict[str, Any]:
-    """Totals of the meter; rates are null where nothing was decoded."""
-    rows = [(item, item.decoded) for item in done if item.decoded is not None]
-    useful = sum(item.useful or 0 for item, _ in rows)
-    seconds, nfe = sum(row.time_s for _, row in rows), sum(row.nfe for _, row in rows)
+def throughput(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Totals of the meter over all ranks (seconds add up, so TPS is per device); rates are null where nothing was decoded."""
+    rows = [counts for counts in answers if "nfe" in counts]
+    useful = sum(counts["useful"] or 0 for counts in rows)
+    seconds, nfe = sum(counts["time_s"] for counts in rows), sum(counts["nfe"] for counts in rows)
     return {
-        "samples": len(done),
-        "errors": sum(item.status != "ok" for item in done),
+        "samples": len(answers),
+        "errors": sum(counts["status"] != "ok" for counts in answers),
         "useful_tokens": useful,
         "decode_seconds": seconds,
         "nfe": nfe,
@@ -229,7 +230,7 @@ def merge_counts(lm: DiffusionLM, task: str, samples: list[dict[str, Any]]) -> N
     for sample in samples:
         counts = lm.counts.get((task, sample["doc_id"]))
         if counts is not None:
-            sample["dllm_bench"] = counts
+            sample["dllm_bench"] = counts[0] if len(counts) == 1 else counts
 
 
 def _batch_size(value: int | str) -> int:

@@ -212,3 +212,17 @@ def test_output_that_cannot_be_written() -> None:
     done = bench("run", "--method", "ar", "--suite", "nano-gsm", "--limit", 1, "-o", "/proc/runs")
     assert done.returncode == 2
     assert "choose another folder with --output_path" in done.stderr
+
+
+def test_two_ranks_share_the_documents(tmp_path: Path) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python", *BENCH]
+    arguments = ["--model", "dllm", "--model_args", "pretrained=nano,method=d2f", "--tasks", "nano-gsm", "--limit", "3", "--device", "cpu"]
+    flags = ["lm-eval", "run", *arguments, "--output_path", str(tmp_path), "--log_samples"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command, *flags], capture_output=True, text=True, timeout=240, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
+    assert results["config"]["throughput"]["samples"] == 3, "padding requests are not counted"
+    logged = [json.loads(line) for path in tmp_path.rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(line["doc_id"] for line in logged) == [0, 1, 2]
+    assert all(line["dllm_bench"]["nfe"] > 0 for line in logged)
