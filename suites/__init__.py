@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from harness.errors import UserError
 from harness.sandbox import Jail
 from suites.code import CodeScorer
 from suites.sources import SuiteDataError
@@ -29,7 +30,7 @@ FEWSHOT_SEED = 1234
 Doc = dict[str, Any]
 
 
-class SuiteError(ValueError):
+class SuiteError(UserError, ValueError):
     """There is no such suite."""
 
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from harness.errors import UserError
+
 DATA_VARIABLE = "BENCH_DATA"
 EMBEDDED = Path(__file__).parent / "data"
 HUB_SECONDS = 1.2
 
 
-class SuiteDataError(RuntimeError):
+class SuiteDataError(UserError, RuntimeError):
     """The data of a suite cannot be had; the message says which of the ways to use."""
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.errors import UserError
+
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
 
 
-class JailError(RuntimeError):
+class JailError(UserError, RuntimeError):
     """No isolation is available, or a jail cannot be started."""
 
 
