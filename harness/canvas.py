@@ -103,10 +103,15 @@ class Row:
                 raise CanvasError(f"position {position} is already committed; use revise to change a token")
         if len(set(at)) != len(at):
             raise CanvasError(f"commit names a position twice: {sorted(at)}")
+        if self.nfe == 0:
+            raise CanvasError("commit before any forward pass")
         self._write(at, ids, confidence)
 
     def revise(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
-        """Write or rewrite tokens (uniform-state and remasking methods). Same errors but for rewriting."""
+        """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before the first pass).
+
+        Same errors as ``commit`` but for rewriting.
+        """
         for position in at:
             if not self.prompt_length <= position < self._end:
                 raise CanvasError(f"revise at {position} is outside the generation region [{self.prompt_length}, {self._end})")
@@ -131,9 +136,7 @@ class Row:
         scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
         if len(values) != len(at) or (scores is not None and len(scores) != len(at)):
             raise CanvasError(f"commit of {len(at)} positions with {len(values)} ids")
-        step = canvas.meter.rows[self.index].nfe - 1
-        if step < 0:
-            raise CanvasError("commit before any forward pass")
+        step = max(self.nfe - 1, 0)
         for k, (position, value) in enumerate(zip(at, values, strict=True)):
             if not 0 <= value < canvas.vocab_size or value == canvas.mask_id:
                 raise CanvasError(f"id {value} at position {position} is no token (mask id or outside the vocabulary)")
