@@ -92,6 +92,22 @@ def summarise(samples: Sequence[Sample]) -> Summary:
     )
 
 
+def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
+    """Bootstrap interval of tokens per second over documents (repeats stay with their document); None below two of them."""
+    totals: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for sample in samples:
+        if sample.time_s is not None and (sample.useful is not None or sample.status != "ok"):
+            totals[sample.doc_id][0] += sample.useful or 0
+            totals[sample.doc_id][1] += sample.time_s
+    table = np.array(list(totals.values()))
+    if len(table) < 2 or not table[:, 1].all():
+        return None
+    chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    useful, time_s = table[:, 0][chosen].sum(axis=1), table[:, 1][chosen].sum(axis=1)
+    low, high = np.quantile(useful / time_s, [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
 def _known(samples: Sequence[Sample], name: str) -> list[float]:
     values = (getattr(sample, name) for sample in samples)
     return [value for value in values if value is not None]

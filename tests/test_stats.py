@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from harness.stats import pass_rates, summarise, wilson
+from harness.stats import pass_rates, summarise, tps_interval, wilson
 from tests.synthetic_runs import Fake, fake_samples
 
 
@@ -62,3 +62,17 @@ def test_pass_rates_average_repeats_and_skip_the_ungraded() -> None:
     samples = fake_samples(Fake(documents=2, repeats=2))
     samples = [sample.model_copy(update={"correct": correct}) for sample, correct in zip(samples, [True, False, None, None], strict=True)]
     assert pass_rates(samples) == {0: 0.5}
+
+
+def test_tps_interval_covers_the_truth() -> None:
+    hits = 0
+    for seed in range(100):
+        interval = tps_interval(fake_samples(Fake(documents=60, timing_noise=0.3, seed=seed)), draws=400)
+        assert interval is not None
+        # A log-normal time has mean exp(sigma^2 / 2) above its median.
+        hits += interval[0] <= 100 / 1.046 <= interval[1]
+    assert hits >= 87
+
+
+def test_tps_interval_needs_two_documents() -> None:
+    assert tps_interval(fake_samples(Fake(documents=1, repeats=3))) is None

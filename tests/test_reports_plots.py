@@ -1,0 +1,68 @@
+"""Plots are drawn from what the runs hold, twice the same, and leave out what is unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from harness.records import read_samples
+from reports.load import load
+from reports.plots import PLOTS, draw, pareto, write
+from reports.style import looks
+from reports.table import Table, build
+from tests.synthetic_runs import Fake, write_fake, write_table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
+    root = tmp_path_factory.mktemp("runs")
+    write_table(root, 24)
+    return build(load(root))[0]
+
+
+def test_every_plot_is_written_as_png_and_svg(table: Table, tmp_path: Path) -> None:
+    files = write(table, tmp_path)
+    assert len(files) == 2 * len(PLOTS)
+    for file in files:
+        if file.suffix == ".png":
+            image = Image.open(file)
+            assert image.width > 1000
+            assert len(image.convert("L").getcolors() or []) > 20
+        else:
+            assert file.read_text().count("<path") > 20
+
+
+def test_the_same_runs_give_the_same_picture(table: Table, tmp_path: Path) -> None:
+    first, second = ([file.read_bytes() for file in write(table, tmp_path / name)] for name in ("a", "b"))
+    assert first == second
+
+
+def test_all_labels_lie_inside_the_picture_and_apart(table: Table) -> None:
+    figure = draw(table)["quality-speed"]
+    axes = figure.axes[0]
+    boxes = [note.get_window_extent() for note in axes.texts if "\n" in note.get_text() or note.get_text() in ("d2f", "fast_dllm")]
+    assert len(boxes) == 4
+    for place, box in enumerate(boxes):
+        assert figure.bbox.containsx(box.x0)
+        assert figure.bbox.containsx(box.x1)
+        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+
+
+def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
+    folder = write_fake(tmp_path, Fake(documents=8))
+    unknown = {"correct": None, "forward_s": None, "latency_s": None}
+    lines = [sample.model_copy(update=unknown).model_dump_json() for sample in read_samples(folder)]
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    assert list(draw(build(load(tmp_path))[0])) == ["forwards"]
+
+
+def test_pareto_keeps_what_nothing_beats() -> None:
+    assert pareto([(1, 9), (2, 8), (3, 8.5), (4, 1), (0.5, 9)]) == [(1, 9), (3, 8.5), (4, 1)]
+    assert pareto([]) == []
+
+
+def test_a_method_looks_the_same_in_every_order() -> None:
+    assert looks(["d2f", "ar", "vanilla"], "vanilla") == looks(["vanilla", "ar", "d2f"], "vanilla")
+    assert len(set(looks([*"abcdef", "vanilla"], "vanilla").values())) == 7
