@@ -199,7 +199,8 @@ class Canvas:
         first_block: int = 8,
     ) -> None:
         self.new_tokens, self.vocab_size, self.mask_id = new_tokens, vocab_size, mask_id
-        self.eos_ids, self.stop_rule, self.first_block = frozenset(eos_ids), stop_rule, first_block
+        self.eos_ids, self.first_block = frozenset(eos_ids), first_block
+        self.stop_rule: StopRule = stop_rule
         self.fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
         self.meter = Meter(len(prompts))
         width = max(len(prompt) for prompt in prompts) + new_tokens

@@ -50,7 +50,8 @@ class Generator:
     def __init__(
         self, loaded: Loaded, decoder: Decoder, settings: Mapping[str, Any], *, seed: int = 0, stop_rule: StopRule = "harness"
     ) -> None:
-        self.loaded, self.decoder, self.seed, self.stop_rule = loaded, decoder, seed, stop_rule
+        self.loaded, self.decoder, self.seed = loaded, decoder, seed
+        self.stop_rule: StopRule = stop_rule
         self.settings = dict(settings)
         self.config = build_config(decoder.name, decoder.Config, self.settings)
 

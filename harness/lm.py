@@ -38,16 +38,18 @@ _COUNTS = ("nfe", "positions", "kv_read", "committed", "time_s")
 _GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature"}
 
 
+# The model of this process that was built last; `bench lm-eval` reads its counts.
+LATEST: list[DiffusionLM] = []
+
+
 class LmEvalError(UserError, ValueError):
     """Something lm-eval offers that would make a decoder benchmark lie."""
 
 
-@register_model("dllm")
 class DiffusionLM(TemplateLM):
     """``pretrained`` is a shipped name, folder or hub id; every other unknown argument is a decoder setting."""
 
     backend = "causal"
-    latest: DiffusionLM | None = None
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class DiffusionLM(TemplateLM):
         self.batch_size = _batch_size(batch_size)
         self.mc_num, self.mc_batch_size, self.seed = int(mc_num), int(mc_batch_size), int(seed)
         self.counts: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        DiffusionLM.latest = self
+        LATEST[:] = [self]
 
     def _join_ranks(self) -> None:
         self._accelerator = None
@@ -109,7 +111,7 @@ class DiffusionLM(TemplateLM):
         return [answers[k] for k in range(len(asked))]
 
     def _request(self, context: str, gen_kwargs: dict[str, Any]) -> Request:
-        kwargs = dict(normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256))
+        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256))
         settings = {key: value for key, value in kwargs.items() if key not in _GENERATION_KEYS}
         if kwargs.get("do_sample") and kwargs.get("temperature"):
             settings["temperature"] = kwargs["temperature"]
@@ -188,7 +190,7 @@ class DiffusionLM(TemplateLM):
     def all_gather(self, tensor: Any) -> Any:
         return tensor if self._accelerator is None else self._accelerator.gather(tensor)
 
-    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
         if self._accelerator is None:
             return [obj]
         gathered: list[Any] | None = [None] * self.world_size if self.rank == dst else None
@@ -207,6 +209,9 @@ class DiffusionLM(TemplateLM):
             "checkpoint": {"name": loaded.checkpoint, "weights_hash": loaded.weights_hash, "adapter": loaded.adapter},
             "throughput": throughput([one for seen in self.counts.values() for one in seen]),
         }
+
+
+register_model("dllm")(DiffusionLM)
 
 
 def throughput(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

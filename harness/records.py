@@ -37,14 +37,14 @@ class Plan(Record):
     weights_hash: str = Field(description="sha256 over the checkpoint's weights, 16 hex digits")
     adapter: str | None = None
     adapter_hash: str | None = None
-    merged: bool | None = Field(None, description="adapter merged into the weights; null without adapter")
+    merged: bool | None = Field(default=None, description="adapter merged into the weights; null without adapter")
     tokenizer_hash: str | None = None
     method: str
     method_source: str = Field(description="'built-in', the distribution that provides it, or sha256 of the file it was loaded from")
     settings: dict[str, Any] = Field(description="all settings of the method, defaults included")
     suite: str
     prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
-    limit: int | None = Field(None, description="number of documents asked for; null: all")
+    limit: int | None = Field(default=None, description="number of documents asked for; null: all")
     max_new_tokens: int = Field(description="canvas length in tokens")
     stop_rule: Literal["harness", "reference"] = "harness"
     chat_template: bool = False
@@ -109,9 +109,9 @@ class Run(Record):
     comparability_key: str = Field(description="hash of what all rows of one table must share")
     comparability: dict[str, Any] = Field(description="the fields behind the key")
     environment: dict[str, Any]
-    tuning: dict[str, Any] | None = Field(None, description="settings tried for this method and on which split; null: none recorded")
+    tuning: dict[str, Any] | None = Field(default=None, description="settings tried for this method and on which split; null: none recorded")
     load_s: float | None = None
-    wall_s: float | None = Field(None, description="end-to-end seconds of this process, loading and grading included")
+    wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
     audit: Audit | None = None
     summary: Summary | None = None
 
@@ -129,10 +129,10 @@ class Sample(Record):
     order: int = Field(description="place in the order of decoding")
     prompt_tokens: int
     output_ids: list[int] = Field(description="ids of the generation region; unwritten positions hold the mask (or fill) id")
-    pieces: list[str] = Field([], description="string of each output id, for the decode viewer; empty: not recorded")
+    pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
     text: str | None = Field(description="decoded useful ids")
-    program: str | None = Field(None, description="program that was executed (code suites)")
-    answer: str | None = Field(None, description="extracted answer (other suites)")
+    program: str | None = Field(default=None, description="program that was executed (code suites)")
+    answer: str | None = Field(default=None, description="extracted answer (other suites)")
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
     committed: int | None = Field(description="generated ids that are written")
@@ -140,13 +140,13 @@ class Sample(Record):
     positions: int | None
     kv_read: int | None
     time_s: float | None = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
-    latency_s: float | None = Field(None, description="seconds until this row was finished")
+    latency_s: float | None = Field(default=None, description="seconds until this row was finished")
     first_block_s: float | None = None
-    forward_s: float | None = Field(None, description="part of time_s spent inside model forwards")
+    forward_s: float | None = Field(default=None, description="part of time_s spent inside model forwards")
     peak_memory_bytes: int | None = None
     output_hash: str
-    forwards: list[tuple[int, int, int]] = Field([], description="[query, cached, stored] positions of each forward")
-    step_map: list[int] = Field([], description="per output id: index of the forward that wrote it, -1: none")
+    forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
+    step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
     confidence: list[float | None] = []
     status: Status = "ok"
     error: str | None = None

@@ -13,13 +13,13 @@ def run_lm_eval(arguments: list[str]) -> int:
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.utils import setup_logging
 
-    from harness.lm import DiffusionLM, merge_counts
+    from harness.lm import LATEST, merge_counts
 
     save = EvaluationTracker.save_results_samples
 
     def save_with_counts(self: Any, task_name: str, samples: Any) -> Any:
-        if DiffusionLM.latest is not None:
-            merge_counts(DiffusionLM.latest, task_name, samples)
+        for model in LATEST:
+            merge_counts(model, task_name, samples)
         return save(self, task_name, samples)
 
     EvaluationTracker.save_results_samples = save_with_counts  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -154,7 +155,7 @@ class Adapter:
         self.check(model)
         modules = dict(model.named_modules())
         for name, pair in self.pairs.items():
-            weight = modules[name].weight
+            weight = cast(Tensor, modules[name].weight)
             delta = pair["B"].to(weight.device, torch.float32) @ pair["A"].to(weight.device, torch.float32)
             weight.data = (weight.data.float() + self.scale * delta).to(weight.dtype)
 
