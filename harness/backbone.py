@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -50,9 +50,13 @@ class Forward:
 
 @dataclass
 class Watch:
-    """Forward passes seen by a hook on the model."""
+    """Forward passes seen by a hook on the model: ``shapes`` holds the [rows, positions] of each, padding included."""
 
-    calls: int = 0
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        return len(self.shapes)
 
 
 class TooManyForwards(RuntimeError):
@@ -72,10 +76,11 @@ class Backbone:
         """Count the forward passes of the model itself, whoever starts them (the audit's second opinion)."""
         seen = Watch()
 
-        def count(*_: object) -> None:
-            seen.calls += 1
+        def count(_: object, inputs: tuple[Tensor, ...]) -> None:
+            seen.shapes.append((inputs[0].shape[0], inputs[0].shape[1]))
 
-        handle = self._model.model.layers[0].register_forward_pre_hook(count)
+        # On the innermost layer, because calling a module's forward() directly passes its own hooks by.
+        handle = self._model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(count)  # pyright: ignore[reportAttributeAccessIssue]
         try:
             yield seen
         finally:

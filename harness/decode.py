@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness import memory
-from harness.audit import audit_rows
+from harness.audit import Start, Timing, audit_rows
 from harness.backbone import Backbone
 from harness.canvas import Canvas, StopRule
 from harness.errors import UserError
@@ -22,6 +22,9 @@ from harness.records import Check
 
 if TYPE_CHECKING:
     from methods.base import Decoder
+
+# Bound here, so that a method that replaces time.perf_counter changes no measured time.
+_clock = time.perf_counter
 
 
 class ContextError(UserError, ValueError):
@@ -98,14 +101,15 @@ def decode(
         seeds=seeds,
     )
     memory.reset_peak(device)
+    start = Start.of(backbone, canvas)
     with backbone.watch() as seen:
         _synchronise(device)
-        started = canvas.meter.started = time.perf_counter()
+        started = canvas.meter.started = _clock()
         decoder.decode(backbone, canvas, config)
         ids = canvas.ids.tolist()
         _synchronise(device)
-        elapsed = time.perf_counter() - started
-    checks = audit_rows(canvas, prompts, ids, seen.calls)
+        elapsed = _clock() - started
+    checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), Timing(started, elapsed))
     peak = memory.peak(device)
     return [_row(canvas, index, elapsed, peak, checks[index]) for index in range(len(prompts))]
 
