@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from harness.errors import UserError
+from harness.sandbox.inside import wire
 
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
 
@@ -31,16 +34,38 @@ class Limits:
     output_kb: int = 4096
 
 
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Inputs and expected outputs of one problem; reuse the object for every program of the problem, it keeps its encoded form.
+
+    inputs: argument lists. expected: one output per input. atol: tolerance of EvalPlus' comparison rule. oracle: trusted source text that
+    defines `same(given, output, expected, atol) -> bool`, with `close` and `is_floats` at hand, to be used instead of that rule.
+    """
+
+    inputs: Sequence[Any]
+    expected: Sequence[Any]
+    atol: float = 0.0
+    oracle: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.inputs or len(self.inputs) != len(self.expected):
+            raise ValueError("cases need at least one input and one expected output per input")
+
+    @cached_property
+    def encoded(self) -> str:
+        """The cases as JSON text. Raises WireError for values that cannot cross into a jail."""
+        values = {"inputs": [wire.encode(list(item)) for item in self.inputs], "expected": [wire.encode(item) for item in self.expected]}
+        return json.dumps({**values, "atol": self.atol, "oracle": self.oracle}, separators=(",", ":"))
+
+
 @dataclass(frozen=True)
 class Check:
-    """One program to judge, by a test program (`tests`) or by inputs and expected outputs (`inputs`, `expected`).
+    """One program to judge, by a test program (`tests`) or by inputs and expected outputs (`cases`).
 
-    program: untrusted source text. names: the functions (or other names) of the program that the tests use.
+    program: untrusted source text. names: the functions (or other names) of the program that the tests use; cases call the first.
     tests: trusted source text with assertions; it runs in a jail that the program never enters.
     setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
     shared: trusted source text run before the program and before the tests, in both jails (classes that arguments are made of).
-    inputs: argument lists for the function `names[0]`; `expected`: the outputs, compared in the tests' jail by EvalPlus' rule with
-    tolerance `atol`, or by `oracle`, trusted source text that defines `same(given, output, expected, atol) -> bool`.
     seconds: overrides the limit on wall-clock time.
     """
 
@@ -49,19 +74,14 @@ class Check:
     tests: str = ""
     setup: str = ""
     shared: str = ""
-    inputs: Sequence[Any] | None = None
-    expected: Sequence[Any] | None = None
-    atol: float = 0.0
-    oracle: str = ""
+    cases: Cases | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("a check needs the name of the function under test")
-        if (self.inputs is None) == (not self.tests.strip()):
+        if (self.cases is None) == (not self.tests.strip()):
             raise ValueError("a check needs either a test program or inputs with expected outputs")
-        if self.inputs is not None and (self.expected is None or len(self.inputs) != len(self.expected) or not self.inputs):
-            raise ValueError("a check needs at least one input and one expected output per input")
 
 
 @dataclass(frozen=True)

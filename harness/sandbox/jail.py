@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import queue
 import signal
@@ -48,14 +49,14 @@ class Cell:
             self.starts += 1
         return self.running.control
 
-    def post(self, request: dict[str, Any], descriptors: list[socket.socket]) -> None:
+    def post(self, request: str, descriptors: list[socket.socket]) -> None:
         """Hand over a request with its sockets; a jail found dead is started again once."""
         for attempt in (0, 1):
             control = self.ready()
             try:
                 control.settimeout(POST_SECONDS)
                 socket.send_fds(control, [b"!"], [item.fileno() for item in descriptors])
-                wire.send(control, request)
+                wire.send_text(control, request)
                 return
             except OSError as error:
                 self.kill()
@@ -117,10 +118,9 @@ class Worker:
         verdict, outside = socket.socketpair()
         with data, peer, verdict, outside:
             deadline = time.monotonic() + limits.seconds
-            program = {"program": check.program, "setup": check.shared, "limits": asdict(limits)}
-            self.candidate.post(program, [data])
+            self.candidate.post(json.dumps({"program": check.program, "setup": check.shared, "limits": asdict(limits)}), [data])
             # The judge also waits for the program, so its own limit on processor time is a second line only.
-            self.judge.post({**_question(check), "limits": asdict(replace(limits, seconds=2 * limits.seconds))}, [peer, verdict])
+            self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds)), [peer, verdict])
             for item in (data, peer, verdict):
                 item.close()
             answer = _receive_before(outside, deadline)
@@ -132,12 +132,13 @@ class Worker:
         return _verdict(answer, ending, late)
 
 
-def _question(check: Check) -> dict[str, Any]:
-    if check.inputs is None:
-        setup = check.shared + "\n" + check.setup
-        return {"tests": check.tests, "setup": setup, "names": list(check.names), "shared": _bound_names(check.shared)}
-    values = {"inputs": [wire.encode(item) for item in check.inputs], "expected": [wire.encode(item) for item in check.expected or ()]}
-    return {**values, "names": list(check.names), "atol": check.atol, "oracle": check.oracle}
+def _question(check: Check, limits: Limits) -> str:
+    """The judge's request as JSON text; the cases, which are long, are encoded once per problem."""
+    request: dict[str, Any] = {"names": list(check.names), "limits": asdict(limits)}
+    if check.cases is not None:
+        return f'{{"cases":{check.cases.encoded},{json.dumps(request)[1:]}'
+    request.update(tests=check.tests, setup=check.shared + "\n" + check.setup, shared=_bound_names(check.shared))
+    return json.dumps(request)
 
 
 def _bound_names(source: str) -> list[str]:

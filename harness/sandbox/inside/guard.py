@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import platform
@@ -70,6 +71,7 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
 
 
+@functools.cache
 def seccomp_supported() -> bool:
     """Whether the filter knows this machine's system-call numbers."""
     return platform.machine() in _ARCHITECTURES
@@ -119,18 +121,32 @@ def build_filter(processes: int, pid: int, machine: str) -> bytes:
     return b"".join([*parts, _give(_ALLOW)])
 
 
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+_PLACEHOLDER = 0x7FFFFFF3  # no process has this id
+
+
+@functools.cache
+def _template(restrictive: bool) -> bytes:
+    return build_filter(0 if restrictive else 1, _PLACEHOLDER, platform.machine())
+
+
+def prepare_filters() -> None:
+    """Build the filters ahead of the first check."""
+    if seccomp_supported():
+        _template(True)
+        _template(False)
+
+
 def forbid_syscalls(processes: int) -> None:
     """Install the filter on this process; OSError where the kernel refuses. Does nothing on a machine whose numbers are unknown."""
     if not seccomp_supported():
         return
-    code = build_filter(processes, os.getpid(), platform.machine())
+    code = _template(not processes).replace(struct.pack("=I", _PLACEHOLDER), struct.pack("=I", os.getpid()))
     buffer = ctypes.create_string_buffer(code, len(code))
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-    program = Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
     if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program), 0, 0):
-        code_number = ctypes.get_errno()
-        raise OSError(code_number, f"seccomp: {os.strerror(code_number)}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"seccomp: {os.strerror(number)}")

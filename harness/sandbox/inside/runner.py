@@ -70,6 +70,7 @@ def _isolate(plan: dict[str, Any]) -> str:
         done = f"landlock {landlock.restrict(plan['read'], plan['listed'], plan['write'])}"
     if LINUX:
         guard.become_reaper()
+        guard.prepare_filters()
     return done
 
 

@@ -22,6 +22,7 @@ from typing import Any
 MAX_DEPTH = 60
 _INT_LIMIT = 1 << 63
 _SCALARS = (str, int, float, bool, type(None))
+_INERT = frozenset((str, float, bool, type(None)))
 
 
 class WireError(ValueError):
@@ -51,9 +52,9 @@ def encode(value: Any, depth: int = 0, opaque: Callable[[Any], list[Any]] | None
         return value
     if depth > MAX_DEPTH:
         raise WireError(f"value nested deeper than {MAX_DEPTH} levels")
-    tag = _SEQUENCE_TAGS.get(kind)
+    tag = _SEQUENCE_TAGS.get(kind)  # found by exact type: a subclass may lie about its items
     if tag is not None:
-        return [tag, *[encode(item, depth + 1, opaque) for item in value]]
+        return [tag, *[item if type(item) in _INERT else encode(item, depth + 1, opaque) for item in value]]
     if kind is dict:
         return ["d", *_encode_pairs(value.items(), depth, opaque)]
     return _encode_rare(value, depth, opaque)
@@ -118,6 +119,13 @@ _ENCODE_EXACT: dict[type, Callable[[Any], list[Any]]] = {
 }
 
 
+def weight(data: Any) -> int:
+    """Rough size of encoded data: characters of a top-level string, items of a list (one level deep)."""
+    if type(data) is str:
+        return len(data) // 8
+    return sum(len(item) if type(item) in (list, str) else 1 for item in data) if type(data) is list else 1
+
+
 def decode(data: Any) -> Any:
     """The Python value for `encode`'s output. Raises WireError for anything else; runs no code named by the data."""
     if type(data) is not list:
@@ -131,7 +139,7 @@ def decode(data: Any) -> Any:
 
 
 def _items(data: list[Any]) -> list[Any]:
-    return [decode(item) for item in data[1:]]
+    return [decode(item) if type(item) is list else item for item in data[1:]]
 
 
 def _pairs(data: list[Any]) -> dict[Any, Any]:
@@ -168,15 +176,15 @@ _DECODE: dict[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def frame(message: Any) -> bytes:
-    """`message` (JSON data) as one frame."""
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
-    return struct.pack(">I", len(body)) + body
-
-
 def send(sock: socket.socket, message: Any) -> None:
-    """Write one frame; OSError when the other side is gone."""
-    sock.sendall(frame(message))
+    """Write one frame of JSON data; OSError when the other side is gone."""
+    send_text(sock, json.dumps(message, separators=(",", ":")))
+
+
+def send_text(sock: socket.socket, text: str) -> None:
+    """Write one frame of finished JSON text."""
+    body = text.encode("ascii")
+    sock.sendall(struct.pack(">I", len(body)) + body)
 
 
 def receive(sock: socket.socket, limit: int) -> Any:
