@@ -37,6 +37,10 @@ class Forward:
         ``block_size``; a position sees its own and earlier blocks).
     fresh: drop the row's cache first (a refresh pass).
     cached: read and write the cache; false runs the window on its own.
+    assume: tokens taken for granted at window positions in this pass alone ("what if"); nothing is written.
+    trial: set the stored keys/values aside instead of keeping them, so that several what-if passes start
+        from the same cache; the row's trials are numbered from 0.
+    adopt: before this pass, keep what that trial had set aside and forget the other trials.
     """
 
     window: Span
@@ -46,6 +50,9 @@ class Forward:
     block_size: int | None = None
     fresh: bool = False
     cached: bool = True
+    assume: Mapping[int, int] | None = None
+    trial: bool = False
+    adopt: int | None = None
 
 
 @dataclass
@@ -104,8 +111,8 @@ class Backbone:
     def forward_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor]:
         """One forward pass for several rows: aligned logits [len(at), vocab] for each.
 
-        Raises ValueError for a window outside the row, a cache misuse, or logits that the window
-        cannot give (the shift needs the position before).
+        Raises ValueError for a window outside the row, a cache misuse, an assumed token outside the window,
+        or logits that the window cannot give (the shift needs the position before).
         """
         started = time.perf_counter()
         for row, request in requests.items():
@@ -129,13 +136,20 @@ class Backbone:
             raise ValueError(f"window {request.window} is empty or outside row {row} of length {canvas.rows[row].length}")
         if request.mask == "block_causal" and not request.block_size:
             raise ValueError("a block_causal forward needs block_size")
+        for position, token in (request.assume or {}).items():
+            if not (start <= position < stop and 0 <= token < self.spec.vocab_size):
+                raise ValueError(f"assumed token {token} at position {position} is outside window {request.window} or the vocabulary")
         if cache is None or not request.cached:
-            if request.store is not None:
-                raise ValueError("store needs a cache")
+            if request.store is not None or request.trial or request.adopt is not None:
+                raise ValueError("store, trial and adopt need a cache")
             return
         if request.fresh:
             cache.keep(row, 0)
+        cache.settle_trials(row, request.adopt, go_on=request.trial)
         cache.check(row, request.window, request.store)
+        if request.trial:
+            # What is set aside cannot protect positions that are already kept.
+            cache.check(row, request.window, None)
 
     def _select(self, hidden: Tensor, row: int, request: Forward, cache: KVCache | None) -> Tensor:
         start, stop = request.window
@@ -160,10 +174,12 @@ class Backbone:
         start, stop = request.window
         cached = cache.length(row) if cache is not None and request.cached else 0
         stored = 0
-        if cache is not None and request.store is not None:
-            stored = request.store[1] - request.store[0]
-            edge = hidden[request.store[1] - 1 - start] if self.spec.shift and stored else None
-            cache.mark(row, request.store, edge)
+        if cache is not None and request.cached and (request.store is not None or request.trial):
+            store = request.store or (start, start)
+            stored = store[1] - store[0]
+            edge = hidden[store[1] - 1 - start] if self.spec.shift and stored else None
+            keep = cache.set_aside if request.trial else cache.mark
+            keep(row, store, edge)
         canvas.meter.record(row, stop - start, cached, stored, max(cached, stop))
 
 
@@ -181,6 +197,16 @@ class _Batch:
             self._slices(windows.pop(), valid.pop())
         else:
             self._gather()
+        self._assume()
+
+    def _assume(self) -> None:
+        if not any(request.assume for request in self.requests.values()):
+            return
+        # The uniform batch's ids are a view of the canvas, which nobody but the canvas may change.
+        self.ids = self.ids.clone()
+        for slot, request in enumerate(self.requests.values()):
+            for position, token in (request.assume or {}).items():
+                self.ids[slot, position - request.window[0]] = token
 
     def _slices(self, window: Span, valid: int) -> None:
         start, stop = window

@@ -3,9 +3,12 @@
 Each row's cache is valid for positions [0, length(row)). A forward pass writes the keys of its window
 into the buffers at their own positions, so nothing is concatenated or copied; ``store`` decides which
 of them stay valid afterwards. Exact (block-causal) and approximate (Fast-dLLM) uses share this class.
+What-if passes (trials) set their keys aside; one of them may be adopted, the others are forgotten.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +16,15 @@ from torch import Tensor
 from harness.model.spec import ModelSpec
 
 Span = tuple[int, int]
+
+
+@dataclass
+class Trial:
+    """What one what-if pass would store: copies [layers, 2, span, kv_heads, head_dim] and the last hidden state."""
+
+    store: Span
+    content: Tensor
+    edge: Tensor | None
 
 
 class KVCache:
@@ -26,6 +38,7 @@ class KVCache:
         self.capacity = capacity
         self._valid = [0] * rows
         self._edge: list[tuple[int, Tensor] | None] = [None] * rows
+        self._trials: list[list[Trial]] = [[] for _ in range(rows)]
 
     def length(self, row: int) -> int:
         """Number of leading positions of the row whose keys and values are kept."""
@@ -60,6 +73,28 @@ class KVCache:
         if store[1] > store[0]:
             self._valid[row] = max(self._valid[row], store[1])
             self._edge[row] = None if edge is None else (store[1] - 1, edge)
+
+    def set_aside(self, row: int, store: Span, edge: Tensor | None) -> None:
+        """Copy the span that the pass just wrote, as the row's next trial; the cache itself stays as it was."""
+        span = slice(*store)
+        layers = [torch.stack([keys[row, span], values[row, span]]) for keys, values in zip(self.keys, self.values, strict=True)]
+        self._trials[row].append(Trial(store, torch.stack(layers), edge))
+
+    def settle_trials(self, row: int, adopt: int | None, go_on: bool) -> None:
+        """Before a pass: keep one trial's span if asked to; trials end with an adoption or a pass that is none.
+
+        Raises ValueError for a trial that was not run.
+        """
+        trials = self._trials[row]
+        if adopt is not None:
+            if not 0 <= adopt < len(trials):
+                raise ValueError(f"row {row} has {len(trials)} trials, cannot adopt number {adopt}")
+            chosen, span = trials[adopt], slice(*trials[adopt].store)
+            for keys, values, content in zip(self.keys, self.values, chosen.content, strict=True):
+                keys[row, span], values[row, span] = content[0], content[1]
+            self.mark(row, chosen.store, chosen.edge)
+        if adopt is not None or not go_on:
+            trials.clear()
 
 
 class UniformView:
