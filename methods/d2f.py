@@ -19,7 +19,7 @@ from harness.canvas import Row
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, commit_indices, propose
 
-_SCORES: dict[str, Score] = {"default": "probability", "neg_entropy": "neg_entropy", "margin_confidence": "margin"}
+SCORES: dict[str, Score] = {"default": "probability", "neg_entropy": "neg_entropy", "margin_confidence": "margin"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class Pipeline:
     def active(self) -> list[Block]:
         return [block for block in self.blocks if block.phase == "active"]
 
+    def masked(self) -> list[int]:
+        """Unwritten positions of the active blocks."""
+        return [position for block in self.active for position in self.row.masked(block.start, block.stop)]
+
     def request(self) -> Forward:
         """The next pass: blocks to be cached, then the active ones; stores the former."""
         waiting = [block for block in self.blocks if block.phase == "to_cache"]
@@ -85,8 +89,8 @@ class Pipeline:
         store = (waiting[0].start, waiting[-1].stop) if waiting else None
         for block in waiting:
             block.phase = "in_cache"
-        at = [position for block in self.active for position in self.row.masked(block.start, block.stop)]
-        return Forward(window=(live[0].start, live[-1].stop), at=at, store=store, mask="block_causal", block_size=self.config.block_size)
+        window = (live[0].start, live[-1].stop)
+        return Forward(window=window, at=self.masked(), store=store, mask="block_causal", block_size=self.config.block_size)
 
     def fill(self, at: list[int], candidates: Candidates, eos_ids: tuple[int, ...]) -> None:
         """Commit, block by block, what is above the threshold; a full block commits its best one at least."""
@@ -126,7 +130,7 @@ class D2F(RowDecoder):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         pipeline = Pipeline(row, config)
-        score = _SCORES[config.sampling_strategy]
+        score = SCORES[config.sampling_strategy]
         while True:
             pipeline.grow()
             if not pipeline.active:

@@ -12,7 +12,7 @@ from harness.registry import load_method
 from harness.settings import build_config
 from tests.helpers import backbone, canvas, golden_cases
 
-METHODS = ("vanilla", "fast_dllm", "d2f")
+METHODS = ("vanilla", "fast_dllm", "d2f", "lopa")
 CASES = [case for case in golden_cases() if case["method"] in METHODS]
 
 
@@ -35,7 +35,7 @@ def expected(case: dict[str, Any]) -> tuple[list[int], int, list[list[int]]]:
 
 def test_every_reference_case_is_here() -> None:
     counts = {name: sum(case["method"] == name for case in CASES) for name in METHODS}
-    assert counts == {"vanilla": 60, "fast_dllm": 102, "d2f": 78}
+    assert counts == {"vanilla": 60, "fast_dllm": 102, "d2f": 78, "lopa": 20}
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
