@@ -1,4 +1,4 @@
-"""``bench report`` and ``bench compare``: from stored runs only, no model is loaded."""
+"""``bench report``, ``bench compare`` and ``bench trace``: from stored runs only, no model is loaded."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ def report_command(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them.")
     ] = None,
+    viewer_samples: Annotated[
+        int | None, typer.Option("--viewer-samples", min=0, help="Samples of each run that the page can replay; default all.")
+    ] = None,
 ) -> None:
     """Turn stored runs into a leaderboard, plots and a page that replays how answers were written.
 
@@ -54,7 +57,9 @@ def report_command(
     if check:
         _check(runs, target, readme, path / "published.yaml")
         return
-    written = _write(runs, target, chosen, path / "published.yaml") if readme is None or output is not None or formats else []
+    written = (
+        _write(runs, target, chosen, path / "published.yaml", viewer_samples) if readme is None or output is not None or formats else []
+    )
     if readme is not None:
         from reports.readme import updated
 
@@ -96,6 +101,35 @@ def compare_command(
     Console().print(comparison(baseline, list(zip(others, verdicts, strict=True))))
 
 
+def trace_command(
+    run: Annotated[str, typer.Argument(help="Run folder or run id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Animation to write, .gif or .webp.")] = Path("trace.gif"),
+    doc: Annotated[int, typer.Option("--doc", help="Document number within the suite.")] = 0,
+    repeat: Annotated[int, typer.Option("--repeat", help="Which repeat of the document.")] = 0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Playing time, last frame not counted.")] = 6.0,
+    root: Annotated[Path, typer.Option("--runs", help="Where run ids are looked up.")] = Path("runs"),
+) -> None:
+    """Export how one stored answer was written as an animation, a frame per forward pass.
+
+    The page of `bench report` replays every stored answer, two methods side by side; this is for slides and READMEs.
+    """
+    from harness.records import read_samples
+    from reports.trace import animate
+
+    folder = _find(run, root)
+    samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(folder)}
+    if (doc, repeat) not in samples:
+        known = sorted({document for document, _ in samples})
+        raise ReportOptionError(f"{folder.name} has no document {doc} repeat {repeat}: choose --doc from {_ranges(known)}, and --repeat")
+    typer.echo(f"{output}: {animate(samples[doc, repeat], output, seconds=seconds)} frames")
+
+
+def _ranges(numbers: list[int]) -> str:
+    if not numbers:
+        return "none"
+    return f"{numbers[0]}-{numbers[-1]}" if numbers == list(range(numbers[0], numbers[-1] + 1)) else ", ".join(map(str, numbers[:20]))
+
+
 def _formats(formats: list[str] | None) -> list[str]:
     chosen = formats or list(FORMATS)
     unknown = [name for name in chosen if name not in FORMATS]
@@ -120,24 +154,33 @@ def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: 
     typer.echo(f"{readme or target / 'leaderboard.md'} agrees with {len(runs)} runs")
 
 
-def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path) -> list[Path]:
+def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None) -> list[Path]:
     from reports.leaderboard import leaderboard
     from reports.published import read_published
     from reports.table import build
 
+    apart = read_published(published)
+    tables = build(runs)
     try:
         target.mkdir(parents=True, exist_ok=True)
+        written: list[Path] = []
+        if "markdown" in formats:
+            written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart), "--output"))
+        if "csv" in formats and tables:
+            import pandas as pd
+
+            frame = pd.concat([table.frame.assign(suite=table.suite, comparability_key=table.key) for table in tables])
+            written.append(_save(target / "leaderboard.csv", frame.to_csv(index=False), "--output"))
+        if "plots" in formats:
+            from reports.plots import write
+
+            written += [file for table in tables for file in write(table, target / "plots")]
+        if "html" in formats:
+            from reports.page import page
+
+            written.append(_save(target / "index.html", page(runs, apart, viewer_samples), "--output"))
     except OSError as error:
         raise ReportOptionError(f"cannot write to {target} ({error.strerror}): choose another folder with --output") from None
-    written: list[Path] = []
-    if "markdown" in formats:
-        written.append(_save(target / "leaderboard.md", leaderboard(runs, published=read_published(published)), "--output"))
-    tables = build(runs)
-    if "csv" in formats and tables:
-        import pandas as pd
-
-        frame = pd.concat([table.frame.assign(suite=table.suite, comparability_key=table.key) for table in tables])
-        written.append(_save(target / "leaderboard.csv", frame.to_csv(index=False), "--output"))
     return written
 
 

@@ -61,13 +61,23 @@ def notes(table: Table) -> list[str]:
 
 def configuration(table: Table) -> str:
     """Everything the rows share and what each was run with, folded away below the table."""
-    shared = {name.replace("_", " "): value for name, value in table.comparability.items()}
-    lines = [f"- {name}: {_plain(value)}" for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()]
-    rows = [f"- `{row.label}`: {_all_settings(row)}; `{row.stored.run.command}`" for row in table.rows]
+    lines = [f"- {name}: {value}" for name, value in facts(table).items()]
     figure = aup.sentence(table)
     lines += [f"- {figure}"] if figure else []
-    body = "\n".join([*lines, "", "Settings and command of each row:", "", *rows])
+    body = "\n".join([*lines, "", "Settings and command of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)])
     return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
+
+
+def facts(table: Table) -> dict[str, str]:
+    """What all rows share, then versions, commit and machine; several values where runs differ."""
+    shared = {name.replace("_", " "): value for name, value in table.comparability.items()}
+    return {name: _plain(value) for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()}
+
+
+def settings_line(row: Row) -> str:
+    """All settings of a row and the command that ran it."""
+    settings = ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
+    return f"`{row.label}`: {settings}; `{row.stored.run.command}`"
 
 
 def excluded(runs: Iterable[StoredRun], heading: str = "##") -> list[str]:
@@ -99,10 +109,6 @@ def _environment(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         name.replace("_", " "): values[0] if len(values) == 1 else ", ".join(map(str, values)) for name, values in found.items() if values
     }
-
-
-def _all_settings(row: Row) -> str:
-    return ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
 
 
 def _name(row: Row) -> str:

@@ -1,0 +1,33 @@
+"""What replaying a stored sample needs: which forward pass wrote which token, and how sure it was."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from harness.records import Sample
+
+
+def replay(sample: Sample) -> dict[str, Any]:
+    """What a replay needs of a sample, without the positions behind the last written one.
+
+    ``pieces``: strings (ids in angle brackets where none were recorded); ``steps``: writing forward per position, -1: none;
+    ``confidence``: percent or -1; ``forwards``: [query, cached, stored, how many in a row].
+    """
+    end = max((place + 1 for place, step in enumerate(sample.step_map) if step >= 0), default=0)
+    pieces = sample.pieces[:end] or [f"⟨{token}⟩" for token in sample.output_ids[:end]]
+    confidence = [-1 if value is None else round(100 * value) for value in sample.confidence[:end]]
+    return {
+        "doc": sample.doc_id,
+        "repeat": sample.repeat,
+        "pieces": pieces,
+        "steps": sample.step_map[:end],
+        "confidence": confidence or [-1] * end,
+        "unwritten": len(sample.step_map) - end,
+        "useful": sample.useful,
+        "nfe": sample.nfe,
+        "seconds": sample.time_s,
+        "correct": sample.correct,
+        "status": sample.status,
+        "forwards": [[*key, len(list(group))] for key, group in groupby(sample.forwards)],
+    }
