@@ -58,6 +58,7 @@ def _entry(place: int, table: Table, row: Row) -> dict[str, Any]:
         "table": table.key,
         "suite": f"{table.suite} ({table.key[:6]})",
         "label": row.label,
+        "method": row.stored.run.plan.method,
         "run": row.stored.run.run_id,
         "baseline": row.is_baseline,
     }
@@ -158,4 +159,4 @@ def _template(name: str) -> str:
 
 def _json(value: Any) -> str:
     """Compact JSON that cannot end a script element."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")

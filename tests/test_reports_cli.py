@@ -8,13 +8,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli_report import compare_command, report_command
+from harness.cli_report import compare_command, report_command, trace_command
 from reports.readme import BEGIN, END
 from tests.synthetic_runs import Fake, write_fake, write_table
 
 app = typer.Typer()
 app.command("report")(report_command)
 app.command("compare")(compare_command)
+app.command("trace")(trace_command)
 
 
 def bench(*arguments: object) -> tuple[int, str]:
@@ -41,6 +42,24 @@ def test_report_writes_below_the_runs_by_default(root: Path) -> None:
     assert (root / "report" / "leaderboard.md").read_text().startswith("## nano-gsm, 32 problems")
     assert (root / "report" / "leaderboard.csv").read_text().startswith("method,settings,")
     assert "leaderboard.md" in output
+
+
+def test_report_without_flags_writes_everything(root: Path, tmp_path: Path) -> None:
+    status, output = bench("report", root, "-o", tmp_path, "--viewer-samples", 2)
+    assert status == 0
+    names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"leaderboard.md", "leaderboard.csv", "index.html"} < names
+    assert sum(name.endswith(".png") for name in names) == sum(name.endswith(".svg") for name in names) == 5
+    assert len(output.splitlines()) == len(names)
+
+
+def test_trace_writes_an_animation_or_says_which_documents_there_are(folders: list[Path], root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "trace.gif"
+    status, output = bench("trace", folders[3].name, "--runs", root, "--doc", 2, "-o", file, "--seconds", 1)
+    assert status == 0
+    assert output.endswith(" frames\n")
+    assert file.read_bytes().startswith(b"GIF89a")
+    assert "has no document 99 repeat 0: choose --doc from 0-31" in bench("trace", folders[3], "--doc", 99, "-o", file)[1]
 
 
 def test_check_finds_drift(root: Path, tmp_path: Path) -> None:

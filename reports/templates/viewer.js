@@ -32,7 +32,7 @@
     const entries = rows.map((run) => [run.place, run.label + (run.baseline ? " (baseline)" : "")]);
     const left = rows.find((run) => run.baseline) ?? rows[0];
     fill(get("left"), entries, left.place);
-    fill(get("right"), entries, (rows.find((run) => run !== left) ?? left).place);
+    fill(get("right"), entries, (rows.find((run) => run.method !== left.method) ?? rows.find((run) => run !== left) ?? left).place);
     return chooseRuns();
   }
 
