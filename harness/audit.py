@@ -165,7 +165,7 @@ def _blames(sample: Sample, name: str) -> bool:
 def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:
     final = finished_length(row)
     steps = row.step_map
-    holes = [position for position, step in enumerate(steps[:final]) if step < 0]
+    holes = [position for start, stop in row.finals for position in range(start, stop) if not row.written(position)]
     region = ids[row.prompt_length : row.end]
     # Unwritten positions must hold the fill id: a token put there behind the canvas would steer the model unseen.
     stray = [k for k, (here, told) in enumerate(zip(region, row.output, strict=True)) if here != told]
@@ -180,6 +180,5 @@ def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:
 
 
 def finished_length(row: Row) -> int:
-    """Length of the answer: up to and including the first end-of-text, else the whole region."""
-    eos = row.eos_position
-    return row.end - row.prompt_length if eos is None else eos - row.prompt_length + 1
+    """Length of the answer: of each block up to and including its first end-of-text, else the whole block."""
+    return sum(stop - start for start, stop in row.finals)

@@ -2,6 +2,7 @@
 
 A row is a prompt followed by ``new_tokens`` unwritten positions. Positions are row coordinates
 (0 = first prompt token) whatever the batch; the padding that batching needs stays in here.
+A method that writes several texts side by side divides its row into blocks; each then ends on its own.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Row:
         self._step = [-1] * canvas.new_tokens
         self._confidence: list[float | None] = [None] * canvas.new_tokens
         self._end = self.length
+        self._spans: list[Span] = []
+        self._abandoned: set[int] = set()
         self._frontier = self.prompt_length
         self._eos: int | None = None
         self._rng: torch.Generator | None = None
@@ -50,15 +53,72 @@ class Row:
 
     @property
     def stopped(self) -> bool:
-        """Whether the harness' early exit applies: end-of-text written and no hole before it."""
+        """Whether the harness' early exit applies: end-of-text written and no hole before it, in every block."""
         if self._canvas.stop_rule == "reference":
             return False
+        if self._spans:
+            return all(self.settled(index) for index in range(len(self._spans)))
         return self._frontier >= self._end or (self._eos is not None and self._eos < self._frontier)
 
     @property
     def eos_position(self) -> int | None:
         """First written end-of-text in the generation region, if any."""
         return self._eos
+
+    @property
+    def spans(self) -> list[Span]:
+        """The blocks of the generation region; one unless the method divided it."""
+        return list(self._spans) or [(self.prompt_length, self._end)]
+
+    @property
+    def divided(self) -> bool:
+        return bool(self._spans)
+
+    @property
+    def finals(self) -> list[Span]:
+        """The part of each block that is answer: up to and including its first end-of-text, the whole block without
+        one; of an abandoned block what lies before its first hole."""
+        return [(start, self._final(index, start, stop)) for index, (start, stop) in enumerate(self.spans)]
+
+    def _final(self, index: int, start: int, stop: int) -> int:
+        for position in range(start, stop):
+            if not self.written(position):
+                if index in self._abandoned:
+                    return position
+            elif self._tokens[position] in self._canvas.eos_ids:
+                return position + 1
+        return stop
+
+    def divide(self, lengths: Sequence[int]) -> None:
+        """Split the generation region into consecutive blocks, each an answer text with an end-of-text of its own.
+
+        The region ends behind the last block. The early exit then waits for every block, and the text of the
+        answer is that of all blocks in order. Raises CanvasError for an empty block, for blocks longer than the
+        region, and once tokens are written.
+        """
+        total = sum(lengths)
+        if not lengths or min(lengths) < 1 or total > self._end - self.prompt_length:
+            raise CanvasError(f"blocks of {list(lengths)} tokens do not divide a region of {self._end - self.prompt_length}")
+        if self._spans or any(step >= 0 for step in self._step):
+            raise CanvasError("divide comes before the first commit, and once")
+        self._end = self.prompt_length + total
+        stops = [self.prompt_length + sum(lengths[: k + 1]) for k in range(len(lengths))]
+        self._spans = list(zip([self.prompt_length, *stops], stops, strict=False))
+
+    def settled(self, index: int) -> bool:
+        """Whether block ``index`` needs no more tokens: full, abandoned, or ended (harness stop rule only)."""
+        start, stop = self.spans[index]
+        hole = next((position for position in range(start, stop) if not self.written(position)), None)
+        if hole is None or index in self._abandoned:
+            return True
+        ended = any(self._tokens[position] in self._canvas.eos_ids for position in range(start, hole))
+        return ended and self._canvas.stop_rule == "harness"
+
+    def abandon(self, index: int) -> None:
+        """Declare that what block ``index`` still lacks stays unwritten because the method wants no more of it."""
+        if not self._spans:
+            raise CanvasError("only a block of a divided row can be abandoned; use close to end a row early")
+        self._abandoned.add(index)
 
     @property
     def fill_id(self) -> int:
@@ -122,6 +182,8 @@ class Row:
 
         Raises CanvasError if a position before ``end`` is unwritten or one behind it is written.
         """
+        if self._spans:
+            raise CanvasError("a divided row ends with its last block; abandon a block instead of closing the row")
         if not self.prompt_length <= end <= self._end:
             raise CanvasError(f"close at {end} is outside the generation region [{self.prompt_length}, {self._end}]")
         if self.masked(stop=end):
@@ -129,6 +191,24 @@ class Row:
         if any(step >= 0 for step in self._step[end - self.prompt_length :]):
             raise CanvasError(f"close at {end} would cut off written positions")
         self._end = end
+
+    def remask(self, at: Sequence[int]) -> None:
+        """Take tokens back, for methods and hooks that remask; the positions may be committed again.
+
+        Raises CanvasError outside the region or for a model without a mask token.
+        """
+        if self._canvas.mask_id is None:
+            raise CanvasError("remask needs a model with a mask token")
+        for position in at:
+            if not self.prompt_length <= position < self._end:
+                raise CanvasError(f"remask at {position} is outside the generation region [{self.prompt_length}, {self._end})")
+            slot = position - self.prompt_length
+            self._tokens[position], self._step[slot], self._confidence[slot] = self.fill_id, -1, None
+        if at:
+            self._canvas.write(self.index, at, [self.fill_id] * len(at))
+            self._frontier = min(self._frontier, *at)
+            self._canvas.meter.rows[self.index].finished_s = None
+        self._advance()
 
     def _write(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None) -> None:
         canvas = self._canvas

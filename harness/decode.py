@@ -33,12 +33,16 @@ class ContextError(UserError, ValueError):
 
 @dataclass
 class Decoded:
-    """One row's ids, counts and times (seconds); see records.Sample for the fields."""
+    """One row's ids, counts and times (seconds); see records.Sample for the fields.
+
+    ``spans``: blocks of the output, [start, stop) in output positions; one unless the method divided the row.
+    """
 
     prompt: list[int]
     output: list[int]
     step_map: list[int]
     confidence: list[float | None]
+    spans: list[tuple[int, int]]
     committed: int
     nfe: int
     positions: int
@@ -122,6 +126,7 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         output=output,
         step_map=steps,
         confidence=row.confidences,
+        spans=[(start - row.prompt_length, stop - row.prompt_length) for start, stop in row.spans],
         committed=sum(step >= 0 for step in steps),
         nfe=meter.nfe,
         positions=meter.positions,

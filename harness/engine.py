@@ -187,6 +187,7 @@ def _measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
         "peak_memory_bytes": row.peak_memory_bytes,
         "forwards": row.forwards,
         "step_map": row.step_map,
+        "blocks": row.spans if len(row.spans) > 1 else [],
         "confidence": [None if value is None else round(value, 4) for value in row.confidence],
     }
 

@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.loader import Loaded
 from harness.records import Status
 from harness.settings import build_config
-from harness.text import before_eos, cut_at_stops, encode
+from harness.text import answer_of_blocks, encode
 
 if TYPE_CHECKING:
     from methods.base import Decoder
@@ -115,11 +115,8 @@ class Generator:
 
     def _finish(self, item: Generation, row: Decoded) -> None:
         item.decoded = row
-        answer = before_eos(row.output, row.step_map, self.loaded.spec.eos_ids)
-        if self.loaded.tokenizer is None:
-            item.useful = len(answer)
-        else:
-            item.useful, item.text = cut_at_stops(self.loaded.tokenizer, answer, item.request.stops)
+        eos_ids, stops = self.loaded.spec.eos_ids, item.request.stops
+        item.useful, item.text = answer_of_blocks(self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops)
         if not row.audit_passed:
             item.status = "audit_failed"
             item.error = "; ".join(f"{check.name}: {check.detail}" for check in row.checks if not check.passed)

@@ -148,6 +148,7 @@ class Sample(Record):
     forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
     step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
     confidence: list[float | None] = []
+    blocks: list[tuple[int, int]] = Field(default=[], description="[start, stop) in output_ids of each text; empty: one text")
     status: Status = "ok"
     error: str | None = None
     grading: Grading = "not_run"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from harness.errors import UserError
 from harness.model.spec import CheckpointError
+
+_MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
+
+
+class MarkerError(UserError, ValueError):
+    """A prompt whose [R] and [A] markers do not say where the two blocks go."""
 
 
 def encode(tokenizer: Any, text: str, add_bos: bool) -> list[int]:
@@ -47,6 +55,50 @@ def cut_at_stops(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tu
     lengths = range(1, len(ids) + 1)
     useful = bisect_right(lengths, cut, key=lambda n: len(decode_text(tokenizer, ids[:n])))
     return useful, text[:cut]
+
+
+def answer_of_blocks(
+    tokenizer: Any,
+    ids: Sequence[int],
+    steps: Sequence[int],
+    blocks: Sequence[tuple[int, int]],
+    eos_ids: Collection[int],
+    stops: Sequence[str],
+) -> tuple[int, str | None]:
+    """(number of useful ids, text) of an output whose ``blocks`` [start, stop) are texts of their own.
+
+    Each block counts up to its first end-of-text, hole or stop string; the texts are joined, with a line break
+    where neither side has one. Text is None without a tokenizer.
+    """
+    useful, text = 0, ""
+    for start, stop in blocks:
+        kept = before_eos(ids[start:stop], steps[start:stop], eos_ids)
+        count, part = cut_at_stops(tokenizer, kept, stops) if tokenizer is not None else (len(kept), "")
+        seam = "\n" if text and part and not text.endswith("\n") and not part.startswith("\n") else ""
+        useful, text = useful + count, text + seam + part
+    return useful, text if tokenizer is not None else None
+
+
+def split_markers(prompt: str) -> tuple[str, dict[str, int]]:
+    """A prompt ending in ``[R] [A]`` (or with lengths in tokens, ``[R:48] [A:16]``): (text before it, given lengths).
+
+    Without any marker the prompt comes back unchanged. Raises MarkerError unless exactly R, then A, close the prompt.
+    """
+    found = list(_MARKER.finditer(prompt))
+    if not found:
+        return prompt, {}
+    names = [match[1] for match in found]
+    if names != ["R", "A"]:
+        raise MarkerError(f"prompt has the markers {' '.join(match[0] for match in found)}: end it with one [R] and then one [A]")
+    between, behind = prompt[found[0].end() : found[1].start()], prompt[found[1].end() :]
+    if between.strip() or behind.strip():
+        raise MarkerError(
+            f"text {(between.strip() or behind.strip())!r} stands behind [R]: put it before the markers, which end the prompt"
+        )
+    lengths = {match[1]: int(match[2]) for match in found if match[2]}
+    if empty := [name for name, length in lengths.items() if length == 0]:
+        raise MarkerError(f"[{empty[0]}:0] is an empty block: give it at least one token")
+    return prompt[: found[0].start()].rstrip(" "), lengths
 
 
 def pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:

@@ -93,6 +93,73 @@ def test_close_ends_the_region() -> None:
         row.commit([5], [3])
 
 
+def test_blocks_end_on_their_own() -> None:
+    row = make(new_tokens=7).rows[0]
+    row.divide([3, 2])
+    assert (row.spans, row.end) == ([(2, 5), (5, 7)], 7)
+    row.commit([2, 3], [9, 18])
+    assert row.settled(0)
+    assert not row.stopped
+    row.commit([5, 6], [8, 18])
+    assert row.stopped
+    assert row.finals == [(2, 4), (5, 7)]
+
+
+def test_abandoned_block_ends_at_its_first_hole() -> None:
+    row = make().rows[0]
+    row.divide([4, 2])
+    row.commit([2, 5], [9, 9])
+    row.commit([6, 7], [8, 8])
+    assert not row.stopped
+    row.abandon(0)
+    assert row.stopped
+    assert row.finals == [(2, 3), (6, 8)]
+
+
+def test_reference_rule_settles_full_blocks_only() -> None:
+    row = make("reference").rows[0]
+    row.divide([3, 3])
+    row.commit([2], [18])
+    assert not row.settled(0)
+    row.commit([3, 4], [18, 18])
+    assert row.settled(0)
+
+
+@pytest.mark.parametrize("lengths", [[], [0, 3], [4, 3], [-1, 4]])
+def test_divide_refuses(lengths: list[int]) -> None:
+    with pytest.raises(CanvasError, match="do not divide"):
+        make().rows[0].divide(lengths)
+
+
+def test_divide_comes_first_and_once() -> None:
+    row = make().rows[0]
+    row.commit([2], [3])
+    with pytest.raises(CanvasError, match="before the first commit"):
+        row.divide([3, 3])
+    with pytest.raises(CanvasError, match="divided row"):
+        row.abandon(0)
+    other = make().rows[1]
+    other.divide([3, 3])
+    with pytest.raises(CanvasError, match="and once"):
+        other.divide([3, 3])
+    with pytest.raises(CanvasError, match="ends with its last block"):
+        other.close(3)
+
+
+def test_remask_takes_tokens_back() -> None:
+    page = make()
+    row = page.rows[0]
+    row.commit(range(2, 8), [3, 4, 18, 3, 3, 3])
+    assert row.stopped
+    row.remask([3, 4])
+    assert (row.masked(), row.frontier, row.eos_position, row.stopped) == ([3, 4], 3, None, False)
+    assert page.ids[0, 2:5].tolist() == [3, 19, 19]
+    row.commit([3], [9])
+    assert row.output[:3] == [3, 9, 19]
+    with pytest.raises(CanvasError, match="outside"):
+        row.remask([1])
+
+
 def test_model_without_mask_token() -> None:
     page = Canvas([[5]], 3, vocab_size=20, mask_id=None, eos_ids=[18])
     page.meter.rows[0].forwards.append((1, 0, 0))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from harness import likelihood
 from harness.model.load import canonical_name, load_transformer, tensors
 from harness.records import RecordError, Sample, read_samples
-from harness.text import before_eos, cut_at_stops, encode
+from harness.text import MarkerError, answer_of_blocks, before_eos, cut_at_stops, encode, split_markers
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
 
@@ -56,6 +56,55 @@ def test_useful_ids_end_before_eos_or_a_hole() -> None:
 )
 def test_stop_strings_map_back_to_ids(ids: list[int], stops: list[str], expected: tuple[int, str]) -> None:
     assert cut_at_stops(Letters(), ids, stops) == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "steps", "stops", "expected"),
+    [
+        ([120, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], (3, "x\nyz")),
+        ([120, 10, 9, 121, 9], [0, 0, 0, 0, 0], [], (3, "x\ny")),
+        ([120, 113, 120, 121, 122], [0, 0, 0, 0, 0], ["q"], (3, "x\nyz")),
+        ([120, 0, 120, 121, 122], [0, -1, 0, 0, 0], [], (3, "x\nyz")),
+        ([9, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], (2, "yz")),
+    ],
+    ids=["ended", "line-break", "stop-string", "hole", "empty"],
+)
+def test_blocks_are_cut_one_by_one(ids: list[int], steps: list[int], stops: list[str], expected: tuple[int, str]) -> None:
+    assert answer_of_blocks(Letters(), ids, steps, [(0, 3), (3, 5)], {9}, stops) == expected
+    assert answer_of_blocks(None, ids, steps, [(0, 3), (3, 5)], {9}, [])[1] is None
+
+
+def test_one_block_is_the_plain_rule() -> None:
+    assert answer_of_blocks(Letters(), [120, 121, 9, 122], [0, 0, 0, 0], [(0, 4)], {9}, ["y"]) == (1, "x")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Why? [R] [A]", ("Why?", {})),
+        ("Why?\n[R:48][A:16]\n", ("Why?\n", {"R": 48, "A": 16})),
+        ("Why? [R][A:5]", ("Why?", {"A": 5})),
+        ("no markers [B]", ("no markers [B]", {})),
+    ],
+)
+def test_markers_close_the_prompt(prompt: str, expected: tuple[str, dict[str, int]]) -> None:
+    assert split_markers(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("Why? [R]", "one .R. and then one .A."),
+        ("Why? [A] [R]", "one .R. and then one .A."),
+        ("Why? [R] [R] [A]", "one .R. and then one .A."),
+        ("Why? [R] so [A]", "'so' stands behind"),
+        ("Why? [R] [A] now", "'now' stands behind"),
+        ("Why? [R:0] [A]", "empty block"),
+    ],
+)
+def test_misplaced_markers_are_refused(prompt: str, text: str) -> None:
+    with pytest.raises(MarkerError, match=text):
+        split_markers(prompt)
 
 
 def sample(doc_id: int) -> Sample:
