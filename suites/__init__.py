@@ -27,6 +27,7 @@ __all__ = ["Grade", "Suite", "SuiteDataError", "SuiteError", "list_suites", "loa
 
 FOLDER = Path(__file__).parent
 FEWSHOT_SEED = 1234
+ID_FIELDS = ("task_id", "unique_id", "id")
 Doc = dict[str, Any]
 
 
@@ -53,17 +54,22 @@ class Suite:
     """One evaluation suite. The lm-eval task (and so the data) is loaded at first use.
 
     name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
-    number of new tokens. needs_code: whether answers are programs that have to be run.
+    number of new tokens. needs_code: whether answers are programs that have to be run. repairs: where grading departs from the stock task.
+    frozen: the fingerprint that this version of the suite was published with.
     """
 
     def __init__(self, path: Path, data_dir: str | None = None) -> None:
         self.path, self.data_dir = path, data_dir
         self.config = _plain_yaml(path)
-        self.name: str = self.config["task"]
+        self.name: str = self.config.get("group") or self.config["task"]
         self.settings: dict[str, Any] = self.config["metadata"]["suite"]
         self.title: str = self.settings["title"]
+        self.frozen: dict[str, Any] = self.settings.get("frozen", {})
+        self.repairs: list[str] = list(self.settings.get("repairs", []))
         metric, _, filter_name = self.settings["headline"].partition(",")
         self.headline: tuple[str, str] = (metric, filter_name)
+        if "group" in self.config:
+            self.config["generation_kwargs"] = _plain_yaml(_files()[self.config["task"][0]])["generation_kwargs"]
         self.needs_code = bool(self.config.get("unsafe_code", False))
         generation = self.config.get("generation_kwargs", {})
         self.stop: list[str] = list(generation.get("until", []))
@@ -79,6 +85,12 @@ class Suite:
         manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
         return manager.load([self.name])["tasks"][self.name]
 
+    @property
+    def scorer(self) -> CodeScorer | None:
+        """How programs are checked; None for suites whose answers are not programs."""
+        hook = self.task.config.process_results
+        return hook if isinstance(hook, CodeScorer) else None
+
     @cached_property
     def _rows(self) -> list[Doc]:
         return list(self.task.eval_docs)
@@ -88,10 +100,13 @@ class Suite:
         return list(enumerate(self._rows[:limit]))
 
     @cached_property
-    def _prompts(self) -> dict[str, str]:
-        # Few-shot examples are drawn document after document from one seeded generator, so all prompts are rendered in order, once.
+    def _position(self) -> dict[str, int]:
+        return {_digest(doc): index for index, doc in enumerate(self._rows)}
+
+    @cached_property
+    def _prompts(self) -> list[str]:
         self.task.set_fewshot_seed(FEWSHOT_SEED)
-        return {_digest(doc): self._render(doc) for doc in self._rows}
+        return []
 
     def _render(self, doc: Doc) -> str:
         context = self.task.fewshot_context(doc, num_fewshot=self.task.config.num_fewshot or 0, gen_prefix=self.task.doc_to_prefix(doc))
@@ -99,12 +114,21 @@ class Suite:
 
     def prompt(self, doc: Doc) -> str:
         """The exact text the model gets, as lm-eval renders it without a chat template."""
-        return self._prompts[_digest(doc)]
+        # Few-shot examples are drawn document after document from one seeded generator, so prompts can only be rendered in order.
+        position = self._position[_digest(doc)]
+        for row in self._rows[len(self._prompts) : position + 1]:
+            self._prompts.append(self._render(row))
+        return self._prompts[position]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of documents and sha256 over the sha256 hex digests of all prompts, in order."""
+        """Number of documents, sha256 of their ids, and sha256 over the sha256 hex digests of all prompts, in order.
+
+        Equal to `frozen` unless the data, the prompt or lm-eval changed; a run stores it, so that changed prompts are never compared.
+        """
         digests = [hashlib.sha256(self.prompt(doc).encode()).hexdigest() for _, doc in self.docs()]
-        return {"docs": len(digests), "prompts_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
+        ids = [next((str(doc[field]) for field in ID_FIELDS if field in doc), str(doc_id)) for doc_id, doc in self.docs()]
+        prompts = hashlib.sha256("".join(digests).encode()).hexdigest()
+        return {"docs": len(digests), "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(), "prompts_sha256": prompts}
 
     def filtered(self, doc: Doc, text: str) -> Any:
         """The text after the headline's filter: a program, an extracted answer."""
@@ -117,22 +141,54 @@ class Suite:
     def grade(self, doc: Doc, text: str, jail: Jail | None = None) -> Grade:
         """Grade one answer, already cut at the stop strings. Same code as lm-eval's scoring; `jail` defaults to the process-wide one."""
         result = self.filtered(doc, text)
-        scorer = self.task.config.process_results
-        if isinstance(scorer, CodeScorer):
-            program = result if isinstance(result, str) else result[0]
-            return self.grade_program(doc, program, jail)
+        if self.scorer is not None:
+            return self.grade_program(doc, result if isinstance(result, str) else result[0], jail)
         scores = self.task.process_results(doc, [result])
         correct = scores[self.headline[0]] == 1
         answer = str(result if isinstance(result, str) else result[0])
-        return Grade(correct, "passed" if correct else "failed", answer=answer)
+        return Grade(correct, "passed" if correct else "failed", answer=answer, detail=", ".join(f"{k} {v:g}" for k, v in scores.items()))
 
     def grade_program(self, doc: Doc, program: str, jail: Jail | None = None) -> Grade:
-        """Grade a finished program (code suites only)."""
-        scorer = self.task.config.process_results
-        if not isinstance(scorer, CodeScorer):
+        """Grade a finished program. Raises SuiteError for suites whose answers are not programs."""
+        if self.scorer is None:
             raise SuiteError(f"the answers of {self.name} are not programs")
-        verdict = scorer.verdict(doc, program, jail)
+        verdict = self.scorer.verdict(doc, program, jail)
         return Grade(None if verdict.grading == "not_run" else verdict.passed, verdict.grading, program, detail=verdict.detail)
+
+    def cut(self, text: str) -> str:
+        """The text up to the first stop string, as a generator hands it over."""
+        ends = [place for stop in self.stop if (place := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+
+class GroupSuite(Suite):
+    """Several suites as one: their documents one after the other, each prompted and graded by its own suite."""
+
+    @cached_property
+    def members(self) -> list[Suite]:
+        """The suites of the group, in order."""
+        return [load_suite(name, self.data_dir) for name in self.config["task"]]
+
+    @cached_property
+    def task(self) -> Any:
+        """The first member's task, whose generation settings all members share."""
+        return self.members[0].task
+
+    @cached_property
+    def _rows(self) -> list[Doc]:
+        return [doc for member in self.members for _, doc in member.docs()]
+
+    @cached_property
+    def _owner(self) -> dict[str, Suite]:
+        return {_digest(doc): member for member in self.members for _, doc in member.docs()}
+
+    def prompt(self, doc: Doc) -> str:
+        """The member's prompt."""
+        return self._owner[_digest(doc)].prompt(doc)
+
+    def grade(self, doc: Doc, text: str, jail: Jail | None = None) -> Grade:
+        """The member's grade."""
+        return self._owner[_digest(doc)].grade(doc, text, jail)
 
 
 def _digest(doc: Doc) -> str:
@@ -155,7 +211,8 @@ def _plain_yaml(path: Path) -> dict[str, Any]:
 
 
 def _files() -> dict[str, Path]:
-    return {_plain_yaml(path)["task"]: path for path in sorted(FOLDER.glob("*.yaml"))}
+    found = {path: _plain_yaml(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    return {values.get("group") or values["task"]: path for path, values in found.items()}
 
 
 def list_suites() -> list[str]:
@@ -170,4 +227,5 @@ def load_suite(name: str, data_dir: str | None = None) -> Suite:
         close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(files))}"
         raise SuiteError(f"no suite called {name!r}; {hint}")
-    return Suite(files[name], data_dir)
+    kind = GroupSuite if "group" in _plain_yaml(files[name]) else Suite
+    return kind(files[name], data_dir)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from typing import Any
 
 FINAL_NUMBER = re.compile(r"####\s*(-?[0-9][0-9.,]*)")
@@ -17,3 +21,25 @@ def final_number(text: str) -> str | None:
 def nano_gsm(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """lm-eval's `process_results` of nano-gsm: exact match of the final number."""
     return {"exact_match": float(final_number(results[0]) == str(doc["answer"]))}
+
+
+def minerva(doc: dict[str, Any], results: list[str]) -> dict[str, int]:
+    """The stock scoring of the MATH suites: exact match after normalisation, and math_verify.
+
+    Its time limits are alarm signals, which exist in the main thread only; elsewhere every formula that needs sympy would count as wrong
+    without a word. Another thread therefore hands the work to a process of its own.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return _stock_minerva(doc, results)
+    return _math_process().submit(_stock_minerva, doc, results).result()
+
+
+def _stock_minerva(doc: dict[str, Any], results: list[str]) -> dict[str, int]:
+    from lm_eval.tasks.minerva_math.utils import process_results
+
+    return process_results(doc, results)
+
+
+@cache
+def _math_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))

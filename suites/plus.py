@@ -57,6 +57,10 @@ ORACLES = {
     ),
 }
 FIND_ZERO_TOLERANCE = 1e-4
+PLUS_SECONDS = 60.0
+PLUS_SLOW: dict[str, float] = dict.fromkeys(
+    ("special_factorial", "tri", "string_sequence", "sum_average", "get_max_sum", "even_Power_Sum", "amicable_numbers_sum"), PLUS_SECONDS
+)  # problems whose reference solutions take seconds: the default limit would fail correct programs on a loaded machine
 
 
 @lru_cache(maxsize=1024)
@@ -86,10 +90,8 @@ def _oracle(entry_point: str) -> str:
 
 def _reference(tree: ast.Module) -> str:
     """The reference solution that the column carries instead of long outputs, with its imports and helpers."""
-    skipped = {"assertion", "is_floats", "check"}
-    parts = [
-        node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) or getattr(node, "name", "") not in {"", *skipped}
-    ]
+    skipped = {"assertion", "is_floats", "check", ""}
+    parts = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)) or getattr(node, "name", "") not in skipped]
     kept = [ast.unparse(node) for node in parts if not any(alias.name == "numpy" for alias in getattr(node, "names", []))]
     if not any("def ref_func" in part for part in kept):
         raise ValueError("the test column has neither expected outputs nor a reference function")

@@ -142,3 +142,34 @@ def nano_gsm(**_: Any) -> dict[str, Any]:
 def nano_code(**_: Any) -> dict[str, Any]:
     """The embedded one-function programming problems."""
     return _embedded("nano_code")
+
+
+def humaneval_plus(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """HumanEval+ in the form that EvalPlus publishes on the hub."""
+    return _load({"test": "humaneval/humanevalplus_test.jsonl"}, ("evalplus/humanevalplus", None), data_dir)
+
+
+def mbpp(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """MBPP's 500 test problems."""
+    return _load({"test": "mbpp/test.jsonl"}, ("google-research-datasets/mbpp", "full"), data_dir)
+
+
+def mbpp_plus(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """MBPP+'s 378 problems."""
+    return _load({"test": "mbpp/mbppplus_test.jsonl"}, ("evalplus/mbppplus", None), data_dir)
+
+
+def gsm8k(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """GSM8K; the few-shot examples come from its training split."""
+    return _load({"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}, ("openai/gsm8k", "main"), data_dir)
+
+
+def math(data_dir: str | None = None, subject: str = "algebra", **_: Any) -> dict[str, Any]:
+    """One subject of MATH."""
+    files = {split: f"math/{subject}/{split}.jsonl" for split in ("train", "test")}
+    return _load(files, ("EleutherAI/hendrycks_math", subject), data_dir)
+
+
+def math500(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """MATH-500."""
+    return _load({"test": "math/math500/test.jsonl"}, ("HuggingFaceH4/MATH-500", "default"), data_dir)
