@@ -95,6 +95,9 @@ def load(
     backbone = _backbone(checkpoint, adapter, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and backbone.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
+    if "uniform_state" in needs and not backbone.spec.uniform_state:
+        text = f"{checkpoint} is no uniform-state model (model_type uniform in its config.json)"
+        raise CheckpointError(f"{text}: train one with bench train duo and pass --model FOLDER")
     folder = resolve(location(checkpoint))
     known = lookup(checkpoint)
     return Loaded(

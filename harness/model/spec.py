@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness.errors import UserError
 
-Family = Literal["dream", "llada", "qwen2", "llama"]
+Family = Literal["dream", "llada", "qwen2", "llama", "uniform"]
 
 
 class CheckpointError(UserError, ValueError):
@@ -21,7 +21,7 @@ class ModelSpec:
     """Shape and special ids of one model.
 
     ``shift`` is true where raw logits at position p predict token p + 1 (Dream, inherited from its
-    AR parent, and the AR families themselves); LLaDA predicts in place.
+    AR parent, and the AR families themselves); LLaDA and uniform-state models predict in place.
     """
 
     family: Family
@@ -46,15 +46,26 @@ class ModelSpec:
     pad_id: int | None = None
     mask_id: int | None = None
     dtype: str | None = None
+    noise_levels: int = 0
 
     @property
     def shift(self) -> bool:
-        return self.family != "llada"
+        return self.family not in ("llada", "uniform")
 
     @property
     def diffusion(self) -> bool:
-        """Whether the model fills masks (and so attends in both directions by default)."""
-        return self.family in ("dream", "llada")
+        """Whether the model attends in both directions by default (it fills masks, or replaces noise)."""
+        return self.family in ("dream", "llada", "uniform")
+
+    @property
+    def uniform_state(self) -> bool:
+        """Whether noise is a random token and not a mask."""
+        return self.family == "uniform"
+
+    @property
+    def data_tokens(self) -> int:
+        """Size of the vocabulary without the ids that tell a uniform-state model its noise level (the last ones)."""
+        return self.vocab_size - self.noise_levels
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
@@ -81,11 +92,11 @@ class ModelSpec:
         try:
             if kind == "llada":
                 return _llada(raw)
-            if kind in ("dream", "qwen2", "llama"):
+            if kind in ("dream", "qwen2", "llama", "uniform"):
                 return _qwen_like(raw, kind)  # pyright: ignore[reportArgumentType]
         except KeyError as error:
             raise CheckpointError(f"config.json ({kind}) lacks the key {error}") from None
-        raise CheckpointError(f"model_type {raw.get('model_type')!r} is not supported; known: Dream, llada, qwen2, llama")
+        raise CheckpointError(f"model_type {raw.get('model_type')!r} is not supported; known: Dream, llada, qwen2, llama, uniform")
 
 
 def _ids(value: int | list[int] | None) -> list[int]:
@@ -113,7 +124,7 @@ def _qwen_like(raw: dict[str, Any], family: Family) -> ModelSpec:
         num_heads=heads,
         num_kv_heads=raw.get("num_key_value_heads") or heads,
         head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        qkv_bias=raw.get("attention_bias", family != "llama"),
+        qkv_bias=raw.get("attention_bias", family not in ("llama", "uniform")),
         o_bias=family == "llama" and raw.get("attention_bias", False),
         mlp_bias=raw.get("mlp_bias", False),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
@@ -126,6 +137,7 @@ def _qwen_like(raw: dict[str, Any], family: Family) -> ModelSpec:
         pad_id=raw.get("pad_token_id"),
         mask_id=raw.get("mask_token_id"),
         dtype=raw.get("torch_dtype") or raw.get("dtype"),
+        noise_levels=raw.get("noise_levels", 0),
     )
 
 
