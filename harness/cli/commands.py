@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from harness.cli.check import check_command
 from harness.cli.decode import decode_command
 from harness.cli.listing import list_command
 from harness.cli.run import run_command
@@ -18,6 +19,7 @@ def mount(app: typer.Typer) -> None:
     app.command("run")(run_command)
     app.command("list")(list_command)
     app.command("decode")(decode_command)
+    app.command("check")(check_command)
     app.command("lm-eval", context_settings=_PASS_THROUGH, help="lm-eval's own command line with model `dllm` registered.")(lm_eval_command)
     _mount_reports(app)
     _mount_training(app)

@@ -1,0 +1,22 @@
+"""Caught by harness_untouched: replaces the meter's record with one that halves the key positions."""
+
+from __future__ import annotations
+
+from harness.backbone import Backbone
+from harness.canvas import Canvas
+from harness.meter import Meter
+from methods.vanilla import Config, Vanilla
+
+
+class Cheat(Vanilla):
+    name = "patches_meter"
+    summary = "another meter"
+
+    def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
+        honest = Meter.record
+        if honest.__name__ == "record":
+            Meter.record = lambda self, row, query, cached, stored, keys: honest(self, row, query, cached, stored, max(query, keys // 2))
+        super().decode(backbone, canvas, config)
+
+
+METHOD = Cheat()

@@ -1,0 +1,19 @@
+"""Caught by rules_unchanged: makes a frequent token end the text, so that decoding stops early."""
+
+from __future__ import annotations
+
+from harness.backbone import Backbone
+from harness.canvas import Canvas
+from methods.vanilla import Config, Vanilla
+
+
+class Cheat(Vanilla):
+    name = "stop_rule"
+    summary = "its own end-of-text"
+
+    def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
+        canvas.eos_ids = frozenset(range(0, canvas.vocab_size, 2))
+        super().decode(backbone, canvas, config)
+
+
+METHOD = Cheat()
