@@ -172,10 +172,11 @@ def _measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
     if row is None:
         counts = dict.fromkeys(("committed", "nfe", "positions", "kv_read", "time_s"))
         return {**counts, "output_ids": [], "output_hash": digest([])}
+    end = 1 + max((place for place, step in enumerate(row.step_map) if step >= 0), default=-1)
     return {
-        "output_ids": row.output,
+        "output_ids": row.output[:end],
         "output_hash": digest(row.output),
-        "pieces": pieces(tokenizer, row.output),
+        "pieces": pieces(tokenizer, row.output[:end]),
         "committed": row.committed,
         "nfe": row.nfe,
         "positions": row.positions,
@@ -186,9 +187,9 @@ def _measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
         "forward_s": row.forward_s,
         "peak_memory_bytes": row.peak_memory_bytes,
         "forwards": row.forwards,
-        "step_map": row.step_map,
+        "step_map": row.step_map[:end],
         "blocks": row.spans if len(row.spans) > 1 else [],
-        "confidence": [None if value is None else round(value, 4) for value in row.confidence],
+        "confidence": [None if value is None else round(value, 4) for value in row.confidence[:end]],
     }
 
 

@@ -128,7 +128,7 @@ class Sample(Record):
     repeat: int = 0
     order: int = Field(description="place in the order of decoding")
     prompt_tokens: int
-    output_ids: list[int] = Field(description="ids of the generation region; unwritten positions hold the mask (or fill) id")
+    output_ids: list[int] = Field(description="ids of the generation region up to the last written one; holes hold the mask (or fill) id")
     pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
     text: str | None = Field(description="decoded useful ids")
     program: str | None = Field(default=None, description="program that was executed (code suites)")
