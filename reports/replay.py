@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import Any
 
 from harness.records import Sample
 
+SPECIAL = re.compile(r"<\|[^|]*\|>")
+"""Pieces of special tokens, such as an end-of-text, are shown as one sign."""
+
+
+def visible(piece: str) -> str:
+    """A piece with special tokens as a tombstone, so that filler does not bury the answer."""
+    return SPECIAL.sub("\u220e", piece)
+
 
 def replay(sample: Sample) -> dict[str, Any]:
     """What a replay needs of a sample, without the positions behind the last written one.
 
-    ``pieces``: strings (ids in angle brackets where none were recorded); ``steps``: writing forward per position, -1: none;
+    ``pieces``: strings as shown (ids in angle brackets where none were recorded); ``steps``: writing forward per position, -1: none;
     ``confidence``: percent or -1; ``forwards``: [query, cached, stored, how many in a row].
     """
     end = max((place + 1 for place, step in enumerate(sample.step_map) if step >= 0), default=0)
-    pieces = sample.pieces[:end] or [f"⟨{token}⟩" for token in sample.output_ids[:end]]
+    pieces = [visible(piece) for piece in sample.pieces[:end]] or [f"⟨{token}⟩" for token in sample.output_ids[:end]]
     confidence = [-1 if value is None else round(100 * value) for value in sample.confidence[:end]]
     return {
         "doc": sample.doc_id,

@@ -174,6 +174,8 @@ def test_a_replay_ends_behind_the_last_written_token() -> None:
     assert len(data["pieces"]) == len(data["steps"]) == len(data["confidence"]) == length
     assert data["unwritten"] == 2
     assert data["forwards"] == [[96, 0, 0, sample.nfe]]
+    special = sample.model_copy(update={"pieces": ["<|endoftext|>", "a <| b", *sample.pieces[2:]]})
+    assert replay(special)["pieces"][:2] == ["\u220e", "a <| b"]
     assert replay(sample.model_copy(update={"pieces": []}))["pieces"][0] == "⟨10⟩"
 
 
