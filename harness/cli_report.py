@@ -165,7 +165,7 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
         target.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         if "markdown" in formats:
-            written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart), "--output"))
+            written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart, tables=tables), "--output"))
         if "csv" in formats and tables:
             import pandas as pd
 
@@ -178,7 +178,7 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
         if "html" in formats:
             from reports.page import page
 
-            written.append(_save(target / "index.html", page(runs, apart, viewer_samples), "--output"))
+            written.append(_save(target / "index.html", page(runs, apart, viewer_samples, tables), "--output"))
     except OSError as error:
         raise ReportOptionError(f"cannot write to {target} ({error.strerror}): choose another folder with --output") from None
     return written

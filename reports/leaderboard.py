@@ -13,9 +13,14 @@ from reports.published import markdown as published_markdown
 from reports.table import NEAR_ZERO, Row, Table, build, setting_text
 
 
-def leaderboard(runs: Sequence[StoredRun], heading: str = "##", published: Published | None = None) -> str:
-    """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a newline."""
-    parts = [section(table, heading) for table in build(runs)] or ["No run may be shown in a table yet.\n"]
+def leaderboard(
+    runs: Sequence[StoredRun], heading: str = "##", published: Published | None = None, tables: Sequence[Table] | None = None
+) -> str:
+    """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a newline.
+
+    ``tables`` are ``build(runs)`` if they have been built already.
+    """
+    parts = [section(table, heading) for table in (build(runs) if tables is None else tables)] or ["No run may be shown in a table yet.\n"]
     parts += excluded(left_out(runs), heading)
     return "\n".join(parts if published is None else [*parts, published_markdown(published, heading)])
 

@@ -33,9 +33,17 @@ TITLES = {
 }
 
 
-def page(runs: Sequence[StoredRun], published: Published | None = None, samples_per_run: int | None = None) -> str:
-    """The whole page. ``samples_per_run`` limits how many samples of each run the viewer holds (None: all)."""
-    tables = build(runs)
+def page(
+    runs: Sequence[StoredRun],
+    published: Published | None = None,
+    samples_per_run: int | None = None,
+    tables: Sequence[Table] | None = None,
+) -> str:
+    """The whole page. ``samples_per_run`` limits how many samples of each run the viewer holds (None: all).
+
+    ``tables`` are ``build(runs)`` if they have been built already.
+    """
+    tables = build(runs) if tables is None else tables
     shown = [(table, row) for table in tables for row in table.rows]
     parts = {
         "style": _template("page.css"),
