@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.sandbox import Check, Jail, Limits, Verdict, open_jail
+from harness.sandbox import Check, Jail, Limits, Verdict
 from harness.sandbox.shared import shared_jail
 from suites.extract import completion_program, whole_program
 from suites.plus import PLUS_SLOW, plus_problem
 
 Doc = dict[str, Any]
+PLUS = Limits(memory_mb=4096, output_kb=64 << 10)  # EvalPlus' memory limit; some outputs are lists of a million numbers
+SLOW = replace(PLUS, seconds=60.0)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -30,7 +32,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 class CodeScorer:
     """lm-eval's `process_results` of a code suite, and the same grading for `Suite.grade`.
 
-    name: where lm-eval finds it. metric: name of the score. build: the check of one program, from the document. limits: of its jail.
+    name: where lm-eval finds it. metric: name of the score. build: the check of one program, from the document. limits: of each check.
     numpy: whether programs may import numpy, as they can where stock lm-eval runs them. ks: the k of pass@k.
     """
 
@@ -44,15 +46,12 @@ class CodeScorer:
     def __repr__(self) -> str:
         return f"suites.code.{self.name}"
 
-    def open(self, workers: int | None = None, allow_unsafe: bool = False) -> Jail:
-        """A jail that suits this suite; the caller closes it."""
-        return open_jail(self.limits, workers, allow_unsafe, self.numpy)
-
     def verdict(self, doc: Doc, program: str, jail: Jail | None = None) -> Verdict:
         """Run one program against the document's tests."""
         if not program.strip():
             return Verdict("failed", "no program")
-        return (jail or shared_jail(self.numpy, self.limits)).run(self.build(doc, program))
+        check = self.build(doc, program)
+        return (jail or shared_jail()).run(replace(check, limits=check.limits or self.limits, numpy=self.numpy))
 
     def __call__(self, doc: Doc, results: list[Any]) -> dict[str, float]:
         """lm-eval's hook. results[0]: one program, or the list of a document's programs."""
@@ -73,7 +72,7 @@ def humaneval_check(doc: Doc, program: str) -> Check:
 def humaneval_plus_check(doc: Doc, program: str) -> Check:
     """HumanEval+ as EvalPlus grades it."""
     name = doc["entry_point"]
-    return Check(program, (name,), cases=plus_problem(doc["test"], name), seconds=PLUS_SLOW.get(name))
+    return Check(program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None)
 
 
 def mbpp_names(doc: Doc) -> tuple[str, ...]:
@@ -91,7 +90,7 @@ def mbpp_check(doc: Doc, program: str) -> Check:
 def mbpp_plus_check(doc: Doc, program: str) -> Check:
     """MBPP+ as EvalPlus grades it: its own inputs and outputs, which the stock task never runs."""
     name = mbpp_names(doc)[0]
-    return Check(program, (name,), cases=plus_problem(doc["test"], name), seconds=PLUS_SLOW.get(name))
+    return Check(program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None)
 
 
 def nano_code_check(doc: Doc, program: str) -> Check:
@@ -104,7 +103,6 @@ def nano_code_check(doc: Doc, program: str) -> Check:
     return Check(program, (name,), tests=tests)
 
 
-PLUS = Limits(memory_mb=4096, output_kb=64 << 10)
 humaneval = CodeScorer("humaneval", "pass@1", humaneval_check)
 humaneval_plus = CodeScorer("humaneval_plus", "pass@1", humaneval_plus_check, PLUS)
 mbpp = CodeScorer("mbpp", "pass_at_1", mbpp_check)

@@ -236,7 +236,7 @@ def discard(folder: Path | None) -> None:
 
 
 @functools.cache
-def probe(numpy: bool = False) -> tuple[Backend, dict[str, str]]:
+def probe() -> tuple[Backend, dict[str, str]]:
     """The strongest backend that really starts here, and why each stronger one does not."""
     failures: dict[str, str] = {}
     if sys.platform != "linux":
@@ -245,7 +245,7 @@ def probe(numpy: bool = False) -> tuple[Backend, dict[str, str]]:
         if name == "none":
             break
         try:
-            running = start(name, "candidate", Limits(), numpy)
+            running = start(name, "candidate", Limits(), False)
         except JailError as error:
             failures[name] = str(error)
             continue

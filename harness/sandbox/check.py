@@ -65,17 +65,18 @@ class Check:
     program: untrusted source text. names: the functions (or other names) of the program that the tests use; cases call the first.
     tests: trusted source text with assertions; it runs in a jail that the program never enters.
     setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
-    shared: trusted source text run before the program and before the tests, in both jails (classes that arguments are made of).
-    seconds: overrides the limit on wall-clock time.
+    fixtures: trusted source text run after the program, in its jail; the tests may pass names it binds to the program's functions.
+    limits: overrides the jail's limits (but for the size of the work folder). numpy: let the program import numpy, read-only.
     """
 
     program: str
     names: tuple[str, ...] = ()
     tests: str = ""
     setup: str = ""
-    shared: str = ""
+    fixtures: str = ""
     cases: Cases | None = None
-    seconds: float | None = None
+    limits: Limits | None = None
+    numpy: bool = False
 
     def __post_init__(self) -> None:
         if not self.names:

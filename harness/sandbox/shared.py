@@ -6,30 +6,26 @@ import atexit
 import os
 import threading
 
-from harness.sandbox.check import Limits
 from harness.sandbox.jail import Jail, open_jail
 
 UNSAFE_VARIABLE = "BENCH_ALLOW_UNSAFE_CODE"
 _lock = threading.Lock()
-_jails: dict[bool, Jail] = {}
+_jails: list[Jail] = []
 
 
-def shared_jail(numpy: bool = False, limits: Limits | None = None) -> Jail:
-    """The process-wide jail, with or without numpy for the programs; `limits` only counts at first use.
-
-    Raises JailError where nothing isolates, unless BENCH_ALLOW_UNSAFE_CODE=1.
-    """
+def shared_jail() -> Jail:
+    """The process-wide jail. Raises JailError where nothing isolates, unless BENCH_ALLOW_UNSAFE_CODE=1."""
     with _lock:
-        if numpy not in _jails:
-            _jails[numpy] = open_jail(limits, allow_unsafe=os.environ.get(UNSAFE_VARIABLE) == "1", numpy=numpy)
-        return _jails[numpy]
+        if not _jails:
+            _jails.append(open_jail(allow_unsafe=os.environ.get(UNSAFE_VARIABLE) == "1"))
+        return _jails[0]
 
 
 def close_shared() -> None:
-    """End the process-wide jails; the next use opens new ones."""
+    """End the process-wide jail; the next use opens a new one."""
     with _lock:
         while _jails:
-            _jails.popitem()[1].close()
+            _jails.pop().close()
 
 
 atexit.register(close_shared)

@@ -17,10 +17,10 @@ BATCH_VALUES = 100_000
 
 
 def main(request: dict[str, Any], data: socket.socket) -> None:
-    """Serve one check. `request`: program, setup (code to run before it)."""
+    """Serve one check. `request`: program, fixtures (code to run after it)."""
     random.seed(0)
     session = _Session()
-    failure = session.load(request.get("setup", ""), request["program"])
+    failure = session.load(request["program"], request["fixtures"])
     while (message := wire.receive(data, REQUEST_LIMIT)) is not None:
         wire.send(data, failure or session.answer(message))
 

@@ -116,7 +116,7 @@ class CandidateError(Exception):
 def main(request: dict[str, Any], data: socket.socket, report: socket.socket) -> None:
     """Judge one program and report.
 
-    `request`: names (candidate functions) and either setup, tests and shared (names of the shared set-up code), or cases (inputs,
+    `request`: names (candidate functions) and either setup, tests and remote (names bound by the fixtures), or cases (inputs,
     expected, atol, and oracle: source text of `same(given, output, expected, atol)`, empty for EvalPlus' rule).
     """
     random.seed(0)
@@ -137,8 +137,8 @@ def _run_tests(request: dict[str, Any], candidate: Candidate) -> None:
     exec(compile(request["setup"], "<setup>", "exec"), space)
     space.update({name: Function(candidate, name) for name in request["names"]})
     tree = ast.parse(request["tests"])
-    if request["shared"]:
-        _RemoteArguments(request["names"], request["shared"]).visit(tree)
+    if request["remote"]:
+        _RemoteArguments(request["names"], request["remote"]).visit(tree)
         space["__candidate_eval__"] = lambda source: candidate.value(candidate.ask("eval", source)[0])
     exec(compile(ast.fix_missing_locations(tree), "<tests>", "exec"), space)
 
@@ -173,15 +173,15 @@ def _oracle(source: str) -> Callable[[Any, Any, Any, float], bool]:
 
 
 class _RemoteArguments(ast.NodeTransformer):
-    """Calls whose arguments name objects of the shared set-up code are evaluated, as text, where such objects live: in the candidate."""
+    """Calls whose arguments name fixtures are evaluated, as text, where those objects live: beside the program."""
 
-    def __init__(self, names: list[str], shared: list[str]) -> None:
-        self.names, self.shared = set(names), set(shared)
+    def __init__(self, names: list[str], fixtures: list[str]) -> None:
+        self.names, self.fixtures = set(names), set(fixtures)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if isinstance(node.func, ast.Name) and node.func.id in self.names:
             used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
-            if used & self.shared:
+            if used & self.fixtures:
                 source = ast.Constant(ast.unparse(node))
                 return ast.Call(ast.Name("__candidate_eval__", ast.Load()), [source], [])
         self.generic_visit(node)
