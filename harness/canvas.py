@@ -170,12 +170,20 @@ class Row:
     def revise(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
         """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before the first pass).
 
-        Same errors as ``commit`` but for rewriting.
+        The mask id takes a token back. Same errors as ``commit`` but for rewriting and masks.
         """
         for position in at:
             if not self.prompt_length <= position < self._end:
                 raise CanvasError(f"revise at {position} is outside the generation region [{self.prompt_length}, {self._end})")
-        self._write(at, ids, confidence)
+        values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        masked = {k for k, value in enumerate(values[: len(at)]) if value == self._canvas.mask_id}
+        if not masked or len(values) != len(at):
+            self._write(at, values, confidence)
+            return
+        self._take_back([at[k] for k in sorted(masked)])
+        kept = [k for k in range(len(at)) if k not in masked]
+        scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
+        self._write([at[k] for k in kept], [values[k] for k in kept], None if scores is None else [scores[k] for k in kept])
 
     def close(self, end: int) -> None:
         """Declare that the generation region ends at ``end`` because the method goes no further.
@@ -192,22 +200,13 @@ class Row:
             raise CanvasError(f"close at {end} would cut off written positions")
         self._end = end
 
-    def remask(self, at: Sequence[int]) -> None:
-        """Take tokens back, for methods and hooks that remask; the positions may be committed again.
-
-        Raises CanvasError outside the region or for a model without a mask token.
-        """
-        if self._canvas.mask_id is None:
-            raise CanvasError("remask needs a model with a mask token")
+    def _take_back(self, at: Sequence[int]) -> None:
         for position in at:
-            if not self.prompt_length <= position < self._end:
-                raise CanvasError(f"remask at {position} is outside the generation region [{self.prompt_length}, {self._end})")
             slot = position - self.prompt_length
             self._tokens[position], self._step[slot], self._confidence[slot] = self.fill_id, -1, None
-        if at:
-            self._canvas.write(self.index, at, [self.fill_id] * len(at))
-            self._frontier = min(self._frontier, *at)
-            self._canvas.meter.rows[self.index].finished_s = None
+            self._frontier = min(self._frontier, position)
+        self._canvas.write(self.index, at, [self.fill_id] * len(at))
+        self._canvas.meter.rows[self.index].finished_s = None
         self._advance()
 
     def _write(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None) -> None:

@@ -96,6 +96,13 @@ def _advance(requests: dict[int, Forward], index: int, program: Program, logits:
         requests[index] = request
 
 
+class Stream(Protocol):
+    """Anything with a random stream of its own: a canvas row, or a stand-in for one."""
+
+    @property
+    def rng(self) -> torch.Generator: ...
+
+
 @dataclass
 class Candidates:
     """Proposals at k positions: ids [k], the probability of each [k], the ranking score [k]."""
@@ -105,7 +112,7 @@ class Candidates:
     score: Tensor
 
 
-def propose(logits: Tensor, row: Row, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Candidates:
+def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Candidates:
     """Candidate tokens from aligned logits [k, vocab] (Dream's sampling order: temperature, top-p, top-k).
 
     The mask id is never a candidate. ``double`` takes the softmax in float64 as LLaDA does.

@@ -19,7 +19,6 @@ from harness.model import ModelSpec
 from methods.base import (
     Fraction,
     Program,
-    RowDecoder,
     SamplingConfig,
     Score,
     SettingError,
@@ -28,6 +27,7 @@ from methods.base import (
     commit_indices,
     propose,
 )
+from methods.hooks import HookedDecoder, RowHooks
 
 Span = tuple[int, int]
 
@@ -35,9 +35,9 @@ Span = tuple[int, int]
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     cache: Annotated[Literal["none", "prefix", "dual"] | None, Field(description="which keys/values are reused inside a block")] = "prefix"
-    alg: Annotated[
-        Literal["confidence_threshold", "factor", "entropy", "low_confidence"], Field(description="what a step commits")
-    ] = "confidence_threshold"
+    alg: Annotated[Literal["confidence_threshold", "factor", "entropy", "low_confidence"], Field(description="what a step commits")] = (
+        "confidence_threshold"
+    )
     threshold: Annotated[Fraction | None, Field(description="accept what is not below it (confidence_threshold)")] = 0.9
     factor: Annotated[float, Field(gt=0.0, description="larger accepts more (factor)")] = 1.0
     block_length: Annotated[int | None, Field(gt=0, description="block size; none with cache=none: the whole canvas at once")] = 32
@@ -45,7 +45,9 @@ class Config(SamplingConfig):
     eps: Annotated[float, Field(gt=0.0, lt=1.0, description="end of the time grid (Dream schedule)")] = 1e-3
 
 
-class FastDLLM(RowDecoder):
+class FastDLLM(HookedDecoder):
+    """With cache=none, Dream's hooks may be set on an instance; see methods.hooks."""
+
     name = "fast_dllm"
     summary = "approximate prefix/dual KV cache with schedule, threshold or factor decoding"
     Config = Config
@@ -58,8 +60,12 @@ class FastDLLM(RowDecoder):
         cached = self.uses_cache(config)
         if config.alg == "confidence_threshold" and config.threshold is None:
             raise SettingError("alg=confidence_threshold needs threshold, e.g. --set threshold=0.9")
+        if cached and self.hooked:
+            raise SettingError(f"hooks see the whole row at every step, which cache={config.cache} does not compute: set cache=none")
+        hooks = self.hooks(row)
+        hooks.begin()
         if not cached and spec.shift and config.block_length is None:
-            yield from _global(row, spec, config)
+            yield from _global(row, spec, config, hooks)
             return
         length, per_block = _blocks(row, config)
         for start in range(row.prompt_length, row.length, length):
@@ -67,7 +73,7 @@ class FastDLLM(RowDecoder):
             if spec.shift and cached:
                 yield from _dream_block(row, spec, config, block, per_block)
             else:
-                yield from _inclusive_block(row, spec, config, block, per_block)
+                yield from _inclusive_block(row, spec, config, block, per_block, hooks)
 
 
 def _blocks(row: Row, config: Config) -> tuple[int, int]:
@@ -112,7 +118,7 @@ def _dream_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: 
         step += 1
 
 
-def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int) -> Program:
+def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int, hooks: RowHooks) -> Program:
     """LLaDA's loop: the refresh also decodes; with a cache at least one inner pass follows (as upstream)."""
     cached = config.cache in ("prefix", "dual")
     keep, window, store = _windows(row, config, block)
@@ -120,7 +126,7 @@ def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, ste
     while True:
         at = row.masked(*block)
         if not cached:
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
         elif step == 0:
             logits = yield Forward(window=(0, row.length), at=at, store=keep, fresh=True)
         else:
@@ -130,6 +136,7 @@ def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, ste
             candidates = propose(logits, row, spec, config, score, double=not spec.shift)
             chosen = _accept(candidates.score, config, len(at), step, steps, block)
             commit_indices(row, at, candidates, chosen)
+        hooks.written()
         step += 1
         if not row.masked(*block) and (step > 1 or not cached):
             return
@@ -147,7 +154,7 @@ def _accept(confidence: Tensor, config: Config, left: int, step: int, steps: int
     return sorted(torch.topk(confidence, min(quota, left)).indices.tolist())
 
 
-def _global(row: Row, spec: ModelSpec, config: Config) -> Program:
+def _global(row: Row, spec: ModelSpec, config: Config, hooks: RowHooks) -> Program:
     """Dream without cache or blocks: a budget of tokens per step over the whole canvas; rejects carry over."""
     if config.alg != "confidence_threshold":
         raise SettingError("cache=none with block_length=none supports alg=confidence_threshold only; set block_length")
@@ -161,7 +168,7 @@ def _global(row: Row, spec: ModelSpec, config: Config) -> Program:
         at = row.masked()
         if not at:
             return
-        logits = yield Forward(window=(0, row.length), at=at)
+        logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
         candidates = propose(logits, row, spec, config)
         budget = min(quota + carry, len(at))
         ranked = torch.topk(candidates.probability, budget)
@@ -169,6 +176,7 @@ def _global(row: Row, spec: ModelSpec, config: Config) -> Program:
         chosen = [order[k] for k in range(budget) if k == 0 or not values[k] < threshold]
         carry = quota + carry - len(chosen)
         commit_indices(row, at, candidates, sorted(chosen))
+        hooks.written()
         step += 1
         if step == steps and carry > 0 and row.masked():
             quota, steps = 0, steps + 1

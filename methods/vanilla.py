@@ -6,7 +6,6 @@ whole canvas) and LLaDA's low-confidence remasking (even quotas per block). Loss
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -17,11 +16,10 @@ from torch import Tensor
 from harness.backbone import Forward
 from harness.canvas import Row
 from harness.model import ModelSpec
-from methods.base import Program, RowDecoder, SamplingConfig, Score, SettingError, commit_indices, propose
+from methods.base import Program, SamplingConfig, Score, SettingError, commit_indices, propose
+from methods.hooks import HookedDecoder
 
 Algorithm = Literal["origin", "maskgit_plus", "topk_margin", "entropy", "low_confidence"]
-LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
-TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
 
 _SCORES: dict[str, Score] = {"topk_margin": "margin", "entropy": "neg_entropy"}
 
@@ -36,16 +34,13 @@ class Config(SamplingConfig):
     block_length: Annotated[int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")] = None
 
 
-class Vanilla(RowDecoder):
-    """``hooks`` may be set on an instance: (step, x, logits) -> logits and (step, x, logits) -> x, as Dream's."""
+class Vanilla(HookedDecoder):
+    """Dream's hooks may be set on an instance: ``Vanilla(logits_hook, tokens_hook)``; see methods.hooks."""
 
     name = "vanilla"
     summary = "full forward per step, fixed schedule (Dream / LLaDA reference sampler)"
     Config = Config
     requires: ClassVar[frozenset[str]] = frozenset({"mask_token"})
-
-    def __init__(self, logits_hook: LogitsHook | None = None, tokens_hook: TokensHook | None = None) -> None:
-        self.logits_hook, self.tokens_hook = logits_hook, tokens_hook
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         new = row.length - row.prompt_length
@@ -56,33 +51,15 @@ class Vanilla(RowDecoder):
             raise SettingError(f"block_length {length} must divide max_new_tokens {new}, and its {blocks} blocks must divide steps {steps}")
         alg = config.alg or ("entropy" if spec.shift else "low_confidence")
         per_block = steps // (new // length)
-        self._call_tokens_hook(row, None, None)
-        for block, start in enumerate(range(row.prompt_length, row.length, length)):
+        hooks = self.hooks(row)
+        hooks.begin()
+        for start in range(row.prompt_length, row.length, length):
             for step in range(per_block):
                 at = row.masked(start, start + length)
-                hooked = self.logits_hook is not None or self.tokens_hook is not None
-                wanted = range(row.length) if hooked else at
-                logits = yield Forward(window=(0, row.length), at=wanted)
-                index = block * per_block + step
-                if self.logits_hook is not None:
-                    logits = self.logits_hook(index, _row_ids(row), logits.unsqueeze(0)).squeeze(0)
-                rows = logits[torch.tensor(at, device=logits.device)] if hooked else logits
+                logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
                 if at:
-                    _reveal(row, spec, config, alg, at, rows, step, per_block)
-                self._call_tokens_hook(row, index, logits if hooked else None)
-
-    def _call_tokens_hook(self, row: Row, step: int | None, logits: Tensor | None) -> None:
-        if self.tokens_hook is None:
-            return
-        before = _row_ids(row)
-        after = self.tokens_hook(step, before.clone(), None if logits is None else logits.unsqueeze(0))
-        changed = (after != before).squeeze(0).nonzero().squeeze(1).tolist()
-        if changed:
-            row.revise(changed, after[0, changed].tolist())
-
-
-def _row_ids(row: Row) -> Tensor:
-    return torch.tensor([[row.token(position) for position in range(row.length)]])
+                    _reveal(row, spec, config, alg, at, logits, step, per_block)
+                hooks.written()
 
 
 def _reveal(row: Row, spec: ModelSpec, config: Config, alg: str, at: list[int], logits: Tensor, step: int, steps: int) -> None:

@@ -146,18 +146,20 @@ def test_divide_comes_first_and_once() -> None:
         other.close(3)
 
 
-def test_remask_takes_tokens_back() -> None:
+def test_revising_to_the_mask_id_takes_tokens_back() -> None:
     page = make()
     row = page.rows[0]
     row.commit(range(2, 8), [3, 4, 18, 3, 3, 3])
     assert row.stopped
-    row.remask([3, 4])
+    row.revise([3, 2, 4], [19, 7, 19])
     assert (row.masked(), row.frontier, row.eos_position, row.stopped) == ([3, 4], 3, None, False)
-    assert page.ids[0, 2:5].tolist() == [3, 19, 19]
+    assert page.ids[0, 2:5].tolist() == [7, 19, 19]
     row.commit([3], [9])
-    assert row.output[:3] == [3, 9, 19]
+    assert row.output[:3] == [7, 9, 19]
     with pytest.raises(CanvasError, match="outside"):
-        row.remask([1])
+        row.revise([1], [19])
+    with pytest.raises(CanvasError, match="2 positions with 1 ids"):
+        row.revise([2, 3], [4])
 
 
 def test_model_without_mask_token() -> None:
