@@ -80,7 +80,7 @@ def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[Row], str], 
 
 COLUMNS: tuple[Column, ...] = (
     Column("method", "decoder and the settings that set its row apart", lambda row: row.label),
-    Column("tokens/s", "useful tokens over decode seconds, prompt and filler not counted (TPS)", *_figure("tps", number)),
+    Column("TPS", "useful tokens per second of decoding; prompt and filler do not count", *_figure("tps", number)),
     Column(
         "speed-up",
         "geometric mean of paired time per useful token against the baseline row, 95% interval",
@@ -94,8 +94,8 @@ COLUMNS: tuple[Column, ...] = (
         _figure("pass_at_1", percent)[1],
     ),
     Column("verdict", "speed claim, and whether accuracy is non-inferior to the baseline", lambda row: short_verdict(row.verdict)),
-    Column("tokens/forward", "useful tokens per forward pass (TPF)", *_figure("tpf", number)),
-    Column("forwards", "mean forward passes per answer, prefill and refreshes included (NFE)", *_figure("nfe", number)),
+    Column("TPF", "useful tokens per forward pass", *_figure("tpf", number)),
+    Column("NFE", "mean forward passes per answer; prefill and cache refreshes count", *_figure("nfe", number)),
     Column(
         "latency p50 / p90",
         "time until an answer is finished",

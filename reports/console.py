@@ -17,7 +17,7 @@ from reports.leaderboard import device, notes
 from reports.load import StoredRun, left_out, read_stored
 from reports.table import Table, build
 
-_SHOWN = ("method", "tokens/s", "speed-up", "pass@1 (%)", "tokens/forward", "forwards", "latency p50 / p90")
+_SHOWN = ("method", "TPS", "speed-up", "pass@1 (%)", "TPF", "NFE", "latency p50 / p90")
 _STYLES = {"faster": "green", "slower": "red", "void": "yellow"}
 
 

@@ -13,6 +13,12 @@ from reports.published import markdown as published_markdown
 from reports.table import NEAR_ZERO, Row, Table, build, setting_text
 
 
+LEGEND = (
+    "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "
+    "Work: query positions computed per useful token. Intervals are 95%."
+)
+
+
 def leaderboard(
     runs: Sequence[StoredRun], heading: str = "##", published: Published | None = None, tables: Sequence[Table] | None = None
 ) -> str:
@@ -43,12 +49,12 @@ def markdown(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know before believing the table, each a sentence or two."""
-    found = []
+    found = [LEGEND]
     if table.baseline is None:
         found.append("There is no vanilla run under this configuration, so there is no speed-up.")
     else:
         found.append(
-            "Baseline: the vanilla run with the most forwards. Speed-up: paired per problem, 95% bootstrap interval; "
+            "Baseline: the vanilla run with the most forwards. Speed-up: paired per problem, bootstrap interval; "
             "claims are corrected for the number of methods (Holm)."
         )
     if table.near_zero:

@@ -58,7 +58,7 @@ class Published(_Record):
     tables: list[PublishedTable]
 
 
-HEADINGS = ("suite", "method", "device", "engine", "tokens/s", "score (%)", "tokens/forward")
+HEADINGS = ("suite", "method", "device", "engine", "TPS", "score (%)", "TPF")
 
 
 def read_published(path: Path) -> Published | None:
