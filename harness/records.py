@@ -93,6 +93,7 @@ class Summary(Record):
     time_s: float = Field(description="sum of decode time")
     forward_share: float | None = Field(description="share of decode time inside model forwards")
     peak_memory_bytes: int | None
+    roof_share: float | None = Field(default=None, description="least time the hardware allows for the forwards of the run / decode time")
 
 
 class Run(Record):
@@ -109,9 +110,12 @@ class Run(Record):
     comparability_key: str = Field(description="hash of what all rows of one table must share")
     comparability: dict[str, Any] = Field(description="the fields behind the key")
     environment: dict[str, Any]
-    tuning: dict[str, Any] | None = Field(default=None, description="settings tried for this method and on which split; null: none recorded")
+    tuning: dict[str, Any] | None = Field(
+        default=None, description="settings tried for this method and on which split; null: none recorded"
+    )
     load_s: float | None = None
     wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
+    roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
     audit: Audit | None = None
     summary: Summary | None = None
 

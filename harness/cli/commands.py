@@ -9,6 +9,7 @@ import typer
 from harness.cli.check import check_command
 from harness.cli.decode import decode_command
 from harness.cli.listing import list_command
+from harness.cli.project import project_command
 from harness.cli.run import run_command
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -20,6 +21,7 @@ def mount(app: typer.Typer) -> None:
     app.command("list")(list_command)
     app.command("decode")(decode_command)
     app.command("check")(check_command)
+    app.command("project")(project_command)
     app.command("lm-eval", context_settings=_PASS_THROUGH, help="lm-eval's own command line with model `dllm` registered.")(lm_eval_command)
     _mount_reports(app)
     _mount_training(app)
