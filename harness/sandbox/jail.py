@@ -201,7 +201,7 @@ class Jail:
 
     def __init__(self, backend: Backend, limits: Limits, workers: int) -> None:
         self.backend: Backend = backend
-        self.limits = limits
+        self.limits, self.workers = limits, workers
         self._starter = ThreadPoolExecutor(1, "jail-starter")
         self._workers = [Worker(backend, limits, self._starter) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
