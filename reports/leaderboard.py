@@ -12,7 +12,6 @@ from reports.published import Published
 from reports.published import markdown as published_markdown
 from reports.table import NEAR_ZERO, Row, Table, build, setting_text
 
-
 LEGEND = (
     "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "
     "Work: query positions computed per useful token. Intervals are 95%."
