@@ -23,8 +23,17 @@ def mount(app: typer.Typer) -> None:
     app.command("check")(check_command)
     app.command("project")(project_command)
     app.command("lm-eval", context_settings=_PASS_THROUGH, help="lm-eval's own command line with model `dllm` registered.")(lm_eval_command)
+    _mount_suites(app)
     _mount_reports(app)
     _mount_training(app)
+
+
+def _mount_suites(app: typer.Typer) -> None:
+    from harness.cli_suites import grade_command, score_command, suite_app
+
+    app.add_typer(suite_app, name="suite")
+    app.command("grade")(grade_command)
+    app.command("score")(score_command)
 
 
 def _mount_reports(app: typer.Typer) -> None:
