@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.records import Summary
@@ -26,6 +26,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value:.1f}"
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.0%}"
 
 
 def seconds(value: float | None) -> str:
@@ -66,12 +70,16 @@ def short_verdict(verdict: Verdict | None) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the leaderboard: heading, what it means, its text, and the number it sorts by (None: sorts as text)."""
+    """A column of the leaderboard: heading, what it means, its text, and the number it sorts by (None: sorts as text).
+
+    An ``optional`` column is shown only where a row of the table has its number.
+    """
 
     heading: str
     meaning: str
     text: Callable[[Row], str]
     value: Callable[[Row], float | None] | None = None
+    optional: bool = False
 
 
 def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[Row], str], Callable[[Row], float | None]]:
@@ -104,5 +112,11 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("memory", "peak memory", *_figure("peak_memory_bytes", memory)),
     Column("work", "query positions computed per useful token", *_figure("work", number)),
+    Column("roof", "share of what the hardware allows for the forward passes made", *_figure("roof_share", _share), True),
     Column("run", "run id: folder of the stored run", lambda row: row.stored.run.run_id),
 )
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that a table with these rows has."""
+    return [one for one in COLUMNS if not one.optional or (one.value and any(one.value(row) is not None for row in rows))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reports import aup
-from reports.cells import COLUMNS, UNKNOWN
+from reports.cells import UNKNOWN, columns
 from reports.load import StoredRun, left_out
 from reports.published import Published
 from reports.published import markdown as published_markdown
@@ -38,9 +38,10 @@ def section(table: Table, heading: str = "##") -> str:
 
 def markdown(table: Table) -> str:
     """The bare table; the baseline row is bold."""
-    lines = [_line(column.heading for column in COLUMNS), _line("---" if column.value is None else "--:" for column in COLUMNS)]
+    shown = columns(table.rows)
+    lines = [_line(column.heading for column in shown), _line("---" if column.value is None else "--:" for column in shown)]
     for row in table.rows:
-        cells = [_cell(column.heading, column.text(row)) for column in COLUMNS]
+        cells = [_cell(column.heading, column.text(row)) for column in shown]
         cells[0] = _name(row)
         lines.append(_line(cells))
     return "\n".join(lines) + "\n"

@@ -17,7 +17,11 @@ class ReportError(UserError):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run folder, read. ``summary`` is always recomputed from the samples, so that a table cannot disagree with them."""
+    """A run folder, read.
+
+    ``summary`` is recomputed from the samples, so that a table cannot disagree with them; only the share of the hardware's
+    roof is the run's own, because it takes the device to measure it.
+    """
 
     folder: Path
     run: Run
@@ -42,7 +46,8 @@ class StoredRun:
 def read_stored(folder: Path) -> StoredRun:
     """Read one run folder; RecordError names a damaged file and line."""
     run, samples = read_run(folder), read_samples(folder)
-    return StoredRun(folder, run, samples, summarise(samples))
+    roof_share = run.summary.roof_share if run.summary else None
+    return StoredRun(folder, run, samples, summarise(samples).model_copy(update={"roof_share": roof_share}))
 
 
 def load(root: Path) -> list[StoredRun]:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from reports import aup
-from reports.cells import COLUMNS
+from reports.cells import Column, columns
 from reports.leaderboard import device, facts, notes, settings_line
 from reports.load import StoredRun, left_out
 from reports.plots import PLOTS, draw
@@ -89,21 +89,22 @@ def _section(table: Table) -> str:
 
 
 def _grid(table: Table) -> str:
+    shown = columns(table.rows)
     heads = "".join(
         f'<th scope=col title="{escape(column.meaning)}"{"" if column.value is None else " class=n"}>'
         f"<button type=button>{escape(column.heading)}</button></th>"
-        for column in COLUMNS
+        for column in shown
     )
-    body = "\n".join(_line(row) for row in table.rows)
+    body = "\n".join(_line(row, shown) for row in table.rows)
     return (
         f'<div class=scroll><table class=sortable id="table-{table.key}">'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, shown: Sequence[Column]) -> str:
     line = []
-    for column in COLUMNS:
+    for column in shown:
         value = column.value(row) if column.value else None
         sort = "" if column.value is None else f' class=n data-v="{"" if value is None else repr(float(value))}"'
         text = escape(column.text(row))

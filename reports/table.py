@@ -135,6 +135,7 @@ def _record(row: Row) -> dict[str, Any]:
         "useful": figures.useful,
         "waste": figures.waste,
         "forward_share": figures.forward_share,
+        "roof_share": figures.roof_share,
         "samples": figures.samples,
         "errors": figures.errors,
         "run_id": run.run_id,

@@ -17,7 +17,7 @@ LINE, MARGIN, FONT_SIZE = 22, 16, 15
 LONGEST = 480
 """Frames at most; beyond, forward passes are skipped evenly."""
 
-INK, SOFT, HIDDEN, NEW = "#1d2129", "#5d6470", "#e9ecef", "#f6b26b"
+INK, SOFT, FAINT, HIDDEN, NEW = "#1d2129", "#5d6470", "#9aa1ab", "#e9ecef", "#f6b26b"
 EARLY, LATE = (253, 231, 160), (133, 178, 232)
 
 Cell = tuple[int, int, str]
@@ -58,7 +58,7 @@ def _moments(total: int) -> list[int]:
 
 
 def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Image:
-    cells = _layout(data["pieces"])
+    cells = _layout(data["pieces"], data["starts"])
     lines = max(line for token in cells for line, _, _ in token) + 1
     font = _font("DejaVuSansMono.ttf", FONT_SIZE)
     wide = font.getlength("M")
@@ -72,23 +72,25 @@ def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Ima
         SOFT,
         _font("DejaVuSans.ttf", 13),
     )
-    for token, step in zip(cells, data["steps"], strict=True):
+    for token, step, late in zip(cells, data["steps"], data["late"], strict=True):
         on = 0 <= step < done
         fill = HIDDEN if not on else NEW if step == done - 1 and done < total else _tint(step / max(total - 1, 1))
         for line, column, text in token:
             left, top = MARGIN + column * wide, MARGIN + 44 + line * LINE
             pen.rounded_rectangle((left + 0.5, top, left + len(text) * wide - 1, top + LINE - 3), 3, fill)
             if on:
-                pen.text((left, top + 1), text, INK, font)
+                pen.text((left, top + 1), text, FAINT if late else INK, font)
     _progress(pen, image, done / total if total else 1.0)
     return image
 
 
-def _layout(pieces: list[str]) -> list[list[Cell]]:
-    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS and break at newlines."""
+def _layout(pieces: list[str], starts: list[int]) -> list[list[Cell]]:
+    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS, and break at newlines and where a text starts."""
     line = column = 0
     placed: list[list[Cell]] = []
-    for piece in pieces:
+    for position, piece in enumerate(pieces):
+        if position in starts:
+            line, column = line + 2, 0
         token: list[Cell] = []
         parts = piece.split("\n")
         for place, part in enumerate(parts):

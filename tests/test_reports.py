@@ -103,6 +103,16 @@ def test_the_leaderboard_tells_its_whole_configuration(runs_folder: Path) -> Non
     assert "pass@1 is near 0" not in text
 
 
+def test_the_share_of_the_roof_is_a_column_only_where_it_was_measured(tmp_path: Path) -> None:
+    folder = write_fake(tmp_path, Fake())
+    assert " roof |" not in leaderboard(load(tmp_path))
+    run = read_run(folder)
+    assert run.summary is not None
+    write_run(folder, run.model_copy(update={"summary": run.summary.model_copy(update={"roof_share": 0.273})}))
+    assert " roof |" in leaderboard(load(tmp_path))
+    assert " 27% |" in leaderboard(load(tmp_path))
+
+
 def test_a_suite_beyond_the_model_is_called_so(tmp_path: Path) -> None:
     write_fake(tmp_path, Fake(accuracy=0.01, suite="humaneval"))
     assert "**pass@1 is near 0 (below 5%) in every row:**" in leaderboard(load(tmp_path))

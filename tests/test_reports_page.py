@@ -179,6 +179,21 @@ def test_a_replay_ends_behind_the_last_written_token() -> None:
     assert replay(sample.model_copy(update={"pieces": []}))["pieces"][0] == "⟨10⟩"
 
 
+def test_what_lies_behind_an_answer_is_marked() -> None:
+    sample = fake_samples(Fake(documents=1))[0]
+    length = len(sample.step_map)
+    assert replay(sample)["late"] == [0] * length
+    assert replay(sample.model_copy(update={"useful": length - 2}))["late"] == [0] * (length - 2) + [1, 1]
+
+
+def test_each_text_of_a_divided_answer_ends_on_its_own() -> None:
+    sample = fake_samples(Fake(documents=1))[0]
+    pieces = ["a", "b", "<|endoftext|>", "<|endoftext|>", "c", "<|endoftext|>", "x", *sample.pieces[7:]]
+    data = replay(sample.model_copy(update={"pieces": pieces, "blocks": [(0, 4), (4, 6), (6, len(pieces))]}))
+    assert data["late"][:7] == [0, 0, 1, 1, 0, 1, 0]
+    assert data["starts"] == [4, 6]
+
+
 @pytest.mark.parametrize("ending", ["gif", "webp"])
 def test_an_animation_has_a_frame_per_forward(tmp_path: Path, ending: str) -> None:
     sample = fake_samples(Fake(documents=1, tokens_per_forward=3))[0]

@@ -75,7 +75,8 @@
       box.textContent = piece.replaceAll("\n", "\u23ce\n") || "\u2205";
       const sure = sample.confidence[at] >= 0 ? `, confidence ${sample.confidence[at]}%` : "";
       box.title = sample.steps[at] < 0 ? `position ${at}: never written` : `position ${at}: forward ${sample.steps[at] + 1}${sure}`;
-      if (sample.useful !== null && at >= sample.useful) box.classList.add("late");
+      if (sample.late[at]) box.classList.add("late");
+      if (sample.starts.includes(at)) box.classList.add("start");
       return box;
     });
     tokens.append(...boxes);
