@@ -49,9 +49,7 @@ def _scoring(suite: Any) -> dict[str, Any]:
     rows: dict[str, Any] = {"score": f"{metric}, filter {filter_name or 'none'}"}
     if suite.scorer is not None:
         limits = suite.scorer.limits
-        rows["programs"] = (
-            f"run in a jail, {limits.seconds:g} s and {limits.memory_mb} MB each; passed = every test returned the right value"
-        )
+        rows["programs"] = f"run in a jail, {limits.seconds:g} s and {limits.memory_mb} MB each; all tests must pass"
     rows["stop strings"] = json.dumps(suite.stop) if suite.stop else "none (end of text only)"
     rows["canvas"] = f"{suite.canvas} new tokens by default"
     rows["frozen"] = ", ".join(f"{key} {value}" for key, value in suite.frozen.items())

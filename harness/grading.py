@@ -77,11 +77,10 @@ def grade_lines(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, s
 def _job(suite: Suite, documents: dict[int, Line], line: Line, number: int, stored: bool) -> Callable[[Jail | None], Grade]:
     doc_id, text, program = line.get("doc_id"), line.get("text"), line.get("program")
     if doc_id not in documents:
-        raise GradingError(
-            f"line {number}: doc_id {doc_id!r} is not one of {suite.name}'s {len(documents)} documents (0 to {len(documents) - 1})"
-        )
+        last = len(documents) - 1
+        raise GradingError(f"line {number}: doc_id {doc_id!r} is not one of the documents 0 to {last} of {suite.name}")
     document = documents[doc_id]
-    if isinstance(program, str) and suite.needs_code and not stored:
+    if isinstance(program, str) and suite.needs_code and not (stored and isinstance(text, str)):
         return lambda jail: suite.grade_program(document, program, jail)
     if isinstance(text, str):
         answer = text if stored else suite.cut(text)
@@ -115,9 +114,8 @@ def grade_file(suite: Suite, path: Path, output: Path | None = None, allow_unsaf
         jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe)) if suite.needs_code else None
         grades = grade_lines(suite, lines, jail)
     if output is not None:
-        output.write_text(
-            "".join(json.dumps(_graded(line, grade)) + "\n" for line, grade in zip(lines, grades, strict=True)), encoding="utf-8"
-        )
+        rows = [json.dumps(_graded(line, grade)) + "\n" for line, grade in zip(lines, grades, strict=True)]
+        output.write_text("".join(rows), encoding="utf-8")
     return score([line["doc_id"] for line in lines], grades)
 
 

@@ -24,7 +24,7 @@ from harness.sandbox.inside import wire
 Backend = Literal["bubblewrap", "unshare", "landlock+seccomp", "none"]
 INSIDE = Path(__file__).parent / "inside"
 PYTHON = "/python/bin/python3"
-SYSTEM = ("/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache")
+SYSTEM = ("/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", "PATH": "", "OPENBLAS_NUM_THREADS": "1"}
 INNER_ENVIRONMENT = {**ENVIRONMENT, "LD_LIBRARY_PATH": "/python/lib"}
@@ -56,6 +56,13 @@ def interpreter() -> tuple[str, str, str]:
     library = sysconfig.get_config_var("LIBDIR") or ""
     shared = os.path.join(library, str(sysconfig.get_config_var("INSTSONAME") or ""))
     return os.path.realpath(sys.executable), sysconfig.get_path("stdlib"), shared if shared.endswith(".so") or ".so." in shared else ""
+
+
+@functools.cache
+def system_paths() -> list[str]:
+    """Where the system keeps shared libraries: the folder of this processor where there is one, else all of /usr/lib."""
+    own = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
+    return [path for path in (own if os.path.isdir(own) else "/usr/lib", *SYSTEM) if os.path.exists(path)]
 
 
 def packages(numpy: bool) -> list[Path]:
@@ -93,7 +100,7 @@ class View:
 def view(numpy: bool) -> View:
     """The interpreter under /python, the system's shared libraries, the runner under /jail, and numpy beside it when asked for."""
     binary, stdlib, shared = interpreter()
-    system = [path for path in SYSTEM if os.path.exists(path)]
+    system = system_paths()
     binds = [(binary, PYTHON), (stdlib, f"/python/lib/{os.path.basename(stdlib)}")]
     binds += [(shared, f"/python/lib/{os.path.basename(shared)}")] if os.path.exists(shared) else []
     binds += [(path, path) for path in system if not os.path.islink(path)]
@@ -105,7 +112,7 @@ def view(numpy: bool) -> View:
 def readable(numpy: bool) -> list[str]:
     """The same for a jail that keeps the machine's root: paths whose contents may be read."""
     binary, stdlib, shared = interpreter()
-    paths = [path for path in (binary, stdlib, shared, *SYSTEM) if os.path.exists(path)]
+    paths = [path for path in (binary, stdlib, shared, *system_paths()) if os.path.exists(path)]
     found = [part for path in paths for part in _without(os.path.realpath(path), hidden_folders())]
     return [*found, str(INSIDE), *(str(path) for path in packages(numpy)), *DEVICES[1:]]
 
@@ -132,12 +139,15 @@ def bubblewrap_binary() -> str | None:
 
 
 def bubblewrap(role: str, limits: Limits, numpy: bool) -> Launch:
-    """All namespaces, no capability, an empty read-only root with the interpreter and the runner, a work folder of limited size."""
+    """All namespaces, no capability, an empty read-only root with the interpreter and the runner, a work folder of limited size.
+
+    There is no /proc: to the kernel a jail started by root is still root, who may write the machine's settings there.
+    """
     binary = bubblewrap_binary()
     if binary is None:
         raise JailError("bubblewrap is not installed")
     command = [binary, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "jail"]
-    command += ["--uid", "65534", "--gid", "65534", "--proc", "/proc"]
+    command += ["--uid", "65534", "--gid", "65534"]
     for device in DEVICES:
         command += ["--dev-bind", device, device]
     seen = view(numpy)

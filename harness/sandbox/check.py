@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,7 +54,7 @@ class Cases:
     def encoded(self) -> str:
         """The cases as JSON text. Raises WireError for values that cannot cross into a jail."""
         values = {"inputs": [wire.encode(list(item)) for item in self.inputs], "expected": [wire.encode(item) for item in self.expected]}
-        return json.dumps({**values, "atol": self.atol, "oracle": self.oracle}, separators=(",", ":"))
+        return wire.to_text({**values, "atol": self.atol, "oracle": self.oracle})
 
 
 @dataclass(frozen=True)

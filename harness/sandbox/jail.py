@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import queue
 import signal
@@ -118,7 +117,7 @@ class Worker:
         verdict, outside = socket.socketpair()
         with data, peer, verdict, outside:
             deadline = time.monotonic() + limits.seconds
-            candidate.post(json.dumps({"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}), [data])
+            candidate.post(wire.to_text({"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}), [data])
             # The judge also waits for the program, so its own limit on processor time is a second line only.
             self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds)), [peer, verdict])
             for item in (data, peer, verdict):
@@ -136,9 +135,9 @@ def _question(check: Check, limits: Limits) -> str:
     """The judge's request as JSON text; the cases, which are long, are encoded once per problem."""
     request: dict[str, Any] = {"names": list(check.names), "limits": asdict(limits)}
     if check.cases is not None:
-        return f'{{"cases":{check.cases.encoded},{json.dumps(request)[1:]}'
+        return f'{{"cases":{check.cases.encoded},{wire.to_text(request)[1:]}'
     request.update(tests=check.tests, setup=check.setup, remote=_bound_names(check.fixtures))
-    return json.dumps(request)
+    return wire.to_text(request)
 
 
 def _bound_names(source: str) -> list[str]:

@@ -56,9 +56,7 @@ def enter(plan: dict[str, Any]) -> None:
         os.symlink(text, root + path)
     for folder in plan["covers"]:
         _mount("nothing", root + folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
-    for folder in ("/proc", "/tmp"):
-        os.makedirs(root + folder, exist_ok=True)
-    _mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    os.makedirs(root + "/tmp", exist_ok=True)
     _mount("work", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['work_bytes']},mode=0700")
     os.chdir(root)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")

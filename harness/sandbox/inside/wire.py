@@ -178,12 +178,17 @@ _DECODE: dict[str, Callable[[list[Any]], Any]] = {
 
 def send(sock: socket.socket, message: Any) -> None:
     """Write one frame of JSON data; OSError when the other side is gone."""
-    send_text(sock, json.dumps(message, separators=(",", ":")))
+    send_text(sock, to_text(message))
+
+
+def to_text(message: Any) -> str:
+    """Compact JSON text. Characters stay as they are: escapes would join two lone surrogates into one character on the way."""
+    return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
 
 
 def send_text(sock: socket.socket, text: str) -> None:
     """Write one frame of finished JSON text."""
-    body = text.encode("ascii")
+    body = text.encode("utf-8", "surrogatepass")
     sock.sendall(struct.pack(">I", len(body)) + body)
 
 
@@ -202,7 +207,7 @@ def receive(sock: socket.socket, limit: int) -> Any:
     if body is None:
         raise WireError("message cut short")
     try:
-        return json.loads(body)
+        return json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise WireError(f"message is not JSON: {error}") from None
 
