@@ -57,12 +57,12 @@ class RowHooks:
     def look(self, request: Forward) -> Generator[Forward, Tensor, Tensor]:
         """Run ``request`` and return its logits [len(at), vocab] as the logits hook leaves them.
 
-        With a hook set, the row's whole logits are computed, as the hooks expect.
+        With a hook set, the logits of the whole row are computed, as the hooks expect.
         """
         if self.logits_hook is None and self.tokens_hook is None:
             return (yield request)
         logits = yield Forward(
-            window=(0, self.row.length), at=range(self.row.length), mask=request.mask, block_size=request.block_size, cached=False
+            window=(0, self.row.end), at=range(self.row.end), mask=request.mask, block_size=request.block_size, cached=False
         )
         if self.logits_hook is not None:
             logits = self.logits_hook(self.row.nfe - 1, self._ids(logits.device), logits.unsqueeze(0)).squeeze(0)
@@ -85,4 +85,4 @@ class RowHooks:
             self.row.revise(changed, [new[position] for position in changed])
 
     def _ids(self, device: torch.device) -> Tensor:
-        return torch.tensor([[self.row.token(position) for position in range(self.row.length)]], device=device)
+        return torch.tensor([[self.row.token(position) for position in range(self.row.end)]], device=device)
