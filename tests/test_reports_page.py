@@ -155,7 +155,7 @@ def test_the_page_draws_something_and_complains_of_nothing(browser: Browser, tmp
     browser.screenshot(tmp_path / "page.png")
     image = Image.open(tmp_path / "page.png").convert("RGB")
     assert image.width >= 1280
-    assert len(set(image.resize((160, 160)).get_flattened_data())) > 100
+    assert len(image.resize((160, 160)).getcolors(160 * 160) or []) > 100
     assert browser.problems == []
 
 
