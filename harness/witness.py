@@ -158,8 +158,8 @@ class Journal:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Wrap ``Row.commit``, ``revise`` and ``_write`` for the duration of one decode call."""
-        originals: dict[str, Callable[..., None]] = {name: getattr(Row, name) for name in ("commit", "revise", "_write")}
+        """Wrap ``Row``'s ways of writing for the duration of one decode call."""
+        originals: dict[str, Callable[..., None]] = {name: getattr(Row, name) for name in ("commit", "revise", "_take_back", "_write")}
         depth = 0
 
         def door(name: str) -> Callable[..., None]:
@@ -177,8 +177,15 @@ class Journal:
             originals["_write"](row, at, ids, confidence)
             self._note(row, list(at), depth > 0)
 
+        def take_back(row: Row, at: Sequence[int]) -> None:
+            originals["_take_back"](row, at)
+            self.past += [f"row {row.index} position {position} was taken back past revise" for position in at if depth == 0]
+            for position in at:
+                self.final.pop((row.index, position), None)
+                self.guesses.pop((row.index, position), None)
+
         with ExitStack() as stack:
-            for name, replacement in {"commit": door("commit"), "revise": door("revise"), "_write": write}.items():
+            for name, replacement in {"commit": door("commit"), "revise": door("revise"), "_take_back": take_back, "_write": write}.items():
                 setattr(Row, name, replacement)
                 stack.callback(setattr, Row, name, originals[name])
             yield

@@ -124,6 +124,31 @@ def test_command_prints_the_failed_names_and_exits_1() -> None:
     assert "24 of 25 checks passed; failed: no_mask_left" in done.stdout
 
 
+REMASKER = """
+from methods.base import Forward, RowDecoder, propose
+
+class Remasker(RowDecoder):
+    name, summary = "remasker", "takes its first token back once"
+    requires = frozenset({"mask_token"})
+
+    def decode_row(self, row, spec, config):
+        for turn in range(2):
+            at = row.masked()[: None if turn else 4]
+            logits = yield Forward(window=(0, row.length), at=at)
+            row.commit(at, propose(logits, row, spec, config).ids)
+            if not turn:
+                row.revise(at[:1], [spec.mask_id])
+
+METHOD = Remasker()
+"""
+
+
+def test_an_honest_method_of_another_kind_passes(tmp_path: Path) -> None:
+    (tmp_path / "remasker.py").write_text(REMASKER)
+    failed = [(check.name, check.detail) for check in run(str(tmp_path / "remasker.py")).values() if not check.passed]
+    assert failed == []
+
+
 def test_scan_is_not_fooled_by_names_of_our_own() -> None:
     text = "class A:\n    def f(self, row):\n        self._own = row.token(0)\n        return self._own\n"
     assert not any(scan(text).values())
