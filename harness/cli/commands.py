@@ -11,6 +11,7 @@ from harness.cli.decode import decode_command
 from harness.cli.listing import list_command
 from harness.cli.project import project_command
 from harness.cli.run import run_command
+from harness.cli.sweep import sweep_command
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -22,6 +23,7 @@ def mount(app: typer.Typer) -> None:
     app.command("decode")(decode_command)
     app.command("check")(check_command)
     app.command("project")(project_command)
+    app.command("sweep")(sweep_command)
     app.command("lm-eval", context_settings=_PASS_THROUGH, help="lm-eval's own command line with model `dllm` registered.")(lm_eval_command)
     _mount_suites(app)
     _mount_reports(app)
