@@ -151,7 +151,7 @@ class Cell:
             useful=generation.useful,
             status=generation.status,
             error=generation.error,
-            **_measured(row, self.generator.loaded.tokenizer),
+            **measured(row, self.generator.loaded.tokenizer),
         )
 
     def finish(self) -> None:
@@ -168,7 +168,8 @@ class Cell:
         self.folder.save()
 
 
-def _measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
+def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
+    """The fields of a Sample that come from decoding, null where nothing was decoded."""
     if row is None:
         counts = dict.fromkeys(("committed", "nfe", "positions", "kv_read", "time_s"))
         return {**counts, "output_ids": [], "output_hash": digest([])}

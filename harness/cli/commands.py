@@ -8,6 +8,7 @@ import typer
 
 from harness.cli.check import check_command
 from harness.cli.decode import decode_command
+from harness.cli.generate import generate_command
 from harness.cli.listing import list_command
 from harness.cli.project import project_command
 from harness.cli.run import run_command
@@ -21,6 +22,7 @@ def mount(app: typer.Typer) -> None:
     app.command("run")(run_command)
     app.command("list")(list_command)
     app.command("decode")(decode_command)
+    app.command("generate")(generate_command)
     app.command("check")(check_command)
     app.command("project")(project_command)
     app.command("sweep")(sweep_command)

@@ -1,0 +1,183 @@
+"""``bench generate``: one prompt, its text on the screen as it fills, optionally an animation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli.options import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from harness.backbone import Backbone
+    from harness.canvas import Row
+    from harness.generate import Generation, Generator
+    from harness.loader import Loaded
+
+HOLE, END = "\u00b7", "\u220e"
+
+
+class GenerateError(UserError, ValueError):
+    """A prompt that could not be answered, or a trace that cannot be written."""
+
+
+def generate_command(
+    prompt: Annotated[str, typer.Argument(help="The prompt. [R] [A] at its end (or [R:48] [A:16]) mark a reasoning and an answer block.")],
+    method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
+    model: Model = "nano",
+    adapter: Adapter = None,
+    no_merge: NoMerge = False,
+    settings: Settings = None,
+    stop_rule: StopRuleOption = "harness",
+    device: Device = None,
+    dtype: Dtype = "auto",
+    seed: Seed = 0,
+    trace: Annotated[Path | None, typer.Option("--trace", help="Animation to write, .gif or .webp: one frame per forward pass.")] = None,
+    delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds to wait between forward passes, for watching.")] = 0.0,
+) -> None:
+    """Answer one prompt and show the canvas while it fills.
+
+    On a terminal the canvas is redrawn after every forward pass; elsewhere only the finished text is printed. Speed
+    is not reported, since drawing costs time: `bench run` measures. A method without blocks ignores the markers.
+
+    Example:
+
+        bench generate "Explain why the sky is blue [R] [A]" --method lockstep --trace out.gif
+    """
+    import sys
+
+    from harness.generate import Generator, Request
+    from harness.loader import load
+    from harness.plan import Wish, settings_for
+    from harness.registry import load_method
+    from harness.settings import SettingError, parse_pairs
+    from harness.text import split_markers
+
+    if stop_rule not in ("harness", "reference"):
+        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    if trace is not None and trace.suffix not in (".gif", ".webp"):
+        raise GenerateError(f"--trace {trace} must end in .gif or .webp")
+    entry = load_method(method)
+    text, lengths = split_markers(prompt)
+    chosen = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
+    chosen = block_settings(chosen, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
+    loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
+    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule)  # pyright: ignore[reportArgumentType]
+    canvas = sum(lengths.values()) if len(lengths) == 2 and not chosen.get("max_new_tokens") else generator.canvas(256)
+    item = _answer(generator, Request(text, canvas), delay, show=sys.stdout.isatty())
+    _report(item, entry.name)
+    if trace is not None:
+        _animate(item, entry.name, loaded, trace)
+
+
+def block_settings(settings: Mapping[str, Any], lengths: Mapping[str, int], marked: bool, known: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with the lengths of the markers, for a method that has blocks (settings ``r_length``, ``a_length``).
+
+    Raises GenerateError if such a method got neither markers nor lengths, or two lengths for one block.
+    """
+    if "r_length" not in known:
+        return dict(settings)
+    if not marked and not {"r_length", "a_length"} & set(settings):
+        raise GenerateError("prompt has no [R] and [A] markers: end it with `[R] [A]`, or give --set r_length=N or --set a_length=N")
+    merged = dict(settings)
+    for name, length in lengths.items():
+        key = f"{name.lower()}_length"
+        if key in merged and str(merged[key]) != str(length):
+            raise GenerateError(f"[{name}:{length}] contradicts --set {key}={merged[key]}: give one of them")
+        merged[key] = length
+    return merged
+
+
+def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Generation:
+    from rich.console import Console
+    from rich.live import Live
+
+    if not show:
+        return next(iter(generator.run([request], 1)))[0]
+    tokenizer = generator.loaded.tokenizer
+    with Live(console=Console(), auto_refresh=False) as live:
+
+        def draw(row: Row) -> None:
+            live.update(picture(row, tokenizer), refresh=True)
+            time.sleep(delay)
+
+        generator.loaded = replace(generator.loaded, backbone=watched(generator.loaded.backbone, draw))
+        item = next(iter(generator.run([request], 1)))[0]
+        live.update("", refresh=True)
+    return item
+
+
+def watched(backbone: Backbone, draw: Any) -> Backbone:
+    """The same backbone; ``draw`` gets the first row before every forward pass."""
+    from harness.backbone import Backbone
+
+    class Shown(Backbone):
+        def forward_rows(self, canvas: Any, requests: Any, cache: Any = None) -> Any:
+            draw(canvas.rows[0])
+            return super().forward_rows(canvas, requests, cache)
+
+    return Shown(backbone._model, backbone.device, backbone.dtype)
+
+
+def picture(row: Row, tokenizer: Any) -> Text:
+    """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph per block."""
+    from rich.text import Text
+
+    from harness.text import pieces
+
+    shown, newest = Text(), max(row.step_map, default=-1)
+    names = ["R", "A"] if len(row.spans) == 2 else [""] * len(row.spans)
+    for (start, stop), name in zip(row.spans, names, strict=True):
+        left = sum(not row.written(position) for position in range(start, stop))
+        if name:
+            shown.append(f"{name} {stop - start - left}/{stop - start}\n", style="bold cyan")
+        for position in range(start, stop):
+            if not row.written(position):
+                shown.append(HOLE, style="dim")
+                continue
+            token = row.token(position)
+            piece = END if tokenizer.decode([token], skip_special_tokens=True) == "" else pieces(tokenizer, [token])[0]
+            shown.append(piece, style="bold yellow" if row.step_map[position - row.prompt_length] == newest else "")
+        shown.append("\n")
+    return shown
+
+
+def _report(item: Generation, method: str) -> None:
+    row = item.decoded
+    if row is None:
+        raise GenerateError(f"{method} gave no answer: {item.error}")
+    typer.echo(item.text)
+    useful, rate = item.useful or 0, (item.useful or 0) / row.nfe if row.nfe else 0.0
+    typer.echo(f"{method}: {useful} tokens in {row.nfe} forward passes, {rate:.2f} tokens per forward", err=True)
+    if item.status != "ok":
+        raise GenerateError(f"{method} ended with status {item.status}: {item.error}")
+
+
+def _animate(item: Generation, method: str, loaded: Loaded, path: Path) -> None:
+    from harness.engine import measured
+    from harness.plan import digest
+    from harness.records import Sample
+    from reports.trace import animate
+
+    sample = Sample(
+        run_id="generate",
+        suite="generate",
+        method=method,
+        doc_id=0,
+        prompt_hash=digest(item.prompt_ids),
+        order=0,
+        prompt_tokens=len(item.prompt_ids),
+        text=item.text,
+        useful=item.useful,
+        status=item.status,
+        **measured(item.decoded, loaded.tokenizer),
+    )
+    frames = animate(sample, path, title=f"{method} with {loaded.model}")
+    typer.echo(f"{path}: {frames} frames", err=True)
