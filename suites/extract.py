@@ -23,6 +23,7 @@ def defines(program: str, name: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(program)
+            compile(tree, "<program>", "exec")  # some errors, such as a return outside a function, are only found here
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return any(getattr(node, "name", None) == name or _assigns(node, name) for node in tree.body)
