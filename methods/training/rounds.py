@@ -1,12 +1,15 @@
 """Rounds of progressive distillation: a step that doubles, a teacher that becomes the student, an averaged result.
 
-Shared by DUO's consistency distillation, its masked variant and SDTT. All state sits in modules, so that a checkpoint of
-``Rounds`` is complete.
+Shared by DUO's consistency distillation, its masked variant and SDTT. All state sits in parameters and buffers, so that a
+checkpoint of the rounds is complete.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -45,29 +48,32 @@ def average_decay(decay: float, updates: int) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-class Rounds(nn.Module):
-    """Student, frozen teacher and running average of one progressive distillation.
+class _Life(nn.Module):
+    """When the teacher is replaced and the average taken; ``begin(step)`` before every step, ``finish()`` after the last.
 
-    ``begin(step)`` is called before every optimiser step, ``finish()`` once after the last. The teacher is a copy of the *raw*
-    student (an averaged teacher is worse: 83.9 against 75.2 at 16 steps in the DUO paper), in eval mode; the average is only
-    what is delivered.
+    The teacher is a copy of the *raw* student (an averaged teacher is worse: 83.9 against 75.2 at 16 steps in the DUO
+    paper); the average is only what is delivered.
     """
 
     updates: Tensor
 
-    def __init__(self, student: nn.Module, schedule: RoundSchedule, decay: float = 0.999) -> None:
+    def __init__(self, schedule: RoundSchedule, decay: float) -> None:
         super().__init__()
-        self.student, self.schedule, self.decay = student, schedule, decay
-        self.teacher = frozen_copy(student)
-        self.average = frozen_copy(student)
+        self.schedule, self.decay = schedule, decay
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
+    @abstractmethod
+    def triples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(student, teacher, average) of every trained tensor."""
+
+    @torch.no_grad()
     def begin(self, step: int) -> float:
         """Take in the last update, swap the teacher where a round starts; returns the time step of this step."""
         if step > 0:
             self._absorb()
         if self.schedule.starts_round(step):
-            self.teacher.load_state_dict(self.student.state_dict())
+            for student, teacher, _ in self.triples():
+                teacher.copy_(student)
         return self.schedule.dt(step)
 
     def finish(self) -> None:
@@ -78,8 +84,21 @@ class Rounds(nn.Module):
     def _absorb(self) -> None:
         decay = average_decay(self.decay, int(self.updates))
         self.updates += 1
-        for kept, new in zip(self.average.parameters(), self.student.parameters(), strict=True):
-            kept.lerp_(new.detach(), 1 - decay)
+        for student, _, average in self.triples():
+            average.lerp_(student, 1 - decay)
+
+
+class Rounds(_Life):
+    """Three whole modules: ``student``, ``teacher``, ``average``. For small models."""
+
+    def __init__(self, student: nn.Module, schedule: RoundSchedule, decay: float = 0.999) -> None:
+        super().__init__(schedule, decay)
+        self.student = student
+        self.teacher = frozen_copy(student)
+        self.average = frozen_copy(student)
+
+    def triples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return zip(self.student.parameters(), self.teacher.parameters(), self.average.parameters(), strict=True)
 
     def train(self, mode: bool = True) -> Rounds:
         """Only the student ever trains: dropout in a teacher would be noise in its targets."""
@@ -87,6 +106,49 @@ class Rounds(nn.Module):
         self.teacher.eval()
         self.average.eval()
         return self
+
+
+class AdapterRounds(_Life):
+    """One frozen base, and three sets of the tensors that train (an adapter): student, teacher snapshot, average.
+
+    The base is no part of the state: a checkpoint holds the three sets. ``model`` computes as the student except inside
+    ``teacher()`` and ``average()``.
+    """
+
+    def __init__(self, model: nn.Module, schedule: RoundSchedule, decay: float = 0.999) -> None:
+        super().__init__(schedule, decay)
+        self._hidden = [model]
+        self.student = nn.ParameterList([p for p in model.parameters() if p.requires_grad])
+        for i, parameter in enumerate(self.student):
+            self.register_buffer(f"teacher_{i}", parameter.detach().clone())
+            self.register_buffer(f"average_{i}", parameter.detach().clone())
+
+    def triples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for i, parameter in enumerate(self.student):
+            yield parameter, self.get_buffer(f"teacher_{i}"), self.get_buffer(f"average_{i}")
+
+    @contextmanager
+    def _swapped(self, name: str) -> Iterator[None]:
+        model, training = self._hidden[0], self._hidden[0].training
+        own = [parameter.data for parameter in self.student]
+        for i, parameter in enumerate(self.student):
+            parameter.data = self.get_buffer(f"{name}_{i}")
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for parameter, data in zip(self.student, own, strict=True):
+                parameter.data = data
+            model.train(training)
+
+    def teacher(self) -> AbstractContextManager[None]:
+        """The model computes as the teacher: eval mode, no gradients."""
+        return self._swapped("teacher")
+
+    def average(self) -> AbstractContextManager[None]:
+        """The model computes as (and is saved as) the running average."""
+        return self._swapped("average")
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
