@@ -105,7 +105,7 @@ def _run_evalplus(dataset: str, path: Path, data: Path, python: str, work: Path)
     command += ["--bind", str(work), str(work), "--setenv", "HOME", str(work), "--setenv", "TMPDIR", str(work), "--chdir", str(work)]
     command += ["--setenv", f"{dataset.upper()}_OVERRIDE_PATH", str(data), "--setenv", "EVALPLUS_MAX_MEMORY_BYTES", "-1"]
     command += [python, "-m", "evalplus.evaluate", "--dataset", dataset, "--samples", str(path), "--parallel", str(os.cpu_count())]
-    subprocess.run([*command, "--min-time-limit", "4"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--min-time-limit", "4"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def main() -> None:

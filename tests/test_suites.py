@@ -59,9 +59,7 @@ def test_rendered_prompts_are_the_frozen_ones(name: str) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize(
-    "name", ["mbpp", "mbpp_instruct", "mbpp_plus", "humaneval_plus", "gsm8k", "minerva_math500", "minerva_math_geometry"]
-)
+@pytest.mark.parametrize("name", ["mbpp", "mbpp_instruct", "mbpp_plus", "humaneval_plus", "gsm8k", "minerva_math500"])
 def test_rendered_prompts_of_data_suites_are_the_frozen_ones(name: str) -> None:
     suite = load_suite(name, DATA)
     assert suite.fingerprint() == suite.frozen
@@ -243,16 +241,17 @@ class Parrot:
 @needs_jail
 @pytest.mark.parametrize(("name", "field"), [("humaneval", "canonical_solution"), ("nano-gsm", "response"), ("nano-code", "response")])
 def test_scores_equal_lm_evals_own(name: str, field: str) -> None:
-    import lm_eval
+    from lm_eval.evaluator import evaluate
 
     suite = load_suite(name)
     docs = suite.docs(limit=12)
     texts = {suite.prompt(doc): doc[field] if doc_id % 2 else "    return None" for doc_id, doc in docs}
     ours = [suite.grade(doc, texts[suite.prompt(doc)]).correct for _, doc in docs]
-    result = lm_eval.evaluate(
+    result = evaluate(
         lm=Parrot(texts), task_dict={name: suite.task}, limit=12, bootstrap_iters=0, confirm_run_unsafe_code=True, log_samples=False
     )
     assert result is not None
+    assert "results" in result
     assert result["results"][name][",".join((suite.headline[0], suite.headline[1] or "none"))] == sum(map(bool, ours)) / 12
     assert any(ours)
     assert not all(ours)
