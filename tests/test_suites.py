@@ -325,3 +325,14 @@ def test_group_is_its_members_one_after_the_other() -> None:
     _, doc = group.docs()[-1]
     assert doc["solution"]
     assert group.prompt(group.docs()[0][1]) == load_suite("minerva_math_algebra", DATA).prompt(group.docs()[0][1])
+
+
+@needs_jail
+def test_verdicts_equal_plain_execution_on_faulty_programs() -> None:
+    from harness.sandbox import open_jail
+    from tests.stock_agreement import compare
+
+    with open_jail() as jail:
+        pairs = compare("humaneval", jail, mutants=1, limit=30)
+    assert [pair for pair in pairs if pair.ours != pair.stock] == []
+    assert 30 <= sum(pair.ours for pair in pairs) < len(pairs)
