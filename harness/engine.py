@@ -20,6 +20,7 @@ from harness.decode import Decoded
 from harness.environment import capture
 from harness.generate import Generation, Generator, Request
 from harness.plan import comparability, digest, make_plan, run_id
+from harness.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.records import Run, Sample
 from harness.registry import Method
 from harness.stats import summarise
@@ -55,6 +56,7 @@ class Options:
     limit: int | None = None
     fresh: bool = False
     chat_template: bool = False
+    protocol: Protocol = PROTOCOLS["quick"]
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         self.canvas = self.generator.canvas(self.suite.canvas)
-        self.keys = [(item.doc_id, repeat) for repeat in range(self.options.repeats) for item in self.items]
+        self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats)
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
         self.started = time.perf_counter()
 
@@ -88,6 +90,7 @@ class Cell:
             repeats=options.repeats,
             chat_template=options.chat_template,
         )
+        plan.protocol = options.protocol.name
         shared = comparability(plan)
         return Run(
             run_id=run_id(plan),
@@ -113,9 +116,30 @@ class Cell:
                 yield chunk
 
     def warm_up(self) -> None:
-        """One unrecorded answer, so that lazy initialisation is outside every clock."""
-        if self.pending:
+        """Unrecorded answers until the protocol calls each shape warm, so that lazy initialisation is outside every clock."""
+        if not self.pending:
+            return
+        protocol = self.options.protocol
+        shapes = {bucket(len(self.generator.prompt_ids(item.prompt))): item for item in reversed(self.items)}
+        if protocol.cv is None:
             list(self.generator.run([self._request(self.items[0], 0)], 1))
+            return
+        self.folder.run.protocol = {"name": protocol.name, "passes": protocol.passes, "warm_up": {}}
+        for shape, item in sorted(shapes.items()):
+            times = self._warm(item)
+            steady = round(variation(times[-STEADY_RUNS:]), 4) if len(times) > 1 else None
+            self.folder.run.protocol["warm_up"][f"prompt<={shape}"] = {"runs": len(times), "variation": steady}
+
+    def _warm(self, item: Item) -> list[float]:
+        """Seconds of each warm-up batch of one shape; ends early if the prompt cannot be decoded at all."""
+        times: list[float] = []
+        requests = [self._request(item, 0)] * self.options.batch_size
+        while not self.options.protocol.warm(times):
+            rows = [generation.decoded for batch in self.generator.run(requests, len(requests)) for generation in batch]
+            if any(row is None for row in rows):
+                break
+            times.append(sum(row.time_s for row in rows if row is not None))
+        return times
 
     def step(self, chunk: Sequence[Key], jail: Any) -> None:
         """Decode, grade and store one batch."""
@@ -162,6 +186,7 @@ class Cell:
         samples = self.folder.ordered()
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
         run.summary = summarise(samples)
+        run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
         run.audit = audit_run(samples)
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
@@ -209,12 +234,9 @@ def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
         for cell in group:
             cell.warm_up()
         queues = [list(cell.chunks()) for cell in group]
-        for turn in range(max((len(queue) for queue in queues), default=0)):
-            places = range(len(group)) if turn % 2 == 0 else reversed(range(len(group)))
-            for place in places:
-                if turn < len(queues[place]):
-                    group[place].step(queues[place][turn], jail)
-                    progress(group[place], len(queues[place][turn]))
+        for place, turn in interleaved([len(queue) for queue in queues]):
+            group[place].step(queues[place][turn], jail)
+            progress(group[place], len(queues[place][turn]))
         for cell in group:
             cell.finish()
 

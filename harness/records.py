@@ -50,6 +50,7 @@ class Plan(Record):
     chat_template: bool = False
     batch_size: int = 1
     repeats: int = 1
+    protocol: str = Field(default="quick", description="how the run is timed: quick, standard or publish; see harness.protocol")
     device: str = Field(description="torch device: cpu, cuda:0")
     device_name: str = Field(description="device slug, first folder of the run's path")
     dtype: str
@@ -116,6 +117,9 @@ class Run(Record):
     load_s: float | None = None
     wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
     roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
+    protocol: dict[str, Any] | None = Field(
+        default=None, description="what was done: warm-up runs and variation per shape, timing passes, determinism rate over repeats"
+    )
     audit: Audit | None = None
     summary: Summary | None = None
 

@@ -35,6 +35,14 @@ def run_command(
     settings: Settings = None,
     seed: Seed = 0,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Answers per document.")] = 1,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            help="quick: each document once. standard: warm-up per shape until times vary by less than 2% (3 to 20 runs), then 32 of the "
+            "documents timed three times, methods in A B B A order. publish: as standard, all documents three times.",
+        ),
+    ] = "quick",
     stop_rule: StopRuleOption = "harness",
     output_path: OutputPath = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.")] = False,
@@ -68,8 +76,10 @@ def run_command(
     if allow_unsafe_code:
         os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
     from harness.engine import Options
+    from harness.protocol import protocol as find_protocol
 
-    options = Options(output_path, batch_size, repeats, limit or (QUICK_LIMIT if quick else None), fresh)
+    chosen_limit = limit or (QUICK_LIMIT if quick else None)
+    options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     base = {"model": model, "adapter": adapter, "merge": not no_merge, "device": device, "dtype": dtype}
