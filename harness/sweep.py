@@ -163,8 +163,7 @@ class State:
             self._file = self.path.open("a+b")
         except OSError as error:
             raise SweepError(f"cannot write to {output} ({error.strerror}): choose another folder with --output_path") from None
-        self._file.seek(0)
-        data = self._file.read()
+        data = self.path.read_bytes()
         # A kill while writing leaves a torn last line; the cell behind it simply runs again.
         self._file.truncate(data.rfind(b"\n") + 1)
         for number, line in enumerate(data.splitlines(keepends=True), 1):
@@ -187,6 +186,9 @@ class State:
     def pending(self, wanted: Sequence[Cell], retry: bool) -> list[Cell]:
         """Cells without an outcome; with ``retry`` those that did not complete too."""
         return [cell for cell in wanted if (known := self.outcomes.get(cell.key)) is None or (retry and known.status != "complete")]
+
+    def log(self, cell: Cell) -> Path:
+        return self.path.parent / "sweep-logs" / f"{cell.key}.log"
 
     def close(self) -> None:
         self._file.close()
@@ -235,8 +237,7 @@ class Process:
         self.popen.wait()
 
     def _last_line(self) -> str:
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no output")
+        return self.log.read_text(errors="replace").strip().split("\n")[-1].strip()[:300] or "no output"
 
 
 Watcher = Callable[[Cell, Outcome | None], None]
@@ -250,7 +251,7 @@ def run_local(pending: Sequence[Cell], state: State, workers: int, gpus: Sequenc
             for slot in range(workers):
                 if slot not in running and waiting:
                     cell = waiting.pop(0)
-                    running[slot] = Process(cell, _log(state, cell), gpus[slot % len(gpus)] if gpus else None, timeout_s)
+                    running[slot] = Process(cell, state.log(cell), gpus[slot % len(gpus)] if gpus else None, timeout_s)
                     watch(cell, None)
             time.sleep(POLL_S)
             for slot, process in list(running.items()):
@@ -273,7 +274,7 @@ def run_ray(pending: Sequence[Cell], state: State, workers: int, use_gpu: bool, 
     ray.init(num_cpus=None if use_gpu else workers, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
     try:
         task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=0)(_to_the_end)
-        futures = {task.remote(cell, str(_log(state, cell).resolve()), timeout_s, os.getcwd()): cell for cell in pending}
+        futures = {task.remote(cell, str(state.log(cell).resolve()), timeout_s, os.getcwd()): cell for cell in pending}
         for cell in futures.values():
             watch(cell, None)
         while futures:
@@ -296,7 +297,3 @@ def _to_the_end(cell: Cell, log: str, timeout_s: float | None, folder: str) -> O
     while (outcome := process.poll()) is None:
         time.sleep(POLL_S)
     return outcome
-
-
-def _log(state: State, cell: Cell) -> Path:
-    return state.path.parent / "sweep-logs" / f"{cell.key}.log"
