@@ -105,9 +105,10 @@ def test_misuse_is_refused(request_: Forward, text: str) -> None:
 def test_endless_loop_is_cut() -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [[5]], 1)
+    for _ in range(40):
+        model.forward(page, Forward((0, 2), [1]))
     with pytest.raises(TooManyForwards):
-        for _ in range(100):
-            model.forward(page, Forward((0, 2), [1]))
+        model.forward(page, Forward((0, 2), [1]))
 
 
 def test_cache_keeps_a_prefix() -> None:
@@ -147,7 +148,8 @@ def test_llama_rope_scaling_equals_transformers() -> None:
 
     from harness.model import Transformer
 
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling["original_max_position_embeddings"] = 64
     config = LlamaConfig(
         vocab_size=50,
         hidden_size=32,
