@@ -120,10 +120,10 @@ class Cell:
         if not self.pending:
             return
         protocol = self.options.protocol
-        shapes = {bucket(len(self.generator.prompt_ids(item.prompt))): item for item in reversed(self.items)}
         if protocol.cv is None:
             list(self.generator.run([self._request(self.items[0], 0)], 1))
             return
+        shapes = {bucket(len(self.generator.prompt_ids(item.prompt))): item for item in reversed(self.items)}
         self.folder.run.protocol = {"name": protocol.name, "passes": protocol.passes, "warm_up": {}}
         for shape, item in sorted(shapes.items()):
             times = self._warm(item)
