@@ -37,7 +37,8 @@ class Forward:
         ``block_size``; a position sees its own and earlier blocks).
     fresh: drop the row's cache first (a refresh pass).
     cached: read and write the cache; false runs the window on its own.
-    assume: tokens taken for granted at window positions in this pass alone ("what if"); nothing is written.
+    assume: tokens taken for granted in this pass alone ("what if") at window positions behind the prompt;
+        nothing is written.
     trial: set the stored keys/values aside instead of keeping them, so that several what-if passes start
         from the same cache; the row's trials are numbered from 0.
     adopt: before this pass, keep what that trial had set aside and forget the other trials.
@@ -136,9 +137,10 @@ class Backbone:
             raise ValueError(f"window {request.window} is empty or outside row {row} of length {canvas.rows[row].length}")
         if request.mask == "block_causal" and not request.block_size:
             raise ValueError("a block_causal forward needs block_size")
+        first = max(start, canvas.rows[row].prompt_length)
         for position, token in (request.assume or {}).items():
-            if not (start <= position < stop and 0 <= token < self.spec.vocab_size):
-                raise ValueError(f"assumed token {token} at position {position} is outside window {request.window} or the vocabulary")
+            if not (first <= position < stop and 0 <= token < self.spec.vocab_size):
+                raise ValueError(f"assumed token {token} at {position}: only positions [{first}, {stop}) and known ids can be assumed")
         if cache is None or not request.cached:
             if request.store is not None or request.trial or request.adopt is not None:
                 raise ValueError("store, trial and adopt need a cache")

@@ -119,8 +119,9 @@ def test_only_the_adopted_trial_stays_in_the_cache(adopted: int) -> None:
 @pytest.mark.parametrize(
     ("request_", "text"),
     [
-        (Forward((3, 8), [4], assume={9: 20}), "outside window"),
-        (Forward((3, 8), [4], assume={4: 256}), "outside window"),
+        (Forward((3, 8), [4], assume={9: 20}), "can be assumed"),
+        (Forward((3, 8), [4], assume={4: 256}), "can be assumed"),
+        (Forward((0, 8), [4], assume={2: 20}, cached=False), "can be assumed"),
         (Forward((3, 8), [4], adopt=0), "0 trials"),
         (Forward((0, 8), [4], store=(0, 8), trial=True), "overwrites cached"),
         (Forward((0, 8), [4], cached=False, trial=True), "need a cache"),
