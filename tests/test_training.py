@@ -171,7 +171,7 @@ def test_grader_survives_hostile_programs(tmp_path: Path) -> None:
 
 
 def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
-    phase = nano.Phase(core.LoopOptions(3, warmup=1), tokens=512, muon_lr=0.01, adam_lr=1e-3)
+    phase = nano.Phase(core.LoopOptions(3, warmup=1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=512)
     options = nano.NanoOptions(
         tmp_path,
         tmp_path / "work",
@@ -208,7 +208,9 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
 
 
 def test_a_weak_parent_is_not_converted(tmp_path: Path) -> None:
-    phase = nano.Phase(core.LoopOptions(1), tokens=256, muon_lr=0.01, adam_lr=1e-3)
-    options = nano.NanoOptions(tmp_path, tmp_path / "work", pool_items=100, parent=phase, conversion=phase, validation_items=2, spec=TINY)
+    phase = nano.Phase(core.LoopOptions(1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=256)
+    options = nano.NanoOptions(
+        tmp_path, tmp_path / "work", pool_items=100, parent=phase, balance=phase, conversion=phase, validation_items=2, spec=TINY
+    )
     with pytest.raises(nano.GateError, match="train it longer"):
         nano.train_nano(options)

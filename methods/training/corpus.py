@@ -6,6 +6,7 @@ spans the boundary; a response ends with eos.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Iterator
@@ -29,10 +30,14 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the corpus; the rest is nano-code. ``drills`` are bare equations, ``sheet`` equations each."""
+    """Shares of the corpus; the rest is nano-code.
+
+    ``drills`` are bare equations, ``sheet`` equations each; ``letters`` are quoted letters to copy.
+    """
 
     gsm: float = 0.42
     drills: float = 0.24
+    letters: float = 0.0
     sheet: int = 3
 
 
@@ -45,6 +50,9 @@ def items(seed: int, count: int, mix: Mix) -> Iterator[tuple[str, str]]:
             item = gsm.generate(rng, "train")
         elif draw < mix.gsm + mix.drills:
             item = gsm.drill(rng, count=mix.sheet)
+        elif draw < mix.gsm + mix.drills + mix.letters:
+            yield code.letter_drill(rng)
+            continue
         else:
             item = code.generate(rng, "train", with_tests=False)
         yield item.prompt, item.response
@@ -111,9 +119,12 @@ def build_pool(tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
     return Pool(ids, starts, np.array([1 + len(p.ids) for p in prompts]))
 
 
-def cached_pool(path: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
-    """The pool from ``path``, built and written there first if it is missing."""
+def cached_pool(folder: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
+    """The pool from ``folder``, built and written there first if it is missing."""
+    digest = hashlib.sha256(f"{seed} {count} {mix} {tokenizer.to_str()}".encode()).hexdigest()[:12]
+    path = folder / f"pool-{digest}.npz"
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         pool = build_pool(tokenizer, seed, count, mix)
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, ids=pool.ids.astype(np.int16), starts=pool.starts, prompts=pool.prompts)

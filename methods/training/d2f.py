@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from methods.training.core import LoopOptions, generator_for, train_loop
 from methods.training.corpus import EOS, MASK, Mix, cached_pool
 from methods.training.diffusion import Corruption, Noisy, lay_out, visible_columns
 from methods.training.evaluate import D2FMode, score
-from methods.training.export import data_hash, rounded, save_card
+from methods.training.export import data_hash, save_card, save_weights
 from suites.generators.frozen import DATA
 
 SMALLEST_RATE = 0.05  # bounds the weight 1 / rate where ``low`` is set near 0
@@ -50,7 +50,7 @@ class D2FOptions:
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    mix: Mix = field(default_factory=Mix)
+    mix: Mix = field(default_factory=lambda: Mix(gsm=0.4, drills=0.1))
     block_size: int = 8
     low: float = 0.2
     high: float = 0.7
@@ -153,7 +153,7 @@ def train_d2f(options: D2FOptions) -> dict[str, float]:
     model = load_transformer(options.base, torch.float32, torch.device("cpu")).requires_grad_(True)
     model.matmul_attention = True
     tokenizer = Tokenizer.from_file(str(options.base / "tokenizer.json"))
-    pool = cached_pool(options.work / "pool.npz", tokenizer, options.seed + 1, options.pool_items, options.mix)
+    pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, options.mix)
     stream = Stream(pool, options.seed + 7, options.tokens, tokenizer.token_to_id(EOS))
     wrapped = wrap(model, options)
     training = AdapterTraining(model, wrapped.disable_adapter, stream, tokenizer.token_to_id(MASK), options)
@@ -173,7 +173,7 @@ def save_adapter(wrapped: PeftModel, options: D2FOptions, figures: dict[str, flo
     wrapped.peft_config["default"].base_model_name_or_path = options.base.name
     wrapped.save_pretrained(str(folder))
     weights = folder / "adapter_model.safetensors"
-    save_file(rounded(load_file(str(weights))), str(weights), metadata={"format": "pt"})
+    save_weights(weights, load_file(str(weights)))
     facts = {
         "command": "`bench train d2f`",
         "base": options.base.name,

@@ -91,7 +91,7 @@ def layout(tokenizer: Tokenizer, prompts: list[str], canvas: int = CANVAS) -> Ro
     return Rows(ids, starts, eos, mask)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(model: Transformer, rows: Rows, mode: Mode, canvas: int = CANVAS) -> tuple[Tensor, float]:
     """Fill every canvas; returns new ids [rows, canvas] and the mean forwards per row."""
     ids, offsets = rows.ids.clone(), rows.offsets
@@ -175,7 +175,7 @@ def grade(suite: str, item: dict[str, Any], response: str) -> bool:
     return passes(code.program(item["prompt"], response, item["tests"]))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_d2f(model: Transformer, rows: Rows, mode: D2FMode, canvas: int = CANVAS) -> tuple[Tensor, float]:
     """D2F decoding by full recomputation (its cache is exact, so tokens are the same as with one)."""
     ids = rows.ids.clone()

@@ -76,13 +76,16 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, diffusion
     generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id") if name in config}
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation)
-    save_file(rounded(model.state_dict()), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    save_weights(folder / "model.safetensors", model.state_dict())
     save_tokenizer(tokenizer, folder)
 
 
-def rounded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous bfloat16 copies of all tensors."""
-    return {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in state.items()}
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write all tensors in bfloat16, readable by everyone."""
+    save_file(
+        {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in state.items()}, str(path), metadata={"format": "pt"}
+    )
+    path.chmod(0o644)
 
 
 def save_card(folder: Path, title: str, text: str, figures: Mapping[str, float], facts: Mapping[str, Any]) -> None:

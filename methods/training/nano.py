@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ class GateError(RuntimeError):
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of training: ``tokens`` per step, and top learning rates of Muon and AdamW."""
+    """One phase of training: ``tokens`` per step, top learning rates of Muon and AdamW, shares of the corpus."""
 
     loop: LoopOptions
-    tokens: int
     muon_lr: float
     adam_lr: float
+    mix: Mix
+    tokens: int = 2048
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,11 @@ class NanoOptions:
     """The shipped recipe.
 
     ``output`` receives the folders nano and nano-ar; ``work`` holds checkpoints, logs and the token
-    pool, and a run interrupted there continues. ``gate`` is the least greedy validation pass@1 of the
-    parent on each suite. ``ar_share`` of the conversion's batches are autoregressive at its start, fading to none
-    at ``ar_fade`` of its steps. ``validate_every`` steps (0: only at the end) ``validation_items`` per suite are decoded.
+    pool, and a run interrupted there continues. ``parent`` and ``balance`` are both autoregressive; the
+    second turns to nano-code and to copying letters, which need more steps. ``gate`` is the least greedy
+    pass@1 of the parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the
+    conversion's batches are autoregressive at its start, fading to none by step ``ar_steps``.
+    Every ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
     """
 
     output: Path
@@ -58,12 +62,15 @@ class NanoOptions:
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    mix: Mix = field(default_factory=Mix)
-    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2800), tokens=2048, muon_lr=0.02, adam_lr=3e-3))
+    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2800), 0.02, 3e-3, Mix(gsm=0.42, drills=0.24)))
+    balance: Phase = field(
+        default_factory=lambda: Phase(LoopOptions(700, warmup=50, decay=0.5), 0.015, 2e-3, Mix(gsm=0.12, drills=0.03, letters=0.2))
+    )
+    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(2700), 0.01, 1.5e-3, Mix(gsm=0.28, drills=0.08, letters=0.04)))
     gate: float = 0.8
-    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(4500), tokens=2048, muon_lr=0.008, adam_lr=1e-3))
-    ar_share: float = 0.5
-    ar_fade: float = 0.7
+    gate_items: int = 96
+    ar_share: float = 0.3
+    ar_steps: int = 900
     corruption: Corruption = field(default_factory=Corruption)
     validate_every: int = 0
     validation_items: int = 256
@@ -100,20 +107,28 @@ def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
 
 def conversion_loss(model: Transformer, stream: Stream, step: int, mask_id: int, options: NanoOptions) -> Tensor:
     """An autoregressive batch with fading probability, else a masked-diffusion batch."""
-    share = options.ar_share * max(0.0, 1 - step / (options.ar_fade * options.conversion.loop.steps))
+    share = options.ar_share * max(0.0, 1 - step / options.ar_steps)
     if generator_for(stream.seed, step, 3).random() < share:
         return autoregressive_loss(model, stream.batch(step))
     return diffusion_loss(model, corrupt(stream, step, mask_id, options.corruption))
 
 
-def tokenizer_and_stream(options: NanoOptions, stream: int, tokens: int) -> tuple[Tokenizer, Stream]:
-    """The corpus of the recipe; the two phases (``stream`` 0, 1) see different orders of one pool."""
+def recipe_tokenizer(options: NanoOptions) -> Tokenizer:
+    """The tokenizer of the recipe, trained once per work folder."""
     path = options.work / "tokenizer"
     if not (path / "tokenizer.json").exists():
         save_tokenizer(train_tokenizer(options.seed + 11), path)
-    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    pool = cached_pool(options.work / "pool.npz", tokenizer, options.seed + 1, options.pool_items, options.mix)
-    return tokenizer, Stream(pool, options.seed + 5 + stream, tokens, tokenizer.token_to_id(EOS))
+    return Tokenizer.from_file(str(path / "tokenizer.json"))
+
+
+def stream_of(options: NanoOptions, tokenizer: Tokenizer, phase: Phase, number: int) -> Stream:
+    """Batches of one phase; every phase has its own order."""
+    pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, phase.mix)
+    return Stream(pool, options.seed + 5 + number, phase.tokens, tokenizer.token_to_id(EOS))
+
+
+def _autoregressive_step(model: Transformer, stream: Callable[[], Stream], step: int) -> Tensor:
+    return autoregressive_loss(model, stream().batch(step))  # built at the first step: a finished phase needs no pool
 
 
 def train_phase(
@@ -131,25 +146,34 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     """
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
-    tokenizer, stream = tokenizer_and_stream(options, 0, options.parent.tokens)
+    tokenizer = recipe_tokenizer(options)
     model = new_model(options.spec or nano_spec(), options.seed)
-    minutes = train_phase("nano-ar", model, options.parent, lambda s: autoregressive_loss(model, stream.batch(s)), options.work / "ar")
-    figures = score(model, tokenizer, (AR,), options.validation_items)
-    ship(options, model, tokenizer, "nano-ar", options.parent, minutes, figures)
+    minutes = 0.0
+    for number, (name, phase) in enumerate((("ar", options.parent), ("ar-balance", options.balance))):
+        stream = cache(partial(stream_of, options, tokenizer, phase, 2 * number))
+        minutes += train_phase(name, model, phase, partial(_autoregressive_step, model, stream), options.work / name)
+    figures = score(model, tokenizer, (AR,), options.gate_items)
+    ship(options, model, tokenizer, "nano-ar", (options.parent, options.balance), minutes, figures)
     if min(figures["gsm/ar"], figures["code/ar"]) < options.gate:
         raise GateError(f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train it longer")
-    _, stream = tokenizer_and_stream(options, 1, options.conversion.tokens)
+    stream = stream_of(options, tokenizer, options.conversion, 1)
     mask_id = tokenizer.token_to_id(MASK)
     check = lambda _: score(model, tokenizer, (Mode("block"), Mode("full"), Mode("block", threshold=0.9)), 64)  # noqa: E731
     loss = lambda step: conversion_loss(model, stream, step, mask_id, options)  # noqa: E731
     minutes = train_phase("nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
     figures = score(model, tokenizer, options.modes, options.validation_items)
-    ship(options, model, tokenizer, "nano", options.conversion, minutes, figures)
+    ship(options, model, tokenizer, "nano", (options.conversion,), minutes, figures)
     return figures
 
 
 def ship(
-    options: NanoOptions, model: Transformer, tokenizer: Tokenizer, name: str, phase: Phase, minutes: float, figures: dict[str, float]
+    options: NanoOptions,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    name: str,
+    phases: tuple[Phase, ...],
+    minutes: float,
+    figures: dict[str, float],
 ) -> None:
     """Write one shipped folder with its card."""
     diffusion = name == "nano"
@@ -162,7 +186,7 @@ def ship(
     facts = {
         "command": "`bench train nano`",
         "seed": options.seed,
-        "steps": f"{phase.loop.steps} of {phase.tokens} tokens",
+        "steps": " + ".join(f"{phase.loop.steps} of {phase.tokens} tokens" for phase in phases),
         "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), bfloat16 autocast",
         "training items": f"{options.pool_items} generated",
         "hash of the frozen sets": data_hash(DATA),
