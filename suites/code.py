@@ -15,7 +15,7 @@ from suites.plus import PLUS_SLOW, plus_problem
 
 Doc = dict[str, Any]
 PLUS = Limits(memory_mb=4096, output_kb=64 << 10)  # EvalPlus' memory limit; some outputs are lists of a million numbers
-SLOW = replace(PLUS, seconds=60.0)
+SLOW = replace(PLUS, seconds=180.0)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

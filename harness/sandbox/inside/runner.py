@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
 import select
@@ -145,11 +146,9 @@ def _quiet(data: list[socket.socket]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    keep = {sock.fileno() for sock in data}
-    for fd in range(3, 64):
-        if fd not in keep:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+    fences = [2, *sorted(sock.fileno() for sock in data), 64]
+    for low, high in itertools.pairwise(fences):
+        os.closerange(low + 1, high)
 
 
 if __name__ == "__main__":
