@@ -42,6 +42,7 @@ class Forward:
     trial: set the stored keys/values aside instead of keeping them, so that several what-if passes start
         from the same cache; the row's trials are numbered from 0.
     adopt: before this pass, keep what that trial had set aside and forget the other trials.
+    level: id of the noise level, told to a uniform-state model in the place of the row's first token; such ids are no text.
     """
 
     window: Span
@@ -54,6 +55,7 @@ class Forward:
     assume: Mapping[int, int] | None = None
     trial: bool = False
     adopt: int | None = None
+    level: int | None = None
 
 
 @dataclass
@@ -141,6 +143,8 @@ class Backbone:
         for position, token in (request.assume or {}).items():
             if not (first <= position < stop and 0 <= token < self.spec.vocab_size):
                 raise ValueError(f"assumed token {token} at {position}: only positions [{first}, {stop}) and known ids can be assumed")
+        if request.level is not None and not (start == 0 and self.spec.data_tokens <= request.level < self.spec.vocab_size):
+            raise ValueError(f"noise level {request.level}: this model has {self.spec.noise_levels}, and the window must start at 0")
         if cache is None or not request.cached:
             if request.store is not None or request.trial or request.adopt is not None:
                 raise ValueError("store, trial and adopt need a cache")
@@ -202,13 +206,15 @@ class _Batch:
         self._assume()
 
     def _assume(self) -> None:
-        if not any(request.assume for request in self.requests.values()):
+        if not any(request.assume or request.level is not None for request in self.requests.values()):
             return
         # The uniform batch's ids are a view of the canvas, which nobody but the canvas may change.
         self.ids = self.ids.clone()
         for slot, request in enumerate(self.requests.values()):
             for position, token in (request.assume or {}).items():
                 self.ids[slot, position - request.window[0]] = token
+            if request.level is not None:
+                self.ids[slot, 0] = request.level
 
     def _slices(self, window: Span, valid: int) -> None:
         start, stop = window
