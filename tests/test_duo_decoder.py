@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backbone import Backbone
+from harness.backbone import Backbone, Forward
 from harness.decode import decode
 from harness.loader import load
 from harness.model.load import load_transformer
@@ -18,6 +18,8 @@ from methods.duo.decoder import Config
 from methods.duo.model import Denoiser, denoiser_spec, level_token, save_denoiser
 from methods.duo.sampling import Tail, sample
 from tests.conftest import GOLDEN
+from tests.helpers import backbone as tiny
+from tests.helpers import canvas
 
 CPU = torch.device("cpu")
 METHOD: Any = decoder.METHOD
@@ -73,6 +75,21 @@ def test_levels_cover_the_schedule() -> None:
     assert level_token(torch.tensor([0.0, 0.5, 1.0]), spec).tolist() == [DATA, DATA + 8, DATA + LEVELS - 1]
     assert spec.data_tokens == DATA
     assert not spec.shift
+
+
+def test_only_noise_levels_may_stand_before_the_canvas(backbone: Backbone) -> None:
+    page = canvas(backbone, [[0, 3]], 4)
+    for level in (3, DATA - 1, DATA + LEVELS):
+        with pytest.raises(ValueError, match="noise level"):
+            backbone.forward(page, Forward((0, 6), [2], level=level))
+    with pytest.raises(ValueError, match="window must start at 0"):
+        backbone.forward(page, Forward((1, 6), [2], level=DATA))
+    low, high = (backbone.forward(page, Forward((0, 6), [2], level=level)) for level in (DATA, DATA + LEVELS - 1))
+    assert not torch.equal(low, high)
+    assert page.ids[0, :2].tolist() == [0, 3]
+    masked = tiny("dream_tiny")
+    with pytest.raises(ValueError, match="this model has 0"):
+        masked.forward(canvas(masked, [[5]], 4), Forward((0, 5), [1], level=6))
 
 
 def test_wrong_kind_of_checkpoint_is_refused(folder: Path) -> None:

@@ -30,6 +30,7 @@ class Config:
         Tail, Field(description="last step: argmax of the prediction (greedy_code), of the posterior (greedy_posterior), or a draw")
     ] = "greedy_code"
     kappa: Annotated[float, Field(ge=0.0, le=1.0, description="1 = ancestral; less mixes in fresh draws (Psi-sampler)")] = 1.0
+    temperature: Annotated[float, Field(gt=0.0, description="of the prediction; 1 = the model's own (sampling is not greedy at any)")] = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0, description="nucleus filter of the prediction")] = 1.0
 
 
@@ -46,18 +47,22 @@ class Duo(RowDecoder):
         alpha = SAMPLING.alpha(times(config.steps)).to(z.device)
         for i in range(config.steps):
             logits = yield _forward(row, spec, z, alpha[i])
-            x = nucleus(logits[:, :vocab].double().softmax(-1), config.top_p)
+            x = _prediction(logits, vocab, config)
             z = draw(transition(x, z, alpha[i + 1].expand(z.shape), alpha[i].expand(z.shape), config.kappa), row.rng)
         logits = yield _forward(row, spec, z, alpha[-1])
-        x = nucleus(logits[:, :vocab].double().softmax(-1), config.top_p)
+        x = _prediction(logits, vocab, config)
         ids = settle(x, z, alpha[-1].expand(z.shape), config.tail, row.rng)
         row.revise(at, ids, x.gather(-1, ids.unsqueeze(-1)).squeeze(-1))
+
+
+def _prediction(logits: Tensor, vocab: int, config: Config) -> Tensor:
+    return nucleus((logits[:, :vocab].double() / config.temperature).softmax(-1), config.top_p)
 
 
 def _forward(row: Row, spec: ModelSpec, z: Tensor, alpha: Tensor) -> Forward:
     at = range(row.prompt_length, row.length)
     state = dict(zip(at, z.tolist(), strict=True))
-    return Forward(window=(0, row.length), at=at, assume={0: int(level_token(alpha, spec)), **state})
+    return Forward(window=(0, row.length), at=at, assume=state, level=int(level_token(alpha, spec)))
 
 
 METHOD = Duo()
