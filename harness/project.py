@@ -120,7 +120,7 @@ class Comparison:
 
     @property
     def share(self) -> float | None:
-        """Published tokens/s over the memory bound at this row's tokens per forward."""
+        """Published tokens/s over the bound at this row's tokens per forward and ``forwards_per_s``."""
         return self.tps / (self.tpf * self.forwards_per_s) if self.tpf else None
 
     @property

@@ -167,6 +167,6 @@ def test_without_ray_the_flag_says_what_to_install(tmp_path: Path) -> None:
     (blocked / "__init__.py").write_text("raise ImportError('blocked')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [*BENCH, "sweep", str(sweep_of(SMALL, tmp_path)), "-o", str(tmp_path / "o"), "--ray"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment, cwd=ROOT)
     assert done.returncode == 2
     assert "pip install 'dllm-bench[train]'" in done.stderr
