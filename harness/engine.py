@@ -23,6 +23,7 @@ from harness.plan import comparability, digest, make_plan, run_id
 from harness.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.records import Run, Sample
 from harness.registry import Method
+from harness.settings import changed_settings
 from harness.stats import summarise
 from harness.store import RunFolder, now
 from harness.text import pieces
@@ -97,11 +98,18 @@ class Cell:
             created=now(),
             command=shlex.join(["bench", *sys.argv[1:]]),
             plan=plan,
+            changed=changed_settings(self.generator.config),
             comparability_key=digest(shared),
             comparability=shared,
             environment=capture(loaded.backbone.device),
             load_s=loaded.load_s,
         )
+
+    @property
+    def label(self) -> str:
+        """Suite, method and the settings that differ from the defaults, for progress lines."""
+        changed = self.folder.run.changed or {}
+        return " ".join([f"{self.suite.name:<10} {self.method.name}", *(f"{key}={value}" for key, value in changed.items())])
 
     @property
     def pending(self) -> list[Key]:

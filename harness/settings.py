@@ -53,6 +53,12 @@ def settings_of(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def changed_settings(config: Any) -> dict[str, Any]:
+    """The settings whose values are not the defaults of their Config."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    return {key: value for key, value in settings_of(config).items() if value != defaults[key]}
+
+
 def describe(config_type: type[Any]) -> list[tuple[str, str, str, str]]:
     """(name, type, default, description) per setting, for ``bench list`` and --help."""
     hints = typing.get_type_hints(config_type, include_extras=True)

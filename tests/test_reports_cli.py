@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli_report import compare_command, report_command, trace_command
+from harness.cli.report import compare_command, report_command, trace_command
 from reports.readme import BEGIN, END
 from tests.synthetic_runs import Fake, write_fake, write_table
 

@@ -41,10 +41,11 @@ def _mount_suites(app: typer.Typer) -> None:
 
 
 def _mount_reports(app: typer.Typer) -> None:
-    from harness.cli_report import compare_command, report_command
+    from harness.cli.report import compare_command, report_command, trace_command
 
     app.command("report")(report_command)
     app.command("compare")(compare_command)
+    app.command("trace")(trace_command)
 
 
 def _mount_training(app: typer.Typer) -> None:

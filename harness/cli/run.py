@@ -145,7 +145,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool) -> None:
         tasks = {}
         for cell in cells:
             done = len(cell.keys) - len(cell.pending)
-            tasks[id(cell)] = progress.add_task(f"{cell.suite.name:<10} {cell.method.name}", total=len(cell.keys), completed=done)
+            tasks[id(cell)] = progress.add_task(cell.label, total=len(cell.keys), completed=done)
         run_cells(cells, jail, lambda cell, count: progress.advance(tasks[id(cell)], count))
     for cell in cells:
         cell.folder.close()
