@@ -128,12 +128,22 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
         ranking = top[:, 0] - top[:, 1]
     if spec.mask_id is not None:
         probs[:, spec.mask_id] = 0.0
+        if len(probs) and not probs.sum(-1).all():
+            probs = _without_mask(probs, logits, spec.mask_id)
     if temperature > 0:
         ids = torch.multinomial(probs, 1, generator=row.rng).squeeze(1)
         chosen = probs.gather(1, ids.unsqueeze(1)).squeeze(1)
     else:
         chosen, ids = probs.max(-1)
     return Candidates(ids, chosen, chosen if score == "probability" else ranking)  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
+    """Rows where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next to nothing."""
+    rest = logits.clone()
+    rest[:, mask_id] = -torch.inf
+    tiny = torch.finfo(probs.dtype).tiny ** 0.5
+    return torch.where(probs.sum(-1, keepdim=True) > 0, probs, rest.softmax(-1, dtype=probs.dtype) * tiny)
 
 
 def _filter(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:

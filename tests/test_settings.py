@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.loader import pick_dtype
 from harness.model.load import resolve
@@ -105,3 +106,17 @@ def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_dtype() -> None:
     with pytest.raises(CheckpointError, match="--dtype"):
         pick_dtype("fp8", CPU)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_dominant_mask_logit_leaves_the_other_tokens_in_order(temperature: float) -> None:
+    from methods.base import SamplingConfig, propose
+    from tests.helpers import backbone, canvas
+
+    model = backbone("dream_tiny")
+    row = canvas(model, [[5]], 2).rows[0]
+    logits = torch.zeros(1, 256)
+    logits[0, 254], logits[0, 7] = 500.0, 60.0
+    best = propose(logits, row, model.spec, SamplingConfig(temperature=temperature))
+    assert best.ids.tolist() == [7]
+    assert 0 < float(best.probability) < 1e-9

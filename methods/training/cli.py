@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from methods.training.distill_cli import COMMANDS
+
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
 Output = Annotated[Path, typer.Option(help="Folder that receives the trained model folders.")]
@@ -82,6 +84,10 @@ def d2f(
     if lr is not None:
         options = replace(options, lr=lr)
     _report(train_d2f(options), output)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 def _report(figures: dict[str, float], folder: Path) -> None:
