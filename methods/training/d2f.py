@@ -8,6 +8,7 @@ Discrete Diffusion Forcing".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -172,6 +173,8 @@ def save_adapter(wrapped: PeftModel, options: D2FOptions, figures: dict[str, flo
     folder = options.output
     wrapped.peft_config["default"].base_model_name_or_path = options.base.name
     wrapped.save_pretrained(str(folder))
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_mapping": None}, indent=2, sort_keys=True) + "\n")
     weights = folder / "adapter_model.safetensors"
     save_weights(weights, load_file(str(weights)))
     facts = {

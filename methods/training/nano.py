@@ -53,7 +53,7 @@ class NanoOptions:
     pool, and a run interrupted there continues. ``parent`` and ``balance`` are both autoregressive; the
     second turns to nano-code and to copying letters, which need more steps. ``gate`` is the least greedy
     pass@1 of the parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the
-    conversion's batches are autoregressive at its start, fading to none by step ``ar_steps``.
+    conversion's batches are autoregressive at its start, fading to none at ``ar_fade`` of its steps.
     Every ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
     """
 
@@ -66,11 +66,11 @@ class NanoOptions:
     balance: Phase = field(
         default_factory=lambda: Phase(LoopOptions(700, warmup=50, decay=0.5), 0.015, 2e-3, Mix(gsm=0.12, drills=0.03, letters=0.2))
     )
-    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(2700), 0.01, 1.5e-3, Mix(gsm=0.28, drills=0.08, letters=0.04)))
+    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(5000), 0.005, 8e-4, Mix(gsm=0.28, drills=0.08, letters=0.04)))
     gate: float = 0.8
     gate_items: int = 96
-    ar_share: float = 0.3
-    ar_steps: int = 900
+    ar_share: float = 0.5
+    ar_fade: float = 0.7
     corruption: Corruption = field(default_factory=Corruption)
     validate_every: int = 0
     validation_items: int = 256
@@ -107,7 +107,7 @@ def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
 
 def conversion_loss(model: Transformer, stream: Stream, step: int, mask_id: int, options: NanoOptions) -> Tensor:
     """An autoregressive batch with fading probability, else a masked-diffusion batch."""
-    share = options.ar_share * max(0.0, 1 - step / options.ar_steps)
+    share = options.ar_share * max(0.0, 1 - step / (options.ar_fade * options.conversion.loop.steps))
     if generator_for(stream.seed, step, 3).random() < share:
         return autoregressive_loss(model, stream.batch(step))
     return diffusion_loss(model, corrupt(stream, step, mask_id, options.corruption))
