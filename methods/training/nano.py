@@ -67,7 +67,7 @@ class NanoOptions:
         default_factory=lambda: Phase(LoopOptions(700, warmup=50, decay=0.5), 0.015, 2e-3, Mix(gsm=0.12, drills=0.03, letters=0.2))
     )
     conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(5000), 0.005, 8e-4, Mix(gsm=0.28, drills=0.08, letters=0.04)))
-    gate: float = 0.8
+    gate: float = 0.75
     gate_items: int = 96
     ar_share: float = 0.5
     ar_fade: float = 0.7
