@@ -188,6 +188,15 @@ def test_jail_killed_in_the_middle_of_a_check_is_a_crash() -> None:
         assert single.run(check(GOOD)).passed
 
 
+@pytest.mark.parametrize("first", ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"], ids=["plain", "signal ignored"])
+def test_processor_time_ends_a_loop_before_the_wall_clock_does(jail: Jail, first: str) -> None:
+    limits = Limits(seconds=120, cpu_seconds=1)
+    verdict = jail.run(check(first + "def solve(a, b):\n    while True: pass\n", limits=limits))
+    assert verdict.grading == "timeout"
+    assert verdict.seconds < 60
+    assert jail.run(check("import time\ndef solve(a, b):\n    time.sleep(1.2)\n    return a + b\n", limits=limits)).passed
+
+
 def test_many_checks_keep_their_order(jail: Jail) -> None:
     programs = [GOOD if number % 3 else GOOD.replace("+", "-") for number in range(30)]
     verdicts = jail.run_many([check(program) for program in programs])

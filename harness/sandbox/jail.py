@@ -119,7 +119,7 @@ class Worker:
             deadline = time.monotonic() + limits.seconds
             candidate.post(wire.to_text({"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}), [data])
             # The judge also waits for the program, so its own limit on processor time is a second line only.
-            self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds)), [peer, verdict])
+            self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds, cpu_seconds=None)), [peer, verdict])
             for item in (data, peer, verdict):
                 item.close()
             answer = _receive_before(outside, deadline)
@@ -128,7 +128,7 @@ class Worker:
             candidate.kill()
         ending = candidate.report(GRACE_SECONDS)
         self.judge.report(GRACE_SECONDS)
-        return _verdict(answer, ending, late)
+        return _verdict(answer, ending, late, limits.cpu_seconds or limits.seconds)
 
 
 def _question(check: Check, limits: Limits) -> str:
@@ -164,7 +164,7 @@ def _receive_before(sock: socket.socket, deadline: float) -> Any:
         return None
 
 
-def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool) -> Verdict:
+def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool, cpu_seconds: float) -> Verdict:
     """The verdict from the judge's report and, for anything but a pass, from how the program's process ended."""
     if late:
         return Verdict("timeout", "over the time limit")
@@ -178,16 +178,16 @@ def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool) -> Verdict:
         return Verdict("failed", ": ".join(word for word in words[:2] if word))
     if words[:1] == ["load"]:
         return Verdict("failed", "program: " + ": ".join(word for word in words[1:3] if word))
-    return _verdict_of_ending(ending, words)
+    return _verdict_of_ending(ending, words, cpu_seconds)
 
 
-def _verdict_of_ending(ending: dict[str, Any] | None, words: list[str]) -> Verdict:
+def _verdict_of_ending(ending: dict[str, Any] | None, words: list[str], cpu_seconds: float) -> Verdict:
     if ending is None:
         return Verdict("crashed", "the jail itself ended; it was started again")
     status = ending["status"]
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        if number == signal.SIGXCPU:
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and ending["cpu_s"] >= cpu_seconds):
             return Verdict("timeout", "over the CPU time limit")
         return Verdict("crashed", f"killed by {signal.Signals(number).name}")
     if words[:1] == ["broken"]:

@@ -34,16 +34,16 @@ def become_reaper() -> None:
 
 def limit_resources(limits: dict[str, Any]) -> None:
     """Resource limits of one check: CPU seconds, address space, file size, open files, core dumps, processes."""
-    seconds = math.ceil(limits["seconds"]) + 1
+    seconds = math.ceil(limits["cpu_seconds"] or limits["seconds"] + 1)
     megabytes = limits["memory_mb"] << 20
     for kind, value in (
-        (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, megabytes),
         (resource.RLIMIT_FSIZE, limits["file_mb"] << 20),
         (resource.RLIMIT_NOFILE, limits["files"]),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (value, value))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # at the first a signal that names the cause, at the second the end
     if limits["processes"]:
         # The kernel counts the user's processes elsewhere too on old versions, hence the allowance.
         resource.setrlimit(resource.RLIMIT_NPROC, (limits["processes"] + 64,) * 2)

@@ -90,7 +90,7 @@ def _watch(child: int, control: socket.socket, has_namespace: bool) -> dict[str,
     # Without a process namespace a signal to "everyone" would leave the jail; there the system-call filter forbids new processes.
     orphans = _reap_orphans() if has_namespace else 0
     dirty = bool(orphans) or bool(os.listdir("."))
-    return {"status": status, "rss_kb": usage.ru_maxrss, "orphans": orphans, "dirty": dirty}
+    return {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_kb": usage.ru_maxrss, "orphans": orphans, "dirty": dirty}
 
 
 def _wait_for(child: int, control: socket.socket) -> None:
