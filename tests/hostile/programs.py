@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """The hostile corpus: (class, name, program, gradings that count as contained).
 
 Every program is graded against `solve(1, 2) == 3` and `solve(2, 2) == 4` and never computes a sum. An attempt that finds its way blocked
