@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli_suites import grade_command, score_command, suite_app
+from harness.cli.suites import grade_command, score_command, suite_app
 from harness.grading import GradingError, grade_file, score_run
 from harness.sandbox import backends
 from suites import load_suite

@@ -33,7 +33,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def _mount_suites(app: typer.Typer) -> None:
-    from harness.cli_suites import grade_command, score_command, suite_app
+    from harness.cli.suites import grade_command, score_command, suite_app
 
     app.add_typer(suite_app, name="suite")
     app.command("grade")(grade_command)
