@@ -64,8 +64,8 @@ def config_of(spec: ModelSpec, tokenizer: Tokenizer, diffusion: bool) -> dict[st
     }
     if not diffusion:
         return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_cache": True, **shared}
-    auto = {"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"}
-    own = {"architectures": ["DreamModel"], "model_type": "Dream", "auto_map": auto, "mask_token_id": tokenizer.token_to_id(MASK)}
+    # No auto_map: the folder holds no code, and transformers would ask whether to run it.
+    own = {"architectures": ["DreamModel"], "model_type": "Dream", "mask_token_id": tokenizer.token_to_id(MASK)}
     return {**own, "use_cache": False, **shared}
 
 
