@@ -83,16 +83,10 @@ TEXT_STEPS = (
     _on("s", ("repeat s {k} times", "write s {k} times"), "s = s * {k}", lambda v, k: v * k, k=range(2, 6)),
     _on("s", ("take the first {k} letters", "cut s to {k} letters"), "s = s[:{k}]", lambda v, k: v[:k], k=SMALL),
     _on("s", ("skip the first {k} letters", "drop {k} letters from the front"), "s = s[{k}:]", lambda v, k: v[k:], k=range(2, 6)),
-    _on("s", ("remove every '{p}'", "delete the letter '{p}'"), "s = s.replace('{p}', '')", lambda v, p: v.replace(p, ""), p=LETTERS),
-    _on("s", ("replace every '{p}' by '{q}'", "change '{p}' to '{q}'"), "s = s.replace('{p}', '{q}')",
-        lambda v, p, q: v.replace(p, q), p=LETTERS, q="xyz"),
-    _on("s", ("add '{p}' to the end", "append '{p}'"), "s = s + '{p}'", lambda v, p: v + p, p=LETTERS),
-    _on("s", ("put '{p}' in front", "prepend '{p}'"), "s = '{p}' + s", lambda v, p: p + v, p=LETTERS),
-)  # fmt: skip
+)
 TEXT_FINALS = (
     _on("s", ("return s", "return the text"), "return s", lambda v: v),
     _on("s", ("return the number of letters", "return the length"), "return len(s)", len),
-    _on("s", ("count the letter '{p}'", "return how often '{p}' occurs"), "return s.count('{p}')", lambda v, p: v.count(p), p=LETTERS),
     _on("s", ("return its first letter", "return the letter at the front"), "return s[0]", lambda v: v[0]),
     _on("s", ("return its last letter", "return the letter at the end"), "return s[-1]", lambda v: v[-1]),
 )
