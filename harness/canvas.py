@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from harness.meter import Meter
+from harness.records import StopRule
 
-StopRule = Literal["harness", "reference"]
 Span = tuple[int, int]
 
 

@@ -227,13 +227,9 @@ def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def render(suite: Suite, limit: int | None, template: Callable[[str], str] | None = None) -> list[Item]:
+def render(suite: Suite, limit: int | None) -> list[Item]:
     """The documents of a run with their exact prompts."""
-    items = []
-    for doc_id, doc in suite.docs(limit):
-        prompt = suite.prompt(doc)
-        items.append(Item(doc_id, doc, template(prompt) if template else prompt))
-    return items
+    return [Item(doc_id, doc, suite.prompt(doc)) for doc_id, doc in suite.docs(limit)]
 
 
 def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:

@@ -24,11 +24,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
 from harness import likelihood
-from harness.canvas import StopRule
 from harness.catalog import lookup
 from harness.errors import UserError
 from harness.generate import Generation, Generator, Request
 from harness.loader import load
+from harness.records import StopRule
 from harness.registry import load_method
 from harness.settings import SettingError, settings_of
 

@@ -17,6 +17,7 @@ from harness.errors import UserError
 
 SCHEMA_VERSION = 1
 
+StopRule = Literal["harness", "reference"]
 Status = Literal["ok", "timeout", "oom", "error", "audit_failed"]
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
 
@@ -46,7 +47,7 @@ class Plan(Record):
     prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
     limit: int | None = Field(default=None, description="number of documents asked for; null: all")
     max_new_tokens: int = Field(description="canvas length in tokens")
-    stop_rule: Literal["harness", "reference"] = "harness"
+    stop_rule: StopRule = "harness"
     chat_template: bool = False
     batch_size: int = 1
     repeats: int = 1

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption
+from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.errors import UserError
 
 
@@ -41,15 +41,14 @@ def decode_command(
     from harness.loader import load
     from harness.plan import Wish, settings_for
     from harness.registry import load_method
-    from harness.settings import SettingError, parse_pairs
+    from harness.settings import parse_pairs
 
-    if stop_rule not in ("harness", "reference"):
-        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    rule = stop_rule_of(stop_rule)
     entry = load_method(method)
     loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
     pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
     chosen = settings_for(Wish(entry.name), entry, model, pairs, set())
-    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule)  # pyright: ignore[reportArgumentType]
+    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule)
     canvas = generator.canvas(256)
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
     try:

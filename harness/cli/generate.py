@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption
+from harness.cli.options import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,11 +57,10 @@ def generate_command(
     from harness.loader import load
     from harness.plan import Wish, settings_for
     from harness.registry import load_method
-    from harness.settings import SettingError, parse_pairs
+    from harness.settings import parse_pairs
     from harness.text import split_markers
 
-    if stop_rule not in ("harness", "reference"):
-        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    rule = stop_rule_of(stop_rule)
     if trace is not None and trace.suffix not in (".gif", ".webp"):
         raise GenerateError(f"--trace {trace} must end in .gif or .webp")
     entry = load_method(method)
@@ -69,7 +68,7 @@ def generate_command(
     chosen = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
     chosen = block_settings(chosen, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
     loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
-    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule)  # pyright: ignore[reportArgumentType]
+    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule)
     canvas = sum(lengths.values()) if len(lengths) == 2 and not chosen.get("max_new_tokens") else generator.canvas(256)
     item = _answer(generator, Request(text, canvas), delay, show=sys.stdout.isatty())
     _report(item, entry.name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
+
+from harness.records import StopRule
+from harness.settings import SettingError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
 Adapter = Annotated[
@@ -28,3 +31,10 @@ StopRuleOption = Annotated[
     typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
 ]
 OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.")]
+
+
+def stop_rule_of(text: str) -> StopRule:
+    """The stop rule that --stop-rule names; SettingError for any other text."""
+    if text not in get_args(StopRule):
+        raise SettingError(f"--stop-rule {text} is unknown; use {' or '.join(get_args(StopRule))}")
+    return cast("StopRule", text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, OutputPath, Seed, Settings, StopRuleOption
+from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, OutputPath, Seed, Settings, StopRuleOption, stop_rule_of
 
 if TYPE_CHECKING:
     from harness.engine import Cell
@@ -101,11 +101,10 @@ def _cells(
     from harness.loader import load
     from harness.plan import Wish, settings_for
     from harness.registry import load_method
-    from harness.settings import SettingError, parse_pairs
+    from harness.settings import parse_pairs
     from suites import load_suite
 
-    if stop_rule not in ("harness", "reference"):
-        raise SettingError(f"--stop-rule {stop_rule} is unknown; use harness or reference")
+    rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
     found = [load_method(wish.method) for wish in wishes]
     known = {name for entry in found for name in getattr(entry.decoder.Config, "__dataclass_fields__", {})}
@@ -117,7 +116,7 @@ def _cells(
         arguments = {key: value for key, value in base.items() if key != "model"}
         loaded = load(base["model"], entry.decoder.requires, **arguments)
         chosen = settings_for(wish, entry, base["model"], shared, known)
-        generators.append(Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=stop_rule))  # pyright: ignore[reportArgumentType]
+        generators.append(Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule))
     return [
         Cell(generator, entry, one, items, options)
         for one, items in zip(loaded_suites, documents, strict=True)
