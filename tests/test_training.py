@@ -209,8 +209,6 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
 
 def test_a_weak_parent_is_not_converted(tmp_path: Path) -> None:
     phase = nano.Phase(core.LoopOptions(1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=256)
-    options = nano.NanoOptions(
-        tmp_path, tmp_path / "work", pool_items=100, parent=phase, balance=phase, conversion=phase, validation_items=2, spec=TINY
-    )
+    options = nano.NanoOptions(tmp_path, tmp_path / "work", pool_items=100, parent=phase, conversion=phase, validation_items=2, spec=TINY)
     with pytest.raises(nano.GateError, match="train it longer"):
         nano.train_nano(options)

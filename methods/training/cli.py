@@ -32,7 +32,7 @@ def nano(
 ) -> None:
     """Train nano-ar from scratch, then convert it to the diffusion model nano.
 
-    Next-token training of the parent (two mixes of the corpus), a gate on its greedy validation pass@1, then gentle
+    Next-token training of the parent, a gate on its greedy validation pass@1, then gentle
     conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core.
     Interrupted with Ctrl-C or killed, the same command goes on from the last checkpoint in --work and
     ends at the same weights.

@@ -30,14 +30,10 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the corpus; the rest is nano-code.
-
-    ``drills`` are bare equations, ``sheet`` equations each; ``letters`` are quoted letters to copy.
-    """
+    """Shares of the corpus; the rest is nano-code. ``drills`` are bare equations, ``sheet`` equations each."""
 
     gsm: float = 0.42
     drills: float = 0.24
-    letters: float = 0.0
     sheet: int = 3
 
 
@@ -50,9 +46,6 @@ def items(seed: int, count: int, mix: Mix) -> Iterator[tuple[str, str]]:
             item = gsm.generate(rng, "train")
         elif draw < mix.gsm + mix.drills:
             item = gsm.drill(rng, count=mix.sheet)
-        elif draw < mix.gsm + mix.drills + mix.letters:
-            yield code.letter_drill(rng)
-            continue
         else:
             item = code.generate(rng, "train", with_tests=False)
         yield item.prompt, item.response

@@ -51,7 +51,7 @@ class D2FOptions:
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    mix: Mix = field(default_factory=lambda: Mix(gsm=0.28, drills=0.08, letters=0.04))
+    mix: Mix = field(default_factory=lambda: Mix(gsm=0.34, drills=0.06))
     block_size: int = 8
     low: float = 0.2
     high: float = 0.7

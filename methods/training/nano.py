@@ -50,9 +50,7 @@ class NanoOptions:
     """The shipped recipe.
 
     ``output`` receives the folders nano and nano-ar; ``work`` holds checkpoints, logs and the token
-    pool, and a run interrupted there continues. ``parent`` and ``balance`` are both autoregressive; the
-    second turns to nano-code and to copying letters, which need more steps. ``gate`` is the least greedy
-    pass@1 of the parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the
+    pool, and a run interrupted there continues. ``gate`` is the least greedy pass@1 of the autoregressive parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the
     conversion's batches are autoregressive at its start, fading to none at ``ar_fade`` of its steps.
     Every ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
     """
@@ -62,11 +60,8 @@ class NanoOptions:
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2800), 0.02, 3e-3, Mix(gsm=0.42, drills=0.24)))
-    balance: Phase = field(
-        default_factory=lambda: Phase(LoopOptions(700, warmup=50, decay=0.5), 0.015, 2e-3, Mix(gsm=0.12, drills=0.03, letters=0.2))
-    )
-    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(5000), 0.005, 8e-4, Mix(gsm=0.28, drills=0.08, letters=0.04)))
+    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(3200), 0.02, 3e-3, Mix(gsm=0.38, drills=0.18)))
+    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(5000), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
     gate: float = 0.75
     gate_items: int = 96
     ar_share: float = 0.5
@@ -148,12 +143,10 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe_tokenizer(options)
     model = new_model(options.spec or nano_spec(), options.seed)
-    minutes = 0.0
-    for number, (name, phase) in enumerate((("ar", options.parent), ("ar-balance", options.balance))):
-        stream = cache(partial(stream_of, options, tokenizer, phase, 2 * number))
-        minutes += train_phase(name, model, phase, partial(_autoregressive_step, model, stream), options.work / name)
+    parent_stream = cache(partial(stream_of, options, tokenizer, options.parent, 0))
+    minutes = train_phase("ar", model, options.parent, partial(_autoregressive_step, model, parent_stream), options.work / "ar")
     figures = score(model, tokenizer, (AR,), options.gate_items)
-    ship(options, model, tokenizer, "nano-ar", (options.parent, options.balance), minutes, figures)
+    ship(options, model, tokenizer, "nano-ar", options.parent, minutes, figures)
     if min(figures["gsm/ar"], figures["code/ar"]) < options.gate:
         raise GateError(f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train it longer")
     stream = stream_of(options, tokenizer, options.conversion, 1)
@@ -162,7 +155,7 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     loss = lambda step: conversion_loss(model, stream, step, mask_id, options)  # noqa: E731
     minutes = train_phase("nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
     figures = score(model, tokenizer, options.modes, options.validation_items)
-    ship(options, model, tokenizer, "nano", (options.conversion,), minutes, figures)
+    ship(options, model, tokenizer, "nano", options.conversion, minutes, figures)
     return figures
 
 
@@ -171,7 +164,7 @@ def ship(
     model: Transformer,
     tokenizer: Tokenizer,
     name: str,
-    phases: tuple[Phase, ...],
+    phase: Phase,
     minutes: float,
     figures: dict[str, float],
 ) -> None:
@@ -186,7 +179,7 @@ def ship(
     facts = {
         "command": "`bench train nano`",
         "seed": options.seed,
-        "steps": " + ".join(f"{phase.loop.steps} of {phase.tokens} tokens" for phase in phases),
+        "steps": f"{phase.loop.steps} of {phase.tokens} tokens",
         "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), bfloat16 autocast",
         "training items": f"{options.pool_items} generated",
         "hash of the frozen sets": data_hash(DATA),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from suites.generators import Split, split_of
-from suites.generators.code_operations import DRILL_LETTERS, FAMILIES, NAMES, Family, Operation
+from suites.generators.code_operations import FAMILIES, NAMES, Family, Operation
 
 Value = Any
 
@@ -119,15 +119,6 @@ def generate(rng: random.Random, split: Split, difficulty: CodeDifficulty | None
         tests = assertions(rng, family, steps, name, difficulty.tests) if with_tests else ()
         if tests is not None:
             return CodeItem(prompt, "\n".join(f"    {step.line}" for step in steps), name, tests, key)
-
-
-def letter_drill(rng: random.Random) -> tuple[str, str]:
-    """(prompt, response) of a list of quoted letters to copy, for training only.
-
-    Small models learn to copy digits long before letters, because letters also occur inside words.
-    """
-    letters = [f"'{rng.choice(DRILL_LETTERS)}'" for _ in range(rng.randint(2, 6))]
-    return "Q: " + ", ".join(letters) + "\nA:", " " + " ".join(letters)
 
 
 def program(prompt: str, response: str, tests: tuple[str, ...] | list[str]) -> str:

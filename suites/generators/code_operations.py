@@ -12,7 +12,6 @@ from typing import Any
 
 SMALL = range(2, 10)
 LETTERS = "abcdeklmnorst"
-DRILL_LETTERS = LETTERS + "xyz"
 NAMES = ("f", "g", "run", "solve", "compute", "apply", "process", "task")
 
 Meaning = Callable[..., Any]
