@@ -50,9 +50,10 @@ class NanoOptions:
     """The shipped recipe.
 
     ``output`` receives the folders nano and nano-ar; ``work`` holds checkpoints, logs and the token
-    pool, and a run interrupted there continues. ``gate`` is the least greedy pass@1 of the autoregressive parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the
-    conversion's batches are autoregressive at its start, fading to none at ``ar_fade`` of its steps.
-    Every ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
+    pool, and a run interrupted there continues. ``gate`` is the least greedy pass@1 of the autoregressive
+    parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the conversion's batches are
+    autoregressive at its start, fading to none at ``ar_fade`` of its steps. Every ``validate_every`` steps
+    (0: never) and at the end ``validation_items`` per suite are decoded.
     """
 
     output: Path
