@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from methods.base import SettingError
-from methods.vanilla import Config, Vanilla
+from methods.vanilla import Algorithm, Config, Vanilla
 from tests.helpers import backbone, canvas
 
 
@@ -16,7 +16,9 @@ from tests.helpers import backbone, canvas
 @pytest.mark.parametrize(
     ("per_step", "block", "expected"), [(1, None, [1] * 12), (4, None, [4, 4, 4]), (5, None, [5, 5, 2]), (3, 4, [3, 1] * 3)]
 )
-def test_every_step_writes_exactly_its_quota(model: str, alg: str | None, per_step: int, block: int | None, expected: list[int]) -> None:
+def test_every_step_writes_exactly_its_quota(
+    model: str, alg: Algorithm | None, per_step: int, block: int | None, expected: list[int]
+) -> None:
     network = backbone(model)
     page = canvas(network, [[5, 6, 7]], 12)
     Vanilla().decode(network, page, Config(tokens_per_step=per_step, alg=alg, block_length=block))
