@@ -16,11 +16,12 @@ from methods.training.corpus import Pool
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids`` [rows, length]; ``prompts``, ``ends`` [rows]: prompt length and length with eos."""
+    """``ids`` [rows, length]; ``prompts``, ``ends`` [rows]: prompt length and length with eos; ``rows``: places in the pool."""
 
     ids: np.ndarray
     prompts: np.ndarray
     ends: np.ndarray
+    rows: np.ndarray
 
 
 class Stream:
@@ -41,14 +42,14 @@ class Stream:
     def batch(self, step: int) -> Batch:
         rng = generator_for(self.seed, step)
         size = int(rng.choice(self.sizes, p=self.shares))
-        rows = rng.choice(self.members[size], self.tokens // size)
+        rows = rng.choice(self.members[size], max(1, self.tokens // size))
         ids = np.full((len(rows), size), self.eos, np.int64)
         prompts, ends = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
         for i, row in enumerate(rows):
             tokens, prompts[i] = self.pool.row(int(row))
             ids[i, : len(tokens)] = tokens
             ends[i] = len(tokens)
-        return Batch(ids, prompts, ends)
+        return Batch(ids, prompts, ends, rows)
 
 
 def cross_entropy_at(model: Transformer, hidden: Tensor, at: Tensor, targets: Tensor, pad: int = 256) -> Tensor:

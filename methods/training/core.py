@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.training.optim import schedule, set_rates
+from methods.training.optim import Shape, schedule, set_rates
 
 
 def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
@@ -33,8 +33,9 @@ def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
 class LoopOptions:
     """Length and bookkeeping of one training loop.
 
-    ``warmup`` in steps; ``decay`` is the final share of the steps over which rates fall to 0;
-    ``clip`` bounds the gradient norm; a checkpoint is written every ``save_every`` steps.
+    ``warmup`` in steps; ``decay`` is the final share of the steps over which rates fall to 0 (``shape``: along a line or half a
+    cosine); ``clip`` bounds the gradient norm; a checkpoint is written every ``save_every`` steps; a step is the mean over
+    ``accumulate`` batches.
     """
 
     steps: int
@@ -43,6 +44,17 @@ class LoopOptions:
     clip: float = 1.0
     save_every: int = 250
     log_every: int = 10
+    accumulate: int = 1
+    shape: Shape = "linear"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a recipe may add to the loop: ``before`` each step, its own ``backward``, and a reader of every logged ``row``."""
+
+    before: Callable[[int], object] | None = None
+    backward: Callable[[Tensor], None] = Tensor.backward
+    row: Callable[[dict[str, Any]], None] | None = None
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float) -> None:
@@ -75,15 +87,17 @@ def load_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.O
 class LossLog:
     """JSON lines of the run; a resumed run drops the lines after its checkpoint."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, reader: Callable[[dict[str, Any]], None] | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in path.read_text().splitlines() if _step_of(line) < step] if path.exists() else []
         path.write_text("".join(line + "\n" for line in kept))
-        self.path = path
+        self.path, self.reader = path, reader
 
     def write(self, **row: Any) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        if self.reader is not None:
+            self.reader(row)
 
 
 def _step_of(line: str) -> float:
@@ -133,8 +147,11 @@ def train_loop(
     folder: Path,
     every: Callable[[int], dict[str, Any]] | None = None,
     every_steps: int = 0,
+    hooks: Hooks = Hooks(),
 ) -> float:
     """Run (or continue) ``options.steps`` steps; ``every(step)`` adds validation figures to the log.
+
+    ``loss_at`` is called with the number of the batch: step * accumulate + 0 .. accumulate - 1.
 
     Returns the seconds spent, those of interrupted runs up to their last checkpoint included.
     """
@@ -142,10 +159,10 @@ def train_loop(
     set_rates(optimisers, 1.0)
     done, earlier = load_checkpoint(path, model, optimisers)
     started = time.perf_counter()
-    log = LossLog(folder / "log.jsonl", done)
+    log = LossLog(folder / "log.jsonl", done, hooks.row)
     with progress(title, options.steps, done) as report:
         for step in range(done, options.steps):
-            loss = _one_step(model, optimisers, loss_at, options, step)
+            loss = _one_step(model, optimisers, loss_at, options, step, hooks)
             finished = step + 1
             report(finished, loss)
             if finished % options.log_every == 0:
@@ -160,13 +177,23 @@ def train_loop(
 
 
 def _one_step(
-    model: nn.Module, optimisers: list[torch.optim.Optimizer], loss_at: Callable[[int], Tensor], options: LoopOptions, step: int
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    loss_at: Callable[[int], Tensor],
+    options: LoopOptions,
+    step: int,
+    hooks: Hooks,
 ) -> float:
-    set_rates(optimisers, schedule(step, options.steps, options.warmup, options.decay))
-    loss = loss_at(step)
-    loss.backward()
+    set_rates(optimisers, schedule(step, options.steps, options.warmup, options.decay, options.shape))
+    if hooks.before is not None:
+        hooks.before(step)
+    total = 0.0
+    for batch in range(step * options.accumulate, (step + 1) * options.accumulate):
+        loss = loss_at(batch)
+        hooks.backward(loss / options.accumulate)
+        total += float(loss.detach()) / options.accumulate
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], options.clip)
     for optimiser in optimisers:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return total

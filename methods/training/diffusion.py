@@ -62,7 +62,7 @@ def lay_out(stream: Stream, step: int, options: Corruption) -> tuple[Batch, np.n
     ids = np.full((rows, length), stream.eos, np.int64)
     width = min(length, batch.ids.shape[1])
     ids[:, :width] = batch.ids[:rows, :width]
-    return Batch(ids, batch.prompts[:rows], batch.ends[:rows]), limits[:rows]
+    return Batch(ids, batch.prompts[:rows], batch.ends[:rows], batch.rows[:rows]), limits[:rows]
 
 
 def corrupt(stream: Stream, step: int, mask_id: int, options: Corruption) -> Noisy:

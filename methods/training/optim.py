@@ -6,12 +6,15 @@ quintic Newton-Schulz iteration, so that all singular directions of a matrix lea
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+Shape = Literal["linear", "cosine"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -84,8 +87,10 @@ def set_rates(optimisers: list[torch.optim.Optimizer], scale: float) -> None:
             group["lr"] = group["base_lr"] * scale
 
 
-def schedule(step: int, steps: int, warmup: int, decay: float) -> float:
-    """Linear warm-up, plateau, then linear decay to 0 over the last ``decay`` share of the steps."""
+def schedule(step: int, steps: int, warmup: int, decay: float, shape: Shape = "linear") -> float:
+    """Linear warm-up, plateau, then a fall to 0 over the last ``decay`` share of the steps, along a line or half a cosine."""
     start = steps * (1 - decay)
     fall = 1.0 if step < start else max(0.0, (steps - step) / max(1.0, steps - start))
+    if shape == "cosine":
+        fall = 0.5 - 0.5 * math.cos(math.pi * fall)
     return min(1.0, (step + 1) / max(1, warmup)) * fall
