@@ -70,7 +70,7 @@ class Start:
 
     @classmethod
     def of(cls, backbone: Backbone, canvas: Canvas) -> Start:
-        rules = ("eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "vocab_size", "first_block")
+        rules = ("eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "vocab_size", "first_block", "blocks")
         parts: dict[str, Any] = {name: getattr(canvas, name) for name in rules}
         parts |= {"spec": backbone.spec, "layers": len(backbone._model.model.layers), "threads": torch.get_num_threads()}
         parts |= {"rows": [id(row) for row in canvas.rows], "prompt lengths": [row.prompt_length for row in canvas.rows]}

@@ -2,7 +2,7 @@
 
 A row is a prompt followed by ``new_tokens`` unwritten positions. Positions are row coordinates
 (0 = first prompt token) whatever the batch; the padding that batching needs stays in here.
-A method that writes several texts side by side divides its row into blocks; each then ends on its own.
+A suite or a method that wants several texts side by side divides the row into blocks; each then ends on its own.
 """
 
 from __future__ import annotations
@@ -64,9 +64,13 @@ class Row:
         """First written end-of-text in the generation region, if any."""
         return self._eos
 
+    def ends_answer(self, position: int, token: int) -> bool:
+        """Whether ``token`` at ``position`` would be the end-of-text behind which nothing is left to say: the last block's."""
+        return token in self._canvas.eos_ids and position >= self.spans[-1][0]
+
     @property
     def spans(self) -> list[Span]:
-        """The blocks of the generation region; one unless the method divided it."""
+        """The blocks of the generation region; one unless the suite or the method divided it."""
         return list(self._spans) or [(self.prompt_length, self._end)]
 
     @property
@@ -187,10 +191,10 @@ class Row:
     def close(self, end: int) -> None:
         """Declare that the generation region ends at ``end`` because the method goes no further.
 
-        Raises CanvasError if a position before ``end`` is unwritten or one behind it is written.
+        Raises CanvasError if a position before ``end`` is unwritten or one behind it is written, or a whole block would be cut off.
         """
-        if self._spans:
-            raise CanvasError("a divided row ends with its last block; abandon a block instead of closing the row")
+        if self._spans and end <= self._spans[-1][0]:
+            raise CanvasError(f"close at {end} cuts off the block that starts at {self._spans[-1][0]}; its text is part of the answer")
         if not self.prompt_length <= end <= self._end:
             raise CanvasError(f"close at {end} is outside the generation region [{self.prompt_length}, {self._end}]")
         if self.masked(stop=end):
@@ -198,6 +202,8 @@ class Row:
         if any(step >= 0 for step in self._step[end - self.prompt_length :]):
             raise CanvasError(f"close at {end} would cut off written positions")
         self._end = end
+        if self._spans:
+            self._spans[-1] = (self._spans[-1][0], end)
 
     def _take_back(self, at: Sequence[int]) -> None:
         for position in at:
@@ -261,7 +267,10 @@ class Row:
 
 
 class Canvas:
-    """A batch of rows with their token ids on the device, the meter and the stop rule."""
+    """A batch of rows with their token ids on the device, the meter and the stop rule.
+
+    ``blocks``: lengths that every row is divided into from the start, empty: one text.
+    """
 
     def __init__(
         self,
@@ -275,6 +284,7 @@ class Canvas:
         stop_rule: StopRule = "harness",
         seeds: Sequence[int] | None = None,
         first_block: int = 8,
+        blocks: Sequence[int] = (),
     ) -> None:
         self.new_tokens, self.vocab_size, self.mask_id = new_tokens, vocab_size, mask_id
         self.eos_ids, self.first_block = frozenset(eos_ids), first_block
@@ -287,6 +297,9 @@ class Canvas:
             self.ids[index, : len(prompt)] = torch.tensor(prompt, dtype=torch.long, device=device)
         seeds = seeds if seeds is not None else range(len(prompts))
         self.rows = [Row(self, index, prompt, seed) for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
+        self.blocks = tuple(blocks)
+        for row in self.rows if blocks else []:
+            row.divide(blocks)
 
     def write(self, row: int, at: Sequence[int], values: Sequence[int]) -> None:
         """Mirror a row's commit on the device (called by Row; not for methods)."""

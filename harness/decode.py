@@ -35,7 +35,7 @@ class ContextError(UserError, ValueError):
 class Decoded:
     """One row's ids, counts and times (seconds); see records.Sample for the fields.
 
-    ``spans``: blocks of the output, [start, stop) in output positions; one unless the method divided the row.
+    ``spans``: blocks of the output, [start, stop) in output positions; one unless the suite or the method divided the row.
     """
 
     prompt: list[int]
@@ -86,8 +86,9 @@ def decode(
     *,
     stop_rule: StopRule = "harness",
     seeds: Sequence[int] | None = None,
+    blocks: Sequence[int] = (),
 ) -> list[Decoded]:
-    """Decode a batch of prompts (ids) and return its rows in order.
+    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``: see harness.canvas.
 
     Raises ContextError before any work; whatever the decoder raises passes through.
     """
@@ -103,6 +104,7 @@ def decode(
         device=device,
         stop_rule=stop_rule,
         seeds=seeds,
+        blocks=blocks,
     )
     memory.reset_peak(device)
     start = Start.of(backbone, canvas)

@@ -31,7 +31,7 @@ class AutoRegressive(RowDecoder):
             logits = yield Forward(window=(start, position), at=[position], store=(start, position), mask="causal")
             commit_indices(row, [position], propose(logits, row, spec, config), [0])
             start = position
-            if row.eos_position is not None:
+            if row.ends_answer(position, row.token(position)):
                 row.close(position + 1)
                 return
 

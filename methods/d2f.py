@@ -92,7 +92,7 @@ class Pipeline:
         window = (live[0].start, live[-1].stop)
         return Forward(window=window, at=self.masked(), store=store, mask="block_causal", block_size=self.config.block_size)
 
-    def fill(self, at: list[int], candidates: Candidates, eos_ids: tuple[int, ...]) -> None:
+    def fill(self, at: list[int], candidates: Candidates) -> None:
         """Commit, block by block, what is above the threshold; a full block commits its best one at least."""
         limit = torch.tensor(self.config.skip_threshold, dtype=candidates.probability.dtype).item()
         probability, ids = candidates.probability.tolist(), candidates.ids.tolist()
@@ -108,7 +108,7 @@ class Pipeline:
             block.left -= len(accepted)
             chosen += accepted
         commit_indices(self.row, at, candidates, chosen)
-        self.ended = self.ended or any(ids[k] in eos_ids for k in chosen)
+        self.ended = self.ended or any(self.row.ends_answer(at[k], ids[k]) for k in chosen)
 
     def retire(self) -> None:
         """A finished block may be cached once no earlier block is active."""
@@ -138,7 +138,7 @@ class D2F(RowDecoder):
             request = pipeline.request()
             logits: Tensor = yield request
             if request.at:
-                pipeline.fill(list(request.at), propose(logits, row, spec, config, score), spec.eos_ids)
+                pipeline.fill(list(request.at), propose(logits, row, spec, config, score))
             pipeline.retire()
         row.close(pipeline.blocks[-1].stop)
 

@@ -56,7 +56,7 @@ class Branch(d2f.Pipeline):
     def request(self) -> Forward:
         return replace(super().request(), mask=self.mask, assume=dict([self.guess]) if self.guess else None)
 
-    def fork(self, guess: tuple[int, int] | None, confidence: float, probability: float, eos_ids: tuple[int, ...]) -> Branch:
+    def fork(self, guess: tuple[int, int] | None, confidence: float, probability: float) -> Branch:
         """A branch with the same state and one more token taken for granted (None: none)."""
         branch = copy(self)
         branch.blocks = [replace(block) for block in self.blocks]
@@ -64,16 +64,16 @@ class Branch(d2f.Pipeline):
         if guess is not None:
             position, token = guess
             next(block for block in branch.active if block.start <= position < block.stop).left -= 1
-            branch.ended = self.ended or token in eos_ids
+            branch.ended = self.ended or self.row.ends_answer(position, token)
         return branch
 
-    def win(self, at: list[int], candidates: Candidates | None, eos_ids: tuple[int, ...]) -> None:
+    def win(self, at: list[int], candidates: Candidates | None) -> None:
         """Write the guess, fill by D2F's rule from the logits that were just seen, retire finished blocks."""
         if self.guess is not None:
             self.row.commit([self.guess[0]], [self.guess[1]], [self.probability])
             self.guess = None
         if candidates is not None:
-            self.fill(at, candidates, eos_ids)
+            self.fill(at, candidates)
         self.retire()
 
 
@@ -117,8 +117,8 @@ class LoPA(RowDecoder):
             best = choose(seen, config)
             adopt = best if len(live) > 1 else None
             base = seen[best].branch
-            base.win(seen[best].at, seen[best].candidates, spec.eos_ids)
-            branches = _spawn(seen[best], config, spec.eos_ids)
+            base.win(seen[best].at, seen[best].candidates)
+            branches = _spawn(seen[best], config)
         row.close(base.blocks[-1].stop)
 
 
@@ -138,7 +138,7 @@ def choose(seen: list[Outlook], config: Config) -> int:
     return max(rivals, key=lambda index: seen[index].score(config))
 
 
-def _spawn(winner: Outlook, config: Config, eos_ids: tuple[int, ...]) -> list[Branch]:
+def _spawn(winner: Outlook, config: Config) -> list[Branch]:
     """Lookahead branches of the new base, then the base itself."""
     base, found = winner.branch, winner.candidates
     if config.branching_factor <= 1:
@@ -147,10 +147,10 @@ def _spawn(winner: Outlook, config: Config, eos_ids: tuple[int, ...]) -> list[Br
     still_open = [index for index, position in enumerate(winner.at) if position in left]
     if found is None or not still_open:
         # As published: a base with nothing to guess is run twice.
-        return [base.fork(None, 1.0, 1.0, eos_ids), base]
+        return [base.fork(None, 1.0, 1.0), base]
     scores, probabilities, ids = found.score.tolist(), found.probability.tolist(), found.ids.tolist()
     ranked = sorted(still_open, key=scores.__getitem__, reverse=True)[: config.branching_factor]
-    ahead = [base.fork((winner.at[k], ids[k]), scores[k], probabilities[k], eos_ids) for k in ranked]
+    ahead = [base.fork((winner.at[k], ids[k]), scores[k], probabilities[k]) for k in ranked]
     return [*ahead, base] if config.branch_verification_mode else ahead
 
 

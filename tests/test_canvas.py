@@ -142,8 +142,21 @@ def test_divide_comes_first_and_once() -> None:
     other.divide([3, 3])
     with pytest.raises(CanvasError, match="and once"):
         other.divide([3, 3])
-    with pytest.raises(CanvasError, match="ends with its last block"):
-        other.close(3)
+    with pytest.raises(CanvasError, match="cuts off the block that starts at 4"):
+        other.close(4)
+
+
+def test_suite_divides_every_row_and_the_last_block_may_be_closed_early() -> None:
+    page = Canvas([[5, 6], [7]], 6, vocab_size=20, mask_id=19, eos_ids=[18], blocks=[4, 2])
+    assert [row.spans for row in page.rows] == [[(2, 6), (6, 8)], [(1, 5), (5, 7)]]
+    row = page.rows[0]
+    page.meter.record(0, 8, 0, 0, 8)
+    assert [row.ends_answer(position, token) for position, token in [(2, 18), (5, 18), (6, 18), (7, 18), (7, 3)]] == [
+        False, False, True, True, False,
+    ]  # fmt: skip
+    row.commit(range(2, 7), [18, 3, 3, 3, 18])
+    row.close(7)
+    assert (row.spans, row.finals, row.stopped) == ([(2, 6), (6, 7)], [(2, 3), (6, 7)], True)
 
 
 def test_revising_to_the_mask_id_takes_tokens_back() -> None:
