@@ -6,7 +6,6 @@ position ids, padding and caching. A request speaks row coordinates; see harness
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,20 +116,26 @@ class Backbone:
         Raises ValueError for a window outside the row, a cache misuse, an assumed token outside the window,
         or logits that the window cannot give (the shift needs the position before).
         """
-        started = time.perf_counter()
+        meter = canvas.meter
+        started = meter.now()
         for row, request in requests.items():
             self._check(canvas, row, request, cache)
             if canvas.rows[row].nfe >= FORWARD_LIMIT * canvas.new_tokens:
                 raise TooManyForwards(f"row {row} used {canvas.rows[row].nfe} forwards for {canvas.new_tokens} tokens")
         batch = _Batch(canvas, requests, cache if any(r.cached for r in requests.values()) else None)
+        ready = meter.now()
         hidden = self._model.hidden(batch.ids, batch.positions, batch.mask, batch.view)
-        logits = {}
+        meter.spent("model", ready)
+        chosen = {}
         for slot, (row, request) in enumerate(requests.items()):
-            rows = self._select(hidden[slot], row, request, cache)
+            chosen[row] = self._select(hidden[slot], row, request, cache)
             self._settle(canvas, hidden[slot], row, request, cache)
-            logits[row] = self._model.head(rows) if len(request.at) else rows.new_empty(0, self.spec.vocab_size)
-        canvas.meter.calls += 1
-        canvas.meter.forward_s += time.perf_counter() - started
+        ready = meter.now()
+        logits = {row: self._model.head(rows) if len(rows) else rows.new_empty(0, self.spec.vocab_size) for row, rows in chosen.items()}
+        done = meter.now()
+        meter.calls += 1
+        meter.spent("model", ready, done)
+        meter.spent("forward", started, done)
         return logits
 
     def _check(self, canvas: Canvas, row: int, request: Forward, cache: KVCache | None) -> None:

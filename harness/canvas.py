@@ -159,6 +159,7 @@ class Row:
 
         Raises CanvasError for a position outside the region or already written, or a mask id.
         """
+        started = self._canvas.meter.now()
         for position in at:
             if not self.prompt_length <= position < self._end:
                 raise CanvasError(f"commit at {position} is outside the generation region [{self.prompt_length}, {self._end})")
@@ -169,24 +170,27 @@ class Row:
         if self.nfe == 0:
             raise CanvasError("commit before any forward pass")
         self._write(at, ids, confidence)
+        self._canvas.meter.spent("write", started)
 
     def revise(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
         """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before the first pass).
 
         The mask id takes a token back. Same errors as ``commit`` but for rewriting and masks.
         """
+        started = self._canvas.meter.now()
         for position in at:
             if not self.prompt_length <= position < self._end:
                 raise CanvasError(f"revise at {position} is outside the generation region [{self.prompt_length}, {self._end})")
         values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         masked = {k for k, value in enumerate(values[: len(at)]) if value == self._canvas.mask_id}
-        if not masked or len(values) != len(at):
+        if masked and len(values) == len(at):
+            self._take_back([at[k] for k in sorted(masked)])
+            kept = [k for k in range(len(at)) if k not in masked]
+            scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
+            self._write([at[k] for k in kept], [values[k] for k in kept], None if scores is None else [scores[k] for k in kept])
+        else:
             self._write(at, values, confidence)
-            return
-        self._take_back([at[k] for k in sorted(masked)])
-        kept = [k for k in range(len(at)) if k not in masked]
-        scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
-        self._write([at[k] for k in kept], [values[k] for k in kept], None if scores is None else [scores[k] for k in kept])
+        self._canvas.meter.spent("write", started)
 
     def close(self, end: int) -> None:
         """Declare that the generation region ends at ``end`` because the method goes no further.
@@ -290,7 +294,7 @@ class Canvas:
         self.eos_ids, self.first_block = frozenset(eos_ids), first_block
         self.stop_rule: StopRule = stop_rule
         self.fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
-        self.meter = Meter(len(prompts))
+        self.meter = Meter(len(prompts), device)
         width = max(len(prompt) for prompt in prompts) + new_tokens
         self.ids = torch.full((len(prompts), width), self.fill_id, dtype=torch.long, device=device)
         for index, prompt in enumerate(prompts):

@@ -52,6 +52,7 @@ class Decoded:
     latency_s: float | None
     first_block_s: float | None
     forward_s: float
+    select_s: float
     peak_memory_bytes: int | None
     checks: list[Check]
 
@@ -111,7 +112,9 @@ def decode(
     with backbone.watch() as seen:
         _synchronise(device)
         started = canvas.meter.started = _clock()
+        begin = canvas.meter.now()
         decoder.decode(backbone, canvas, config)
+        canvas.meter.spent("decode", begin)
         ids = canvas.ids.tolist()
         _synchronise(device)
         elapsed = _clock() - started
@@ -138,6 +141,7 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         latency_s=meter.finished_s if meter.finished_s is not None else elapsed,
         first_block_s=meter.first_block_s,
         forward_s=canvas.meter.forward_s / rows,
+        select_s=canvas.meter.select_s / rows,
         peak_memory_bytes=peak,
         checks=checks,
     )

@@ -23,6 +23,7 @@ from harness.plan import comparability, digest, make_plan, run_id
 from harness.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.records import Run, Sample
 from harness.registry import Method
+from harness.roofline import roofline_for, settled_share
 from harness.settings import changed_settings
 from harness.stats import summarise
 from harness.store import RunFolder, now
@@ -103,6 +104,7 @@ class Cell:
             comparability=shared,
             environment=capture(loaded.backbone.device),
             load_s=loaded.load_s,
+            roofline=roofline_for(loaded).record(),
         )
 
     @property
@@ -176,7 +178,7 @@ class Cell:
             order=len(self.folder.samples),
             prompt_tokens=len(generation.prompt_ids),
             text=generation.text,
-            program=grade.program if grade else None,
+            program=grade.program if grade and self.suite.embedded else None,
             answer=grade.answer if grade else None,
             correct=grade.correct if grade else False,
             grading=grade.grading if grade else "not_run",  # pyright: ignore[reportArgumentType]
@@ -193,9 +195,10 @@ class Cell:
             return
         samples = self.folder.ordered()
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
-        run.summary = summarise(samples)
+        share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded, fresh=True))
+        run.summary = summarise(samples).model_copy(update={"roof_share": share})
         run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
-        run.audit = audit_run(samples)
+        run.audit = audit_run(samples, share)
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
         self.folder.save()
@@ -219,6 +222,7 @@ def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
         "latency_s": row.latency_s,
         "first_block_s": row.first_block_s,
         "forward_s": row.forward_s,
+        "select_s": row.select_s,
         "peak_memory_bytes": row.peak_memory_bytes,
         "forwards": row.forwards,
         "step_map": row.step_map[:end],

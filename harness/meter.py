@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+# model: the layers and the head. forward: all of a forward pass, masks, cache and batching included. write: tokens put on the canvas.
+# decode: the whole call of the decoder.
+Part = Literal["model", "forward", "write", "decode"]
 
 
 @dataclass
@@ -28,13 +37,45 @@ class RowMeter:
 
 
 class Meter:
-    """Per-row counts plus the time spent inside model forwards (seconds)."""
+    """Per-row counts, and where the time of the call went (seconds; to be read once the device is idle).
 
-    def __init__(self, rows: int) -> None:
+    Moments are the host's clock on a CPU and events of the device's stream on a GPU, where the host only launches work.
+    """
+
+    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         self.rows = [RowMeter() for _ in range(rows)]
         self.calls = 0
-        self.forward_s = 0.0
         self.started: float | None = None
+        self._cuda = torch.device(device) if torch.device(device).type == "cuda" else None
+        self._spans: dict[Part, list[tuple[Any, Any]]] = defaultdict(list)
+
+    def now(self) -> Any:
+        """A moment that ``spent`` takes."""
+        if self._cuda is None:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._cuda))
+        return event
+
+    def spent(self, part: Part, start: Any, stop: Any = None) -> None:
+        """Book the time from ``start`` to ``stop`` (null: now)."""
+        self._spans[part].append((start, self.now() if stop is None else stop))
+
+    def seconds(self, part: Part) -> float:
+        """Time booked on a part so far."""
+        if self._cuda is None:
+            return sum(stop - start for start, stop in self._spans[part])
+        return sum(start.elapsed_time(stop) for start, stop in self._spans[part]) / 1000
+
+    @property
+    def forward_s(self) -> float:
+        """Time inside the model."""
+        return self.seconds("model")
+
+    @property
+    def select_s(self) -> float:
+        """Time in the method's own code: outside forward passes and writes."""
+        return self.seconds("decode") - self.seconds("forward") - self.seconds("write")
 
     def record(self, row: int, query: int, cached: int, stored: int, keys: int) -> None:
         """Count one row's share of one forward pass."""

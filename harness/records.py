@@ -94,6 +94,7 @@ class Summary(Record):
     first_block_p50: float | None
     time_s: float = Field(description="sum of decode time")
     forward_share: float | None = Field(description="share of decode time inside model forwards")
+    select_share: float | None = Field(default=None, description="share of decode time in the method's own code; the rest is the harness'")
     peak_memory_bytes: int | None
     roof_share: float | None = Field(default=None, description="least time the hardware allows for the forwards of the run / decode time")
 
@@ -140,7 +141,9 @@ class Sample(Record):
     output_ids: list[int] = Field(description="ids of the generation region up to the last written one; holes hold the mask (or fill) id")
     pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
     text: str | None = Field(description="decoded useful ids")
-    program: str | None = Field(default=None, description="program that was executed (code suites)")
+    program: str | None = Field(
+        default=None, description="program that was executed; null where it holds a third party's prompt, text rebuilds it"
+    )
     answer: str | None = Field(default=None, description="extracted answer (other suites)")
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
@@ -151,7 +154,8 @@ class Sample(Record):
     time_s: float | None = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
     latency_s: float | None = Field(default=None, description="seconds until this row was finished")
     first_block_s: float | None = None
-    forward_s: float | None = Field(default=None, description="part of time_s spent inside model forwards")
+    forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
+    select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
     peak_memory_bytes: int | None = None
     output_hash: str
     forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")

@@ -4,6 +4,9 @@ A forward reads every weight of body and head once (the embedding is a gather) a
 2 x body parameters per query position; it cannot be faster than the slower of the two. The head's multiplications are left out,
 because it runs at chosen positions only: the bound stays a bound. Bandwidth and matmul rate are measured once per device, dtype
 and thread count and cached; bandwidth with a buffer as large as the model, because a small model lives in the processor's cache.
+
+Other work on the machine can only make a measurement too slow, so the best of all measurements counts, and a run that seems to
+beat its roof makes it measure again (``settled_share``).
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from harness.records import Run, Sample, write_atomic
 
 MIB = 1 << 20
 BUDGET_S = 0.4
+# Times that the device is measured again before a run's share above 1 is believed.
+RETRIES = 3
 
 # [query, cached] of every row that shares one forward pass.
 Pass = Sequence[tuple[int, int]]
@@ -74,6 +79,12 @@ class Roofline:
         """Plain values for run.json; ``from_record`` reads them back."""
         return {"hardware": asdict(self.hardware), "cost": asdict(self.cost)}
 
+    def at_best(self, other: Hardware) -> Roofline:
+        """The same model on the better of two measurements of one device."""
+        mine = self.hardware
+        best = Hardware(mine.name, max(mine.bandwidth, other.bandwidth), max(mine.flops, other.flops))
+        return Roofline(best, self.cost)
+
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Roofline:
         return cls(Hardware(**record["hardware"]), ModelCost(**record["cost"]))
@@ -107,6 +118,20 @@ def roof_share(run: Run, samples: Sequence[Sample], roofline: Roofline | None = 
     return sum(map(roofline.seconds, passes(timed, run.plan.batch_size))) / spent if spent else None
 
 
+def settled_share(run: Run, samples: Sequence[Sample], measure: Callable[[], Roofline]) -> float | None:
+    """``roof_share``; while it is above 1, ``measure`` is asked for the device again, up to RETRIES times, before that is believed.
+
+    A better figure replaces the one in ``run.roofline``, whose ``again`` lists every further measurement and the share before it.
+    """
+    share = roof_share(run, samples)
+    while run.roofline is not None and share is not None and share > 1 and len(run.roofline.get("again", [])) < RETRIES:
+        found = measure()
+        again = [*run.roofline.get("again", []), {**asdict(found.hardware), "share_before": share}]
+        run.roofline = {**Roofline.from_record(run.roofline).at_best(found.hardware).record(), "again": again}
+        share = roof_share(run, samples)
+    return share
+
+
 def model_cost(backbone: Backbone) -> ModelCost:
     """Costs of the model as loaded, adapters that were not merged included."""
     spec, model = backbone.spec, backbone._model
@@ -123,7 +148,7 @@ def model_cost(backbone: Backbone) -> ModelCost:
 def roofline_for(loaded: Loaded, fresh: bool = False) -> Roofline:
     """The roofline of a loaded model on its device; measures (about two seconds) only what no earlier run has cached.
 
-    Call it before the first clock of a run starts. ``fresh`` measures again.
+    Call it outside the clocks of a run. ``fresh`` measures again and keeps the better figures.
     """
     cost = model_cost(loaded.backbone)
     return Roofline(hardware(loaded.backbone.device, loaded.backbone.dtype, cost.weight_bytes, fresh), cost)
@@ -139,11 +164,14 @@ def hardware(device: torch.device, dtype: torch.dtype, weight_bytes: float, fres
     largest = (4096 if device.type == "cuda" else 512) * MIB
     size = min(max(1 << (int(weight_bytes) - 1).bit_length(), MIB), largest)
     kind, threads = str(dtype).removeprefix("torch."), torch.get_num_threads() if device.type == "cpu" else None
-    key = f"{device_name(device)} {kind} threads={threads} buffer={size // MIB}MiB torch={torch.__version__}"
+    cores = f" of {len(os.sched_getaffinity(0))} cores" if threads and hasattr(os, "sched_getaffinity") else ""
+    key = f"{device_name(device)} {kind} threads={threads}{cores} buffer={size // MIB}MiB torch={torch.__version__}"
     path = cache_path()
     known = _read(path)
     if key not in known or fresh:
-        known = {**_read(path), key: {"bandwidth": _bandwidth(device, size), "flops": _matmul_rate(device, dtype)}}
+        now = {"bandwidth": _bandwidth(device, size), "flops": _matmul_rate(device, dtype)}
+        known = _read(path)
+        known[key] = {name: max(value, known.get(key, {}).get(name, 0.0)) for name, value in now.items()}
         _write(path, known)
     return Hardware(key, known[key]["bandwidth"], known[key]["flops"])
 

@@ -28,7 +28,7 @@ _NAMES = {
 }
 _ATTRIBUTES = {
     "no_own_clock": {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "thread_time", "elapsed_time"},
-    "no_own_counts": {"meter", "kv_read", "forward_s", "finished_s", "first_block_s", "watch"},
+    "no_own_counts": {"meter", "kv_read", "forward_s", "select_s", "finished_s", "first_block_s", "watch"},
     "no_printing_or_arguments": {"argv", "stdout", "stderr"},
     "no_answers_read": {"f_back", "f_locals", "f_globals", "tb_frame", "gi_frame", "_getframe", "read_text", "read_bytes", "__globals__"},
     "no_private_parts": {"__dict__", "__class__", "__setattr__", "__getattribute__"},

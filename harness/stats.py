@@ -88,6 +88,7 @@ def summarise(samples: Sequence[Sample]) -> Summary:
         first_block_p50=_percentile(_known(finished, "first_block_s"), 50),
         time_s=sum(_known(samples, "time_s")),
         forward_share=_rate(finished, "forward_s", "time_s"),
+        select_share=_rate(finished, "select_s", "time_s"),
         peak_memory_bytes=max((sample.peak_memory_bytes for sample in samples if sample.peak_memory_bytes is not None), default=None),
     )
 

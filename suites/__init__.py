@@ -21,7 +21,7 @@ import yaml
 from harness.errors import UserError
 from harness.sandbox import Jail
 from suites.code import CodeScorer
-from suites.sources import SuiteDataError
+from suites.sources import EMBEDDED, SuiteDataError
 
 __all__ = ["Grade", "Suite", "SuiteDataError", "SuiteError", "list_suites", "load_suite"]
 
@@ -84,6 +84,11 @@ class Suite:
         metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
         manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
         return manager.load([self.name])["tasks"][self.name]
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the documents ship with this package, so that stored runs may repeat their prompts."""
+        return (EMBEDDED / f"{self.path.stem}_test.jsonl").is_file()
 
     @property
     def scorer(self) -> CodeScorer | None:

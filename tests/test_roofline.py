@@ -16,7 +16,18 @@ from harness.model import ModelSpec, Transformer
 from harness.project import DEVICES, MODELS
 from harness.records import Run, Sample
 from harness.registry import load_method
-from harness.roofline import Hardware, ModelCost, Roofline, cache_path, hardware, model_cost, passes, roof_share, roofline_for
+from harness.roofline import (
+    Hardware,
+    ModelCost,
+    Roofline,
+    cache_path,
+    hardware,
+    model_cost,
+    passes,
+    roof_share,
+    roofline_for,
+    settled_share,
+)
 from tests.conftest import GOLDEN
 from tests.synthetic_runs import Fake, fake_run, fake_samples
 
@@ -97,6 +108,42 @@ def test_audit_fails_above_the_roof() -> None:
     assert [(check.name, check.detail) for check in beyond.checks if not check.passed] == [("within_roofline", "500% of the roofline")]
 
 
+def slowed(factor: float) -> Roofline:
+    """The toy device as a busy machine measures it."""
+    return Roofline(Hardware("toy", ROOF.hardware.bandwidth / factor, ROOF.hardware.flops / factor), ROOF.cost)
+
+
+def test_a_roofline_of_a_busy_machine_fails_no_honest_run() -> None:
+    samples = [sample(0, [(1, 0, 0)], 2.5)]
+    run = fake_run(Fake()).model_copy(update={"roofline": slowed(8).record()})
+    assert roof_share(run, samples) == pytest.approx(6.4), "far beyond the roof as stored"
+    answers = [slowed(4), ROOF, slowed(2)]
+    share = settled_share(run, samples, lambda: answers.pop(0))
+    assert share == pytest.approx(0.8)
+    assert audit_run(samples, share).passed
+    assert len(answers) == 1, "no further measurement once the share is possible"
+    assert run.roofline is not None
+    assert Roofline.from_record(run.roofline) == ROOF
+    assert [entry["share_before"] for entry in run.roofline["again"]] == [pytest.approx(6.4), pytest.approx(3.2)]
+    assert Run.model_validate_json(run.model_dump_json()) == run
+
+
+def test_a_run_beyond_the_roof_still_fails_after_measuring_again() -> None:
+    samples = [sample(0, [(1, 0, 0)], 0.5)]
+    run = fake_run(Fake()).model_copy(update={"roofline": ROOF.record()})
+    share = settled_share(run, samples, lambda: slowed(3))
+    assert share == pytest.approx(4.0), "a slower measurement replaces nothing"
+    assert not audit_run(samples, share).passed
+    assert run.roofline is not None
+    assert len(run.roofline["again"]) == 3
+
+
+def test_a_run_without_a_roofline_measures_nothing() -> None:
+    run = fake_run(Fake())
+    assert settled_share(run, [sample(0, [(1, 0, 0)], 1.0)], lambda: pytest.fail("measured")) is None
+    assert run.roofline is None
+
+
 def test_measured_once_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cpu = torch.device("cpu")
@@ -109,6 +156,12 @@ def test_measured_once_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     marked = {first.name: {"bandwidth": 1.0, "flops": 2.0}}
     cache_path().write_text(json.dumps(marked))
     assert hardware(cpu, torch.float32, 3_000_000) == Hardware(first.name, 1.0, 2.0), "taken from the cache"
+    better = hardware(cpu, torch.float32, 3_000_000, fresh=True)
+    assert min(better.bandwidth, better.flops) > 1e8, "measured again"
+    cache_path().write_text(json.dumps({first.name: {"bandwidth": 1e18, "flops": 1.0}}))
+    kept = hardware(cpu, torch.float32, 3_000_000, fresh=True)
+    assert kept.bandwidth == 1e18, "the better of two measurements"
+    assert kept.flops > 1e8
     cache_path().write_text('{"torn')
     assert hardware(cpu, torch.float32, 3_000_000).bandwidth > 1e8, "a damaged cache is measured again"
 

@@ -17,7 +17,7 @@ import pytest
 from harness.records import find_runs, read_run, read_samples
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
-TIMING = {"time_s", "latency_s", "first_block_s", "forward_s", "peak_memory_bytes", "order"}
+TIMING = {"time_s", "latency_s", "first_block_s", "forward_s", "select_s", "peak_memory_bytes", "order"}
 
 MINE = """
 from methods.base import Forward, RowDecoder, propose
@@ -64,9 +64,17 @@ def test_run_stores_complete_audited_records(quick: Path) -> None:
         assert (run.status, len(samples)) == ("complete", 2)
         assert run.audit is not None
         assert run.audit.passed, run.audit
+        assert "within_roofline" in [check.name for check in run.audit.checks]
+        assert run.roofline is not None
+        assert run.summary is not None
+        assert 0 < (run.summary.roof_share or 0) < 2
+        assert 0.5 < (run.summary.forward_share or 0) + (run.summary.select_share or 0) < 1
         assert folder.parts[-3:] == (run.plan.device_name, run.plan.suite, run.run_id)
         for sample in samples:
             assert sample.nfe == len(sample.forwards)
+            assert None not in (sample.time_s, sample.forward_s, sample.select_s)
+            assert min(sample.forward_s or 0, sample.select_s or 0) > 0
+            assert (sample.forward_s or 0) + (sample.select_s or 0) < (sample.time_s or 0), "the rest is the harness' own"
             assert sample.positions == sum(query for query, _, _ in sample.forwards)
             assert sample.committed == sum(step >= 0 for step in sample.step_map)
             assert len(sample.output_ids) == len(sample.step_map) == len(sample.confidence)
