@@ -73,7 +73,7 @@ class Cell:
     folder: RunFolder = field(init=False)
 
     def __post_init__(self) -> None:
-        self.canvas = self.generator.canvas(self.suite.canvas)
+        self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
         self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats)
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
         self.started = time.perf_counter()
@@ -88,6 +88,7 @@ class Cell:
             prompts=[item.prompt for item in self.items],
             limit=options.limit,
             canvas=self.canvas,
+            blocks=self.suite.blocks,
             batch_size=options.batch_size,
             repeats=options.repeats,
             chat_template=options.chat_template,
@@ -163,7 +164,7 @@ class Cell:
                 done += 1
 
     def _request(self, item: Item, repeat: int) -> Request:
-        return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat)
+        return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat, blocks=self.suite.blocks)
 
     def _sample(self, item: Item, repeat: int, generation: Generation, jail: Any) -> Sample:
         row = generation.decoded
@@ -183,6 +184,7 @@ class Cell:
             correct=grade.correct if grade else False,
             grading=grade.grading if grade else "not_run",  # pyright: ignore[reportArgumentType]
             useful=generation.useful,
+            block_useful=generation.block_useful,
             status=generation.status,
             error=generation.error,
             **measured(row, self.generator.loaded.tokenizer),

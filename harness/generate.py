@@ -13,7 +13,7 @@ from harness.decode import ContextError, Decoded, decode
 from harness.errors import UserError
 from harness.loader import Loaded
 from harness.records import Status
-from harness.settings import build_config
+from harness.settings import SettingError, build_config
 from harness.text import answer_of_blocks, encode
 
 if TYPE_CHECKING:
@@ -22,24 +22,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to answer. ``canvas`` is its length in new tokens, ``settings`` override the run's."""
+    """One prompt to answer. ``canvas`` is its length in new tokens, ``settings`` override the run's.
+
+    ``blocks``: lengths of reasoning and answer where the suite lays the canvas out in them; empty: one text.
+    """
 
     prompt: str | Sequence[int]
     canvas: int
     stops: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     repeat: int = 0
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass
 class Generation:
-    """A request's answer: ``decoded`` is None and ``error`` says why if nothing could be decoded."""
+    """A request's answer: ``decoded`` is None and ``error`` says why if nothing could be decoded.
+
+    ``block_useful``: the useful ids of each block of a divided answer; empty: one text.
+    """
 
     request: Request
     prompt_ids: list[int]
     decoded: Decoded | None
     text: str | None = None
     useful: int | None = None
+    block_useful: list[int] = field(default_factory=list)
     error: str | None = None
     status: Status = "ok"
 
@@ -55,9 +63,16 @@ class Generator:
         self.settings = dict(settings)
         self.config = build_config(decoder.name, decoder.Config, self.settings)
 
-    def canvas(self, suggested: int) -> int:
-        """max_new_tokens: the setting, else the model's own, else what the suite suggests."""
-        return getattr(self.config, "max_new_tokens", None) or self.loaded.canvas or suggested
+    def canvas(self, suggested: int, blocks: Sequence[int] = ()) -> int:
+        """max_new_tokens: what the suite's blocks need, else the setting, the model's own, what the suite suggests.
+
+        Raises SettingError for a setting that contradicts the blocks.
+        """
+        asked = getattr(self.config, "max_new_tokens", None)
+        if blocks and asked not in (None, sum(blocks)):
+            layout = " + ".join(map(str, blocks))
+            raise SettingError(f"max_new_tokens {asked} contradicts the suite's canvas of {layout} tokens: leave max_new_tokens out")
+        return sum(blocks) or asked or self.loaded.canvas or suggested
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -96,6 +111,7 @@ class Generator:
                 first.canvas,
                 stop_rule=self.stop_rule,
                 seeds=seeds,
+                blocks=first.blocks,
             )
         except ContextError as error:
             if len(batch) > 1:
@@ -116,7 +132,9 @@ class Generator:
     def _finish(self, item: Generation, row: Decoded) -> None:
         item.decoded = row
         eos_ids, stops = self.loaded.spec.eos_ids, item.request.stops
-        item.useful, item.text = answer_of_blocks(self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops)
+        marked = bool(item.request.blocks)
+        useful, item.text = answer_of_blocks(self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops, marked)
+        item.useful, item.block_useful = sum(useful), useful if len(useful) > 1 else []
         if not row.audit_passed:
             item.status = "audit_failed"
             item.error = "; ".join(f"{check.name}: {check.detail}" for check in row.checks if not check.passed)
@@ -136,4 +154,4 @@ def _failure(error: Exception) -> Status:
 
 
 def _alike(one: Request, other: Request) -> bool:
-    return one.canvas == other.canvas and dict(one.settings) == dict(other.settings)
+    return (one.canvas, one.blocks, dict(one.settings)) == (other.canvas, other.blocks, dict(other.settings))

@@ -35,7 +35,7 @@ from harness.settings import SettingError, settings_of
 log = logging.getLogger(__name__)
 
 _COUNTS = ("nfe", "positions", "kv_read", "committed", "time_s")
-_GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature"}
+_GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature", "blocks"}
 
 
 # The model of this process that was built last; `bench lm-eval` reads its counts.
@@ -115,7 +115,8 @@ class DiffusionLM(TemplateLM):
         settings = {key: value for key, value in kwargs.items() if key not in _GENERATION_KEYS}
         if kwargs.get("do_sample") and kwargs.get("temperature"):
             settings["temperature"] = kwargs["temperature"]
-        return Request(context, self.generator.canvas(kwargs["max_gen_toks"]), tuple(kwargs["until"]), settings)
+        blocks = tuple(kwargs.get("blocks", {}).values())
+        return Request(context, self.generator.canvas(kwargs["max_gen_toks"], blocks), tuple(kwargs["until"]), settings, blocks=blocks)
 
     def _note(self, instance: Instance, generation: Generation) -> None:
         self.cache_hook.add_partial("generate_until", instance.args, generation.text or "")

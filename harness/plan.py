@@ -76,6 +76,7 @@ def make_plan(
     prompts: Sequence[str],
     limit: int | None,
     canvas: int,
+    blocks: Sequence[int],
     batch_size: int,
     repeats: int,
     chat_template: bool,
@@ -97,6 +98,7 @@ def make_plan(
         prompts_hash=prompts_hash(prompts),
         limit=limit,
         max_new_tokens=canvas,
+        blocks=list(blocks),
         stop_rule=generator.stop_rule,
         chat_template=chat_template,
         batch_size=batch_size,
@@ -112,7 +114,9 @@ def make_plan(
 
 def comparability(plan: Plan) -> dict[str, Any]:
     """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
+    layout = {"blocks": plan.blocks} if plan.blocks else {}
     return {
+        **layout,
         "suite": plan.suite,
         "prompts_hash": plan.prompts_hash,
         "model": plan.model,

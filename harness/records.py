@@ -47,6 +47,7 @@ class Plan(Record):
     prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
     limit: int | None = Field(default=None, description="number of documents asked for; null: all")
     max_new_tokens: int = Field(description="canvas length in tokens")
+    blocks: list[int] = Field(default=[], description="tokens of reasoning and answer where the suite divides the canvas; empty: one text")
     stop_rule: StopRule = "harness"
     chat_template: bool = False
     batch_size: int = 1
@@ -147,6 +148,7 @@ class Sample(Record):
     answer: str | None = Field(default=None, description="extracted answer (other suites)")
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
+    block_useful: list[int] = Field(default=[], description="the same for each of the blocks; empty: one text")
     committed: int | None = Field(description="generated ids that are written")
     nfe: int | None = Field(description="forward passes; null if nothing could be decoded")
     positions: int | None

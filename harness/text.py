@@ -11,6 +11,8 @@ from harness.errors import UserError
 from harness.model.spec import CheckpointError
 
 _MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
+ANSWER = "[A]"
+"""What stands in front of the answer in the text of a canvas that its suite divided into reasoning and answer."""
 
 
 class MarkerError(UserError, ValueError):
@@ -64,19 +66,27 @@ def answer_of_blocks(
     blocks: Sequence[tuple[int, int]],
     eos_ids: Collection[int],
     stops: Sequence[str],
-) -> tuple[int, str | None]:
-    """(number of useful ids, text) of an output whose ``blocks`` [start, stop) are texts of their own.
+    marked: bool = False,
+) -> tuple[list[int], str | None]:
+    """(number of useful ids of each block, text) of an output whose ``blocks`` [start, stop) are texts of their own.
 
-    Each block counts up to its first end-of-text, hole or stop string; the texts are joined, with a line break
-    where neither side has one. Text is None without a tokenizer.
+    Each block counts up to its first end-of-text, hole or stop string; the texts are joined by ANSWER if ``marked``, else
+    by a line break where neither side has one. Text is None without a tokenizer.
     """
-    useful, text = 0, ""
+    useful: list[int] = []
+    text = ""
     for start, stop in blocks:
         kept = before_eos(ids[start:stop], steps[start:stop], eos_ids)
         count, part = cut_at_stops(tokenizer, kept, stops) if tokenizer is not None else (len(kept), "")
         seam = "\n" if text and part and not text.endswith("\n") and not part.startswith("\n") else ""
-        useful, text = useful + count, text + seam + part
+        text += (ANSWER if marked and useful else seam) + part
+        useful.append(count)
     return useful, text if tokenizer is not None else None
+
+
+def behind_marker(text: str) -> str:
+    """The answer in a text whose blocks ANSWER keeps apart; a text without it is all answer."""
+    return text.rpartition(ANSWER)[2]
 
 
 def split_markers(prompt: str) -> tuple[str, dict[str, int]]:

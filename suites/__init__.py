@@ -54,7 +54,7 @@ class Suite:
     """One evaluation suite. The lm-eval task (and so the data) is loaded at first use.
 
     name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
-    number of new tokens. needs_code: whether answers are programs that have to be run. repairs: where grading departs from the stock task.
+    number of new tokens. blocks: tokens of reasoning and of answer if the canvas is divided into them, else empty. needs_code: whether answers are programs that have to be run. repairs: where grading departs from the stock task.
     frozen: the fingerprint that this version of the suite was published with.
     """
 
@@ -73,6 +73,7 @@ class Suite:
         self.needs_code = bool(self.config.get("unsafe_code", False))
         generation = self.config.get("generation_kwargs", {})
         self.stop: list[str] = list(generation.get("until", []))
+        self.blocks: tuple[int, ...] = tuple(generation.get("blocks", {}).values())
         self.canvas: int = int(self.settings.get("canvas", generation.get("max_gen_toks", 256)))
 
     @cached_property

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from harness import likelihood
 from harness.model.load import canonical_name, load_transformer, tensors
 from harness.records import RecordError, Sample, read_samples
-from harness.text import MarkerError, answer_of_blocks, before_eos, cut_at_stops, encode, split_markers
+from harness.text import MarkerError, answer_of_blocks, behind_marker, before_eos, cut_at_stops, encode, split_markers
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
 
@@ -61,21 +61,29 @@ def test_stop_strings_map_back_to_ids(ids: list[int], stops: list[str], expected
 @pytest.mark.parametrize(
     ("ids", "steps", "stops", "expected"),
     [
-        ([120, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], (3, "x\nyz")),
-        ([120, 10, 9, 121, 9], [0, 0, 0, 0, 0], [], (3, "x\ny")),
-        ([120, 113, 120, 121, 122], [0, 0, 0, 0, 0], ["q"], (3, "x\nyz")),
-        ([120, 0, 120, 121, 122], [0, -1, 0, 0, 0], [], (3, "x\nyz")),
-        ([9, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], (2, "yz")),
+        ([120, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], ([1, 2], "x\nyz")),
+        ([120, 10, 9, 121, 9], [0, 0, 0, 0, 0], [], ([2, 1], "x\ny")),
+        ([120, 113, 120, 121, 122], [0, 0, 0, 0, 0], ["q"], ([1, 2], "x\nyz")),
+        ([120, 0, 120, 121, 122], [0, -1, 0, 0, 0], [], ([1, 2], "x\nyz")),
+        ([9, 9, 9, 121, 122], [0, 0, 0, 0, 0], [], ([0, 2], "yz")),
     ],
     ids=["ended", "line-break", "stop-string", "hole", "empty"],
 )
-def test_blocks_are_cut_one_by_one(ids: list[int], steps: list[int], stops: list[str], expected: tuple[int, str]) -> None:
+def test_blocks_are_cut_one_by_one(ids: list[int], steps: list[int], stops: list[str], expected: tuple[list[int], str]) -> None:
     assert answer_of_blocks(Letters(), ids, steps, [(0, 3), (3, 5)], {9}, stops) == expected
     assert answer_of_blocks(None, ids, steps, [(0, 3), (3, 5)], {9}, [])[1] is None
 
 
 def test_one_block_is_the_plain_rule() -> None:
-    assert answer_of_blocks(Letters(), [120, 121, 9, 122], [0, 0, 0, 0], [(0, 4)], {9}, ["y"]) == (1, "x")
+    assert answer_of_blocks(Letters(), [120, 121, 9, 122], [0, 0, 0, 0], [(0, 4)], {9}, ["y"]) == ([1], "x")
+
+
+def test_marked_blocks_tell_answer_from_reasoning() -> None:
+    for ids, text, answer in [([120, 9, 121, 122], "x[A]yz", "yz"), ([9, 9, 121, 9], "[A]y", "y"), ([120, 9, 9, 9], "x[A]", "")]:
+        found = answer_of_blocks(Letters(), ids, [0, 0, 0, 0], [(0, 2), (2, 4)], {9}, [], marked=True)[1]
+        assert (found, behind_marker(text)) == (text, answer)
+    assert behind_marker("x[A]y[A]z") == "z"
+    assert behind_marker("no marker") == "no marker"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def _scoring(suite: Any) -> dict[str, Any]:
         rows["programs"] = f"run in a jail, {limits.seconds:g} s and {limits.memory_mb} MB each; all tests must pass"
     rows["stop strings"] = json.dumps(suite.stop) if suite.stop else "none (end of text only)"
     rows["canvas"] = f"{suite.canvas} new tokens by default"
+    if suite.blocks:
+        rows["canvas"] = "{} tokens of reasoning, {} of answer, each with an end-of-text of its own".format(*suite.blocks)
     rows["frozen"] = ", ".join(f"{key} {value}" for key, value in suite.frozen.items())
     return rows
 
