@@ -59,6 +59,23 @@ def speed(row: Row) -> str:
     return times(row.verdict.speedup) or UNKNOWN if row.verdict else UNKNOWN
 
 
+def time_shares(figures: Summary) -> tuple[float, float, float] | None:
+    """Shares of decode time inside the model, in the method's own code, and in the harness; None: not recorded."""
+    if figures.forward_share is None or figures.select_share is None:
+        return None
+    return figures.forward_share, figures.select_share, 1 - figures.forward_share - figures.select_share
+
+
+def _time(figures: Summary) -> str:
+    shares = time_shares(figures)
+    return UNKNOWN if shares is None else " / ".join(f"{share:.0%}" for share in shares)
+
+
+def _outside(figures: Summary) -> float | None:
+    shares = time_shares(figures)
+    return None if shares is None else 1 - shares[0]
+
+
 def short_verdict(verdict: Verdict | None) -> str:
     """What may be claimed, in a few words: ``faster; within 3 pp: yes``."""
     if verdict is None:
@@ -113,6 +130,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("memory", "peak memory", *_figure("peak_memory_bytes", memory)),
     Column("work", "query positions computed per useful token", *_figure("work", number)),
     Column("roof", "share of what the hardware allows for the forward passes made", *_figure("roof_share", _share), True),
+    Column(
+        "forward / select / harness",
+        "shares of decode time: inside the model; the method's own choice of tokens; masks, cache, batching, writing, stop rule",
+        lambda row: _time(row.stored.summary),
+        lambda row: _outside(row.stored.summary),
+        True,
+    ),
     Column("run", "run id: folder of the stored run", lambda row: row.stored.run.run_id),
 )
 

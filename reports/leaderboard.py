@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from reports import aup
-from reports.cells import UNKNOWN, columns
+from reports.cells import UNKNOWN, columns, time_shares
 from reports.load import StoredRun, left_out
 from reports.published import Published
 from reports.published import markdown as published_markdown
@@ -15,6 +15,10 @@ from reports.table import NEAR_ZERO, Row, Table, build, setting_text
 LEGEND = (
     "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "
     "Work: query positions computed per useful token. Intervals are 95%."
+)
+SHARES = (
+    "Forward, select, harness: shares of decode time inside the model, in the method's own choice of tokens, and in the harness (masks, "
+    "cache, batching, writing, stop rule)."
 )
 
 
@@ -49,7 +53,8 @@ def markdown(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know before believing the table, each a sentence or two."""
-    found = [LEGEND]
+    timed = any(time_shares(row.stored.summary) for row in table.rows)
+    found = [f"{LEGEND} {SHARES}" if timed else LEGEND]
     if table.baseline is None:
         found.append("There is no vanilla run under this configuration, so there is no speed-up.")
     else:

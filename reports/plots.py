@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 
 from harness.records import Sample
 from harness.stats import tps_interval
+from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
 from reports.table import BASELINE_METHOD, Row, Table
 
+SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
 LOG_SCALE_FROM = 4.0
 """A span of values from which the speed axis is logarithmic."""
 
@@ -41,24 +43,25 @@ def forwards(table: Table) -> Figure | None:
 
 
 def time_split(table: Table) -> Figure | None:
-    """Milliseconds per useful token: inside model forwards, and outside (choosing tokens and bookkeeping)."""
-    rows = [row for row in reversed(table.rows) if row.stored.summary.tps and row.stored.summary.forward_share is not None]
-    if not rows:
+    """Milliseconds per useful token: inside the model, in the method's own code, in the harness."""
+    known = [(row, shares) for row in reversed(table.rows) if row.stored.summary.tps and (shares := time_shares(row.stored.summary))]
+    if not known:
         return None
-    drawn, axes = figure(height=1.4 + 0.42 * len(rows))
-    cost = np.array([1000 / (row.stored.summary.tps or 1) for row in rows])
-    inside = cost * np.array([row.stored.summary.forward_share or 0 for row in rows])
-    names = [row.label for row in rows]
-    axes.barh(names, inside, color="#0072B2", label="model forwards", height=0.62)
-    axes.barh(names, cost - inside, left=inside, color="#E69F00", label="choosing tokens and bookkeeping", height=0.62)
-    for place, row in enumerate(rows):
-        share = row.stored.summary.forward_share or 0
-        axes.text(cost[place], place, f"  {cost[place]:.3g} ms, {1 - share:.0%} outside forwards", va="center", fontsize=8, color=GREY)
-    axes.set_xlim(0, cost.max() * 1.6)
+    drawn, axes = figure(height=1.4 + 0.42 * len(known))
+    cost = np.array([1000 / (row.stored.summary.tps or 1) for row, _ in known])
+    names, left = [row.label for row, _ in known], np.zeros(len(known))
+    for part, (label, colour) in enumerate(SEGMENTS):
+        width = cost * np.array([shares[part] for _, shares in known])
+        axes.barh(names, width, left=left, color=colour, label=label, height=0.62)
+        left += width
+    for place, (_, shares) in enumerate(known):
+        text = f"  {cost[place]:.3g} ms: {' / '.join(f'{share:.0%}' for share in shares)}"
+        axes.text(cost[place], place, text, va="center", fontsize=8, color=GREY)
+    axes.set_xlim(0, cost.max() * 1.45)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("milliseconds per useful token")
     title(axes, f"{table.suite}: where the time goes")
-    drawn.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8.5)
+    drawn.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)
     return drawn
 
 

@@ -135,6 +135,7 @@ def _record(row: Row) -> dict[str, Any]:
         "useful": figures.useful,
         "waste": figures.waste,
         "forward_share": figures.forward_share,
+        "select_share": figures.select_share,
         "roof_share": figures.roof_share,
         "samples": figures.samples,
         "errors": figures.errors,

@@ -84,6 +84,7 @@ def _sample(fake: Fake, run_id: str, document: int, repeat: int, useful: int, ti
         latency_s=time_s,
         first_block_s=time_s / 4,
         forward_s=time_s * 0.85,
+        select_s=time_s * 0.1,
         peak_memory_bytes=64 << 20,
         output_hash=hashlib.sha256("".join(pieces).encode()).hexdigest()[:16],
         forwards=[(96, 0, 0)] * nfe,

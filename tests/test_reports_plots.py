@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from harness.records import read_samples
+from reports.cells import columns
 from reports.load import load
 from reports.plots import PLOTS, draw, pareto, quality_speed, write
 from reports.style import encode, looks
@@ -57,6 +58,24 @@ def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
     lines = [sample.model_copy(update=unknown).model_dump_json() for sample in read_samples(folder)]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
     assert list(draw(build(load(tmp_path))[0])) == ["forwards"]
+
+
+def test_time_bar_has_three_parts_that_add_up(table: Table) -> None:
+    figure = draw(table)["time"]
+    widths = [[bar.get_width() for bar in bars] for bars in figure.axes[0].containers]  # pyright: ignore[reportGeneralTypeIssues]
+    costs = [1000 / (row.stored.summary.tps or 0) for row in reversed(table.rows)]
+    assert [sum(parts) for parts in zip(*widths, strict=True)] == pytest.approx(costs)
+    assert widths[0] == pytest.approx([0.85 * cost for cost in costs])
+    assert widths[1] == pytest.approx([0.1 * cost for cost in costs])
+
+
+def test_runs_from_before_the_split_draw_no_time_bar(tmp_path: Path) -> None:
+    folder = write_fake(tmp_path, Fake(documents=8))
+    lines = [sample.model_copy(update={"select_s": None}).model_dump_json() for sample in read_samples(folder)]
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    table = build(load(tmp_path))[0]
+    assert "time" not in draw(table)
+    assert "forward / select / harness" not in [column.heading for column in columns(table.rows)], "unknown is not 0"
 
 
 def test_pareto_keeps_what_nothing_beats() -> None:
