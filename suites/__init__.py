@@ -54,7 +54,8 @@ class Suite:
     """One evaluation suite. The lm-eval task (and so the data) is loaded at first use.
 
     name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
-    number of new tokens. blocks: tokens of reasoning and of answer if the canvas is divided into them, else empty. needs_code: whether answers are programs that have to be run. repairs: where grading departs from the stock task.
+    number of new tokens. blocks: tokens of reasoning and of answer if the canvas is divided into them, else empty. needs_code: whether
+    answers are programs that have to be run. repairs: where grading departs from the stock task.
     frozen: the fingerprint that this version of the suite was published with.
     """
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from harness import likelihood
 from harness.model.load import canonical_name, load_transformer, tensors
 from harness.records import RecordError, Sample, read_samples
-from harness.text import MarkerError, answer_of_blocks, behind_marker, before_eos, cut_at_stops, encode, split_markers
+from harness.text import MarkerError, answer_of_blocks, before_eos, behind_marker, cut_at_stops, encode, split_markers
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
 
