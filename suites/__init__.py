@@ -185,6 +185,15 @@ class GroupSuite(Suite):
     def _rows(self) -> list[Doc]:
         return [doc for member in self.members for _, doc in member.docs()]
 
+    def docs(self, limit: int | None = None) -> list[tuple[int, Doc]]:
+        """(doc_id, document), member after member; `limit` is per member, as lm-eval counts it."""
+        found: list[tuple[int, Doc]] = []
+        start = 0
+        for member in self.members:
+            found += [(start + doc_id, doc) for doc_id, doc in member.docs(limit)]
+            start += len(member.docs())
+        return found
+
     @cached_property
     def _owner(self) -> dict[str, Suite]:
         return {_digest(doc): member for member in self.members for _, doc in member.docs()}

@@ -120,6 +120,8 @@ def test_programs_are_refused_where_nothing_isolates(monkeypatch: pytest.MonkeyP
 def test_group_is_its_members_one_after_the_other() -> None:
     group = load_suite("minerva_math", DATA)
     assert len(group.docs()) == 5000
+    assert [doc_id for doc_id, _ in group.docs(limit=2)][:4] == [0, 1, 1187, 1188]
+    assert all(doc == group.docs()[doc_id][1] for doc_id, doc in group.docs(limit=2))
     _, doc = group.docs()[-1]
     assert doc["solution"]
     assert group.prompt(group.docs()[0][1]) == load_suite("minerva_math_algebra", DATA).prompt(group.docs()[0][1])
