@@ -26,7 +26,9 @@ def run_command(
         typer.Option("--method", help="Method name, ./file.py, or NAME:key=value,... (repeatable or comma-separated names)."),
     ] = None,
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Suite (repeatable or comma-separated); see `bench list`.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-L", min=1, help="First N documents, of each member of a group; default all (quickstart: 32).")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-L", min=1, help="First N documents, of each member of a group; default all (quickstart: 32).")
+    ] = None,
     batch_size: BatchSize = 1,
     device: Device = None,
     dtype: Dtype = "auto",
