@@ -80,7 +80,8 @@ def configuration(table: Table) -> str:
     lines = [f"- {name}: {value}" for name, value in facts(table).items()]
     figure = aup.sentence(table)
     lines += [f"- {figure}"] if figure else []
-    body = "\n".join([*lines, "", "Settings and command of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)])
+    lines += [f"- command: `{command}`" for command in commands(table)]
+    body = "\n".join([*lines, "", "Settings of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)])
     return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
 
 
@@ -91,9 +92,14 @@ def facts(table: Table) -> dict[str, str]:
 
 
 def settings_line(row: Row) -> str:
-    """All settings of a row and the command that ran it."""
+    """All settings of a row."""
     settings = ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
-    return f"`{row.label}`: {settings}; `{row.stored.run.command}`"
+    return f"`{row.label}`: {settings}"
+
+
+def commands(table: Table) -> list[str]:
+    """The commands that ran the rows, each once."""
+    return list(dict.fromkeys(row.stored.run.command for row in table.rows))
 
 
 def excluded(runs: Iterable[StoredRun], heading: str = "##") -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from reports import aup
 from reports.cells import Column, columns
-from reports.leaderboard import device, facts, notes, settings_line
+from reports.leaderboard import commands, device, facts, notes, settings_line
 from reports.load import StoredRun, left_out
 from reports.plots import PLOTS, draw
 from reports.published import HEADINGS, INTRODUCTION, Published, cells
@@ -125,10 +125,11 @@ def _plots(table: Table) -> str:
 
 def _configuration(table: Table) -> str:
     lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts(table).items())
+    run_by = "".join(f"<tr><th>command</th><td><code>{escape(command)}</code></td></tr>" for command in commands(table))
     rows = "".join(f"<li>{escape(settings_line(row).replace('`', ''))}</li>" for row in table.rows)
     return (
-        f"<details><summary>Configuration</summary><table class=facts>{lines}</table>"
-        f"<p>Settings and command of each row:</p><ul>{rows}</ul></details>"
+        f"<details><summary>Configuration</summary><table class=facts>{lines}{run_by}</table>"
+        f"<p>Settings of each row:</p><ul>{rows}</ul></details>"
     )
 
 
