@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable
@@ -111,15 +112,17 @@ def load(
         adapter_hash=_hash(resolve(location(adapter)), "adapter_model") if adapter else None,
         merged=merge if adapter else None,
         canvas=lookup(model).canvas or known.canvas,
-        add_bos=adds_bos(checkpoint, _tokenizer(folder)),
+        add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
     )
 
 
-def adds_bos(model: str, tokenizer: Any) -> bool:
-    """Whether prompts get a beginning-of-text id: what is known of the model, else what its tokenizer's configuration says."""
-    known = lookup(model).add_bos_token
-    return bool(getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")) if known is None else known
+def adds_bos(model: str, folder: Path) -> bool:
+    """Whether prompts get a beginning-of-text id: what is known of the model, else what its tokenizer_config.json says."""
+    known, path = lookup(model).add_bos_token, folder / "tokenizer_config.json"
+    if known is None and path.exists():
+        known = json.loads(path.read_text()).get("add_bos_token")
+    return bool(known)
 
 
 def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str) -> str | None:
