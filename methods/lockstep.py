@@ -10,8 +10,8 @@ the last one takes the likeliest token everywhere (the cap, the thresholds and `
 forwards (jacobi) or 2N (gauss_seidel), fewer where the thresholds finish a block earlier.
 
 Each block is a text with an end-of-text of its own (``Row.divide``): R ending early does not end the answer, the early
-exit waits for both, and the graded text is R's followed by A's. Lengths come from the markers of ``bench generate`` or
-from ``r_length`` and ``a_length``: A gets a quarter of the canvas by default, R the rest.
+exit waits for both, and the graded text is R's followed by A's. Lengths come from a suite that divides its canvas, from the
+markers of ``bench generate``, or from ``r_length`` and ``a_length``: A gets a quarter of the canvas by default, R the rest.
 
 With ``prompt_cache``, full attention follows Fast-dLLM's dual-cache rule: a full pass stores all keys, later passes feed
 the open blocks alone and replace their keys in place, and a block that fills up calls for a new full pass. Block-causal
@@ -152,13 +152,30 @@ def layout(prompt_length: int, new_tokens: int, config: Config) -> tuple[Span, S
     if r < 1 or a < 1:
         full, name = ("a_length", "R") if r < 1 else ("r_length", "A")
         raise SettingError(f"{full} {max(r, a)} leaves no token for {name} on a canvas of {new_tokens}: lower it or raise max_new_tokens")
+    _check_grid(r, a, config)
+    return (prompt_length, prompt_length + r), (prompt_length + r, prompt_length + r + a)
+
+
+def given(row: Row, config: Config) -> tuple[Span, Span]:
+    """R and A as the suite divided the row; SettingError for lengths that say otherwise, or another number of blocks."""
+    if len(row.spans) != 2:
+        raise SettingError(f"lockstep decodes two blocks and this suite has {len(row.spans)} blocks: use another method")
+    r, a = (stop - start for start, stop in row.spans)
+    for name, length, asked in (("r_length", r, config.r_length), ("a_length", a, config.a_length)):
+        if asked not in (None, length):
+            raise SettingError(f"{name} {asked} contradicts the suite's blocks of {r} and {a} tokens: leave {name} out")
+    _check_grid(r, a, config)
+    return row.spans[0], row.spans[1]
+
+
+def _check_grid(r: int, a: int, config: Config) -> None:
+    """SettingError if blocks of these lengths do not lie on the model's block-causal grid."""
     if config.attention == "block_causal":
         size = config.block_size or a
         if r % size or a % size:
             raise SettingError(f"block_size {size} must divide r_length {r} and a_length {a} with attention=block_causal; set all three")
     elif config.block_size is not None:
         raise SettingError("block_size has no effect with attention=full: drop it or set attention=block_causal")
-    return (prompt_length, prompt_length + r), (prompt_length + r, prompt_length + r + a)
 
 
 class Lockstep(HookedDecoder):
@@ -175,8 +192,9 @@ class Lockstep(HookedDecoder):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         if config.prompt_cache and self.hooked:
             raise SettingError("hooks see the whole row at every step, which prompt_cache=true does not compute: set prompt_cache=false")
-        spans = layout(row.prompt_length, row.length - row.prompt_length, config)
-        row.divide([stop - start for start, stop in spans])
+        spans = given(row, config) if row.divided else layout(row.prompt_length, row.length - row.prompt_length, config)
+        if not row.divided:
+            row.divide([stop - start for start, stop in spans])
         schedule, windows, hooks = Schedule(row, spans, config), Windows(row, spans, config, spec.shift), self.hooks(row)
         hooks.begin()
         while (turn := schedule.turn()) is not None:

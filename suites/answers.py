@@ -9,7 +9,14 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
+from harness.text import behind_marker
+
 FINAL_NUMBER = re.compile(r"####\s*(-?[0-9][0-9.,]*)")
+
+
+def answer_blocks(resps: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
+    """lm-eval filter: the answer block of texts that have a reasoning block in front of it."""
+    return [[behind_marker(text) for text in texts] for texts in resps]
 
 
 def final_number(text: str) -> str | None:

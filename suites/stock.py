@@ -34,3 +34,9 @@ def gsm8k_cot_shots() -> list[dict[str, Any]]:
     """The eight worked examples of Wei et al. 2022."""
     settings = yaml.safe_load((_tasks_folder() / "gsm8k" / "gsm8k-cot.yaml").read_text(encoding="utf-8"))
     return settings["fewshot_config"]["samples"]
+
+
+def gsm8k_ra_shots() -> list[dict[str, Any]]:
+    """The same, with the reasoning and the answer marked."""
+    mark = " The answer is"
+    return [{**shot, "target": shot["target"].replace(mark, "\n[A]" + mark)} for shot in gsm8k_cot_shots()]

@@ -8,6 +8,7 @@ from the meanings, never from running a response. A problem's key is its operati
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from suites.generators import Split, split_of
 from suites.generators.code_operations import FAMILIES, NAMES, Family, Operation
 
 Value = Any
+
+# What a line computes: the condition or the expression of a list comprehension, else all that is assigned or returned.
+_COMPUTED = re.compile(r" *(?:return|\w+ =) (?:\[(?:x for x in xs if )?(.*?)(?: for x in xs)?\]|(.*))")
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,23 @@ def assertions(rng: random.Random, family: Family, steps: list[Step], name: str,
     return None
 
 
-def generate(rng: random.Random, split: Split, difficulty: CodeDifficulty | None = None, with_tests: bool = True) -> CodeItem:
-    """Draw one problem of ``split`` (rejection on the key's hash); tests can be left out for training."""
+def plan_of(body: str) -> str:
+    """A comment that names what each line of a canonical ``body`` computes.
+
+    >>> plan_of("    xs = [x for x in xs if x > 4]\\n    return sum(xs)")
+    '    # x > 4, sum(xs)'
+    """
+    found = [_COMPUTED.fullmatch(line) for line in body.splitlines()]
+    return "    # " + ", ".join(match[1] or match[2] for match in found if match)
+
+
+def generate(
+    rng: random.Random, split: Split, difficulty: CodeDifficulty | None = None, with_tests: bool = True, plan: bool = False
+) -> CodeItem:
+    """Draw one problem of ``split`` (rejection on the key's hash).
+
+    Tests can be left out for training; with ``plan`` the response starts with a comment on what its lines compute.
+    """
     difficulty = difficulty or CodeDifficulty()
     while True:
         family, steps = draw_pipeline(rng, difficulty)
@@ -118,7 +137,8 @@ def generate(rng: random.Random, split: Split, difficulty: CodeDifficulty | None
         prompt = f'def {name}({family.arguments}):\n    """{sentence(rng, steps)}"""\n'
         tests = assertions(rng, family, steps, name, difficulty.tests) if with_tests else ()
         if tests is not None:
-            return CodeItem(prompt, "\n".join(f"    {step.line}" for step in steps), name, tests, key)
+            body = "\n".join(f"    {step.line}" for step in steps)
+            return CodeItem(prompt, f"{plan_of(body)}\n{body}" if plan else body, name, tests, key)
 
 
 def program(prompt: str, response: str, tests: tuple[str, ...] | list[str]) -> str:

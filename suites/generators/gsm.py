@@ -152,6 +152,12 @@ def drill(rng: random.Random, difficulty: Difficulty | None = None, count: int =
     return GsmItem(f"Q: {questions}\nA:", render(chosen), str(chosen[-1][3]), "drill:" + questions)
 
 
+def blocks(response: str) -> tuple[str, str]:
+    """(equations, line with the answer) of a response; the line break between them belongs to the answer."""
+    equations, mark, answer = response.rpartition("\n####")
+    return equations, mark + answer
+
+
 def is_correct(response: str, answer: str) -> bool:
     """Whether the first ``#### number`` is the answer (as the strict match of gsm8k)."""
     found = re.findall(r"#### (\-?[0-9.,]+)", response)
