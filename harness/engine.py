@@ -57,7 +57,6 @@ class Options:
     repeats: int = 1
     limit: int | None = None
     fresh: bool = False
-    chat_template: bool = False
     protocol: Protocol = PROTOCOLS["quick"]
 
 
@@ -91,7 +90,7 @@ class Cell:
             blocks=self.suite.blocks,
             batch_size=options.batch_size,
             repeats=options.repeats,
-            chat_template=options.chat_template,
+            rendering=self.suite.rendering,
         )
         plan.protocol = options.protocol.name
         shared = comparability(plan)
@@ -175,6 +174,7 @@ class Cell:
             method=self.method.name,
             doc_id=item.doc_id,
             prompt_hash=digest(item.prompt),
+            template=self.suite.rendering.template,
             repeat=repeat,
             order=len(self.folder.samples),
             prompt_tokens=len(generation.prompt_ids),

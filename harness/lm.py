@@ -31,6 +31,7 @@ from harness.loader import load
 from harness.records import StopRule
 from harness.registry import load_method
 from harness.settings import SettingError, settings_of
+from harness.text import chat_text
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +174,7 @@ class DiffusionLM(TemplateLM):
         return f"{self.generator.loaded.checkpoint}-{self.generator.loaded.tokenizer_hash}".replace("/", "__")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
-        )
+        return chat_text(self.tokenizer, chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return (self.tokenizer.chat_template or "") if chat_template else None

@@ -18,6 +18,7 @@ from harness.model.load import resolve, weights_hash
 from harness.records import Plan
 from harness.registry import Method
 from harness.settings import SettingError, parse_pairs, settings_of
+from suites import Rendering
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def make_plan(
     blocks: Sequence[int],
     batch_size: int,
     repeats: int,
-    chat_template: bool,
+    rendering: Rendering,
 ) -> Plan:
     """Freeze everything that decides the answers."""
     device = loaded.backbone.device
@@ -100,7 +101,10 @@ def make_plan(
         max_new_tokens=canvas,
         blocks=list(blocks),
         stop_rule=generator.stop_rule,
-        chat_template=chat_template,
+        chat_template=rendering.chat is not None,
+        template=rendering.template,
+        num_fewshot=rendering.num_fewshot,
+        fewshot_seed=None if rendering.num_fewshot is None else rendering.fewshot_seed,
         batch_size=batch_size,
         repeats=repeats,
         device=str(device),
@@ -114,9 +118,11 @@ def make_plan(
 
 def comparability(plan: Plan) -> dict[str, Any]:
     """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
-    layout = {"blocks": plan.blocks} if plan.blocks else {}
+    # Named only where they are not the suite's own, so that the key of a plain run does not depend on what else could be chosen.
+    unusual = {name: value for name in ("blocks", "num_fewshot", "fewshot_seed") if (value := getattr(plan, name)) not in (None, [])}
+    unusual |= {"template": plan.template} if plan.template != "default" else {}
     return {
-        **layout,
+        **unusual,
         "suite": plan.suite,
         "prompts_hash": plan.prompts_hash,
         "model": plan.model,

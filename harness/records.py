@@ -50,6 +50,9 @@ class Plan(Record):
     blocks: list[int] = Field(default=[], description="tokens of reasoning and answer where the suite divides the canvas; empty: one text")
     stop_rule: StopRule = "harness"
     chat_template: bool = False
+    template: str = Field(default="default", description="which of the suite's prompt templates")
+    num_fewshot: int | None = Field(default=None, description="solved examples in the prompt; null: the suite's own number")
+    fewshot_seed: int | None = Field(default=None, description="seed that drew them; null: the suite's own examples")
     batch_size: int = 1
     repeats: int = 1
     protocol: str = Field(default="quick", description="how the run is timed: quick, standard or publish; see harness.protocol")

@@ -30,6 +30,18 @@ def encode(tokenizer: Any, text: str, add_bos: bool) -> list[int]:
     return ids
 
 
+def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """Messages ({"role", "content"}) as the model's chat template writes them; CheckpointError if it has none.
+
+    Without a generation prompt the last message is left open, for an answer whose beginning is given.
+    """
+    if tokenizer is None or not tokenizer.chat_template:
+        raise CheckpointError("--apply_chat_template: this checkpoint has no chat template; leave the flag out for a base model")
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+    )
+
+
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 

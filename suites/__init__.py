@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from harness.sandbox import Jail
 from suites.code import CodeScorer
 from suites.sources import EMBEDDED, SuiteDataError
 
-__all__ = ["Grade", "Suite", "SuiteDataError", "SuiteError", "list_suites", "load_suite"]
+__all__ = ["Grade", "Rendering", "Suite", "SuiteDataError", "SuiteError", "list_suites", "load_suite"]
 
 FOLDER = Path(__file__).parent
 FEWSHOT_SEED = 1234
@@ -33,6 +34,20 @@ Doc = dict[str, Any]
 
 class SuiteError(UserError, ValueError):
     """There is no such suite."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How prompts are written, where that is not the suite's own way.
+
+    template: one of the suite's templates. num_fewshot: solved examples in front (None: the suite's number), drawn with fewshot_seed
+    from the split that the task names for it. chat: messages to text, with the model's chat template; examples become turns.
+    """
+
+    template: str = "default"
+    num_fewshot: int | None = None
+    fewshot_seed: int = FEWSHOT_SEED
+    chat: Callable[..., str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,16 +71,22 @@ class Suite:
     name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
     number of new tokens. blocks: tokens of reasoning and of answer if the canvas is divided into them, else empty. needs_code: whether
     answers are programs that have to be run. repairs: where grading departs from the stock task.
-    frozen: the fingerprint that this version of the suite was published with.
+    frozen: the fingerprint that this version of the suite was published with. templates: other ways to write its prompts, frozen too.
     """
 
-    def __init__(self, path: Path, data_dir: str | None = None) -> None:
-        self.path, self.data_dir = path, data_dir
+    def __init__(self, path: Path, data_dir: str | None = None, rendering: Rendering | None = None) -> None:
+        self.path, self.data_dir, self.rendering = path, data_dir, rendering or Rendering()
         self.config = _plain_yaml(path)
         self.name: str = self.config.get("group") or self.config["task"]
         self.settings: dict[str, Any] = self.config["metadata"]["suite"]
         self.title: str = self.settings["title"]
         self.frozen: dict[str, Any] = self.settings.get("frozen", {})
+        self.templates: dict[str, dict[str, str]] = self.settings.get("templates", {})
+        if self.rendering.template in self.templates:
+            self.frozen = {**self.frozen, "prompts_sha256": self.templates[self.rendering.template]["prompts_sha256"]}
+        elif self.rendering.template != "default":
+            names = ", ".join(("default", *self.templates))
+            raise SuiteError(f"{self.name} has no template {self.rendering.template!r}: use --template with one of {names}")
         self.repairs: list[str] = list(self.settings.get("repairs", []))
         metric, _, filter_name = self.settings["headline"].partition(",")
         self.headline: tuple[str, str] = (metric, filter_name)
@@ -85,7 +106,12 @@ class Suite:
         logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
         metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
         manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
-        return manager.load([self.name])["tasks"][self.name]
+        task = manager.load([self.name])["tasks"][self.name]
+        if self.rendering.template != "default":
+            task.config.doc_to_text = task.fewshot_cfg.doc_to_text = self.templates[self.rendering.template]["text"]
+        if self.rendering.num_fewshot is not None:
+            task.config.num_fewshot = self.rendering.num_fewshot
+        return task
 
     @property
     def embedded(self) -> bool:
@@ -112,15 +138,19 @@ class Suite:
 
     @cached_property
     def _prompts(self) -> list[str]:
-        self.task.set_fewshot_seed(FEWSHOT_SEED)
+        self.task.set_fewshot_seed(self.rendering.fewshot_seed)
         return []
 
     def _render(self, doc: Doc) -> str:
-        context = self.task.fewshot_context(doc, num_fewshot=self.task.config.num_fewshot or 0, gen_prefix=self.task.doc_to_prefix(doc))
+        chat = (
+            {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": self.rendering.chat} if self.rendering.chat else {}
+        )
+        shots, prefix = self.task.config.num_fewshot or 0, self.task.doc_to_prefix(doc)
+        context = self.task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix, **chat)
         return self.task.construct_requests(doc=doc, ctx=context, metadata=(self.name, 0, 1)).args[0]
 
     def prompt(self, doc: Doc) -> str:
-        """The exact text the model gets, as lm-eval renders it without a chat template."""
+        """The exact text the model gets, as lm-eval renders it."""
         # Few-shot examples are drawn document after document from one seeded generator, so prompts can only be rendered in order.
         position = self._position[_digest(doc)]
         for row in self._rows[len(self._prompts) : position + 1]:
@@ -174,7 +204,7 @@ class GroupSuite(Suite):
     @cached_property
     def members(self) -> list[Suite]:
         """The suites of the group, in order."""
-        return [load_suite(name, self.data_dir) for name in self.config["task"]]
+        return [load_suite(name, self.data_dir, self.rendering) for name in self.config["task"]]
 
     @cached_property
     def task(self) -> Any:
@@ -236,12 +266,12 @@ def list_suites() -> list[str]:
     return sorted(_files())
 
 
-def load_suite(name: str, data_dir: str | None = None) -> Suite:
-    """The suite called `name`. Raises SuiteError with close matches for a name that does not exist."""
+def load_suite(name: str, data_dir: str | None = None, rendering: Rendering | None = None) -> Suite:
+    """The suite called `name`. Raises SuiteError for a name (with close matches) or a template that does not exist."""
     files = _files()
     if name not in files:
         close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(sorted(files))}"
         raise SuiteError(f"no suite called {name!r}; {hint}")
     kind = GroupSuite if "group" in _plain_yaml(files[name]) else Suite
-    return kind(files[name], data_dir)
+    return kind(files[name], data_dir, rendering)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -30,7 +31,28 @@ StopRuleOption = Annotated[
     str,
     typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
 ]
+ChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--apply_chat_template",
+        "--apply-chat-template",
+        "--chat_template",
+        help="Put prompts into the model's chat template (instruct models).",
+    ),
+]
 OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.")]
+
+
+def chat_of(model: str) -> Callable[..., str]:
+    """What writes messages with the chat template of ``model``; CheckpointError at its first use if there is none."""
+    from functools import partial
+
+    from harness.catalog import location
+    from harness.model.load import resolve
+    from harness.text import chat_text
+    from harness.tokenizer import load_tokenizer
+
+    return partial(chat_text, load_tokenizer(resolve(location(model))))
 
 
 def stop_rule_of(text: str) -> StopRule:

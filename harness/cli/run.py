@@ -9,10 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, OutputPath, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.cli.options import (
+    Adapter,
+    BatchSize,
+    ChatTemplate,
+    Device,
+    Dtype,
+    Model,
+    NoMerge,
+    OutputPath,
+    Seed,
+    Settings,
+    StopRuleOption,
+    chat_of,
+    stop_rule_of,
+)
 
 if TYPE_CHECKING:
     from harness.engine import Cell
+    from suites import Rendering
 
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
@@ -29,6 +44,12 @@ def run_command(
     limit: Annotated[
         int | None, typer.Option("--limit", "-L", min=1, help="First N documents, of each member of a group; default all (quickstart: 32).")
     ] = None,
+    apply_chat_template: ChatTemplate = False,
+    template: Annotated[str, typer.Option("--template", help="Prompt template of the suite; `bench suite show` lists them.")] = "default",
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num_fewshot", "--num-fewshot", min=0, help="Solved examples in the prompt; default: the suite's.")
+    ] = None,
+    fewshot_seed: Annotated[int, typer.Option("--fewshot_seed", "--fewshot-seed", help="Seed that draws them.")] = 1234,
     batch_size: BatchSize = 1,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -79,13 +100,15 @@ def run_command(
         os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
     from harness.engine import Options
     from harness.protocol import protocol as find_protocol
+    from suites import Rendering
 
     chosen_limit = limit or (QUICK_LIMIT if quick else None)
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     base = {"model": model, "adapter": adapter, "merge": not no_merge, "device": device, "dtype": dtype}
-    cells = _cells(methods, suites, settings or [], base, options, seed, stop_rule)
+    rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
+    cells = _cells(methods, suites, settings or [], base, options, seed, stop_rule, rendering)
     _execute(cells, allow_unsafe_code)
     _show(cells, output_path)
 
@@ -96,7 +119,14 @@ def _split(methods: list[str] | None) -> list[str]:
 
 
 def _cells(
-    methods: list[str], suites: list[str], pairs: list[str], base: dict[str, Any], options: Any, seed: int, stop_rule: str
+    methods: list[str],
+    suites: list[str],
+    pairs: list[str],
+    base: dict[str, Any],
+    options: Any,
+    seed: int,
+    stop_rule: str,
+    rendering: Rendering,
 ) -> list[Cell]:
     from harness.engine import Cell, render
     from harness.generate import Generator
@@ -111,7 +141,7 @@ def _cells(
     found = [load_method(wish.method) for wish in wishes]
     known = {name for entry in found for name in getattr(entry.decoder.Config, "__dataclass_fields__", {})}
     shared = parse_pairs(pairs)
-    loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA")) for name in suites]
+    loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
     documents = [render(one, options.limit) for one in loaded_suites]
     generators = []
     for wish, entry in zip(wishes, found, strict=True):

@@ -54,6 +54,8 @@ def _scoring(suite: Any) -> dict[str, Any]:
     rows["canvas"] = f"{suite.canvas} new tokens by default"
     if suite.blocks:
         rows["canvas"] = "{} tokens of reasoning, {} of answer, each with an end-of-text of its own".format(*suite.blocks)
+    if suite.templates:
+        rows["templates"] = ", ".join(("default", *suite.templates))
     rows["frozen"] = ", ".join(f"{key} {value}" for key, value in suite.frozen.items())
     return rows
 
