@@ -18,13 +18,15 @@ class Entry(BaseModel):
     """One known model.
 
     ``companions`` answers what a method requires: "adapter:NAME" -> adapter, "causal_lm" -> AR model.
-    ``settings`` are per-method defaults for this model; ``canvas`` its default max_new_tokens.
+    ``settings`` are per-method defaults for this model; ``canvas`` its default max_new_tokens. ``adapter`` is the folder of an
+    adapter that makes this model of the one in ``path``.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     summary: str = ""
     path: str | None = None
+    adapter: str | None = None
     canvas: int | None = None
     add_bos_token: bool | None = None
     companions: dict[str, str] = {}
@@ -45,7 +47,20 @@ def lookup(name: str) -> Entry:
 
 def location(name: str) -> str:
     """Folder of a shipped model or adapter; any other name unchanged."""
-    entry = catalog().get(name)
-    if entry is None or entry.path is None:
-        return name
-    return str(Path(str(files("methods") / "models")) / entry.path)
+    path = lookup(name).path
+    return name if path is None else _shipped(path)
+
+
+def own_adapter(name: str) -> str | None:
+    """Folder of the adapter that is part of a shipped model; None for any other model."""
+    adapter = lookup(name).adapter
+    return None if adapter is None else _shipped(adapter)
+
+
+def adapter_location(name: str) -> str:
+    """Folder of an adapter: by its own name, or by that of the model it makes."""
+    return own_adapter(name) or location(name)
+
+
+def _shipped(path: str) -> str:
+    return str(Path(str(files("methods") / "models")) / path)

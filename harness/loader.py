@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from harness.backbone import Backbone
-from harness.catalog import location, lookup
-from harness.model import ModelSpec
+from harness.catalog import adapter_location, location, lookup, own_adapter
+from harness.model import ModelSpec, Transformer
 from harness.model.load import Adapter, load_transformer, resolve, weights_hash
 from harness.model.spec import CheckpointError
 from harness.tokenizer import load_tokenizer, tokenizer_hash
@@ -106,10 +106,10 @@ def load(
         tokenizer=_tokenizer(folder),
         model=model,
         checkpoint=checkpoint,
-        weights_hash=_hash(folder, "model"),
+        weights_hash=model_hash(checkpoint),
         tokenizer_hash=tokenizer_hash(folder),
         adapter=adapter,
-        adapter_hash=_hash(resolve(location(adapter)), "adapter_model") if adapter else None,
+        adapter_hash=_hash(resolve(adapter_location(adapter)), "adapter_model") if adapter else None,
         merged=merge if adapter else None,
         canvas=lookup(model).canvas or known.canvas,
         add_bos=adds_bos(checkpoint, folder),
@@ -141,6 +141,20 @@ def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: d
 _hash = lru_cache(maxsize=None)(weights_hash)
 
 
+def model_hash(name: str) -> str:
+    """Hash of a model's weights (16 hex digits), half of it the adapter's where one is part of the model."""
+    base, adapter = _hash(resolve(location(name)), "model"), own_adapter(name)
+    return base if adapter is None else base[:8] + _hash(resolve(adapter), "adapter_model")[:8]
+
+
+def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """The model of a name, folder or hub id, with the adapter that is part of it merged."""
+    model, adapter = load_transformer(resolve(location(name)), dtype, device), own_adapter(name)
+    if adapter is not None:
+        Adapter(resolve(adapter)).merge(model)
+    return model
+
+
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
@@ -148,8 +162,8 @@ def _tokenizer(folder: Path) -> Any:
 
 @lru_cache(maxsize=3)
 def _backbone(checkpoint: str, adapter: str | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
-    model = load_transformer(resolve(location(checkpoint)), dtype, device)
+    model = transformer_of(checkpoint, dtype, device)
     if adapter is not None:
-        weights = Adapter(resolve(location(adapter)))
+        weights = Adapter(resolve(adapter_location(adapter)))
         weights.merge(model) if merge else weights.attach(model)
     return Backbone(model, device, dtype)

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from harness.catalog import location, lookup
+from harness.catalog import lookup
 from harness.environment import device_name
 from harness.generate import Generator
-from harness.loader import Loaded
-from harness.model.load import resolve, weights_hash
+from harness.loader import Loaded, model_hash
 from harness.records import Plan
 from harness.registry import Method
 from harness.settings import SettingError, parse_pairs, settings_of
@@ -126,7 +125,7 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "suite": plan.suite,
         "prompts_hash": plan.prompts_hash,
         "model": plan.model,
-        "weights_hash": weights_hash(resolve(location(plan.model))),
+        "weights_hash": model_hash(plan.model),
         "dtype": plan.dtype,
         "attention": plan.attention,
         "max_new_tokens": plan.max_new_tokens,
