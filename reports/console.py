@@ -13,7 +13,7 @@ from rich.text import Text
 from harness.paired import changes
 from harness.verdict import Verdict
 from reports.cells import COLUMNS, UNKNOWN, accuracy, number, percent
-from reports.leaderboard import device, notes
+from reports.leaderboard import SHARES, device, notes
 from reports.load import StoredRun, left_out, read_stored
 from reports.table import Table, build
 
@@ -47,7 +47,7 @@ def grid(table: Table) -> Grid:
 def verdict_lines(table: Table) -> list[RenderableType]:
     """One line per method, then the notes."""
     lines: list[RenderableType] = [Text(f"  {row.label}: {row.verdict.text}") for row in table.rows if row.verdict]
-    return lines + [Text(f"  {note.replace('**', '')}", style="dim") for note in notes(table)]
+    return lines + [Text(f"  {note.removesuffix(SHARES).replace('**', '')}", style="dim") for note in notes(table)]
 
 
 def comparison(baseline: StoredRun, others: Sequence[tuple[StoredRun, Verdict]]) -> RenderableType:

@@ -53,8 +53,7 @@ def markdown(table: Table) -> str:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know before believing the table, each a sentence or two."""
-    timed = any(time_shares(row.stored.summary) for row in table.rows)
-    found = [f"{LEGEND} {SHARES}" if timed else LEGEND]
+    found = [f"{LEGEND} {SHARES}" if any(time_shares(row.stored.summary) for row in table.rows) else LEGEND]
     if table.baseline is None:
         found.append("There is no vanilla run under this configuration, so there is no speed-up.")
     else:

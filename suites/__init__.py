@@ -106,7 +106,7 @@ class Suite:
         logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
         metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
         manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
-        task = manager.load([self.name])["tasks"][self.name]
+        task: Any = manager.load([self.name])["tasks"][self.name]
         if self.rendering.template != "default":
             task.config.doc_to_text = task.fewshot_cfg.doc_to_text = self.templates[self.rendering.template]["text"]
         if self.rendering.num_fewshot is not None:

@@ -40,6 +40,10 @@ ChatTemplate = Annotated[
         help="Put prompts into the model's chat template (instruct models).",
     ),
 ]
+Wandb = Annotated[
+    bool,
+    typer.Option("--wandb", help="Log to Weights & Biases too (extra `wandb`); WANDB_MODE=offline needs no network and no account."),
+]
 OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.")]
 
 

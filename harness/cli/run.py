@@ -21,6 +21,7 @@ from harness.cli.options import (
     Seed,
     Settings,
     StopRuleOption,
+    Wandb,
     chat_of,
     stop_rule_of,
 )
@@ -70,6 +71,7 @@ def run_command(
     output_path: OutputPath = Path("runs"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.")] = False,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
+    wandb: Wandb = False,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.")] = None,
     allow_unsafe_code: Annotated[
         bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code unjailed where no jail can be had.")
@@ -90,6 +92,10 @@ def run_command(
         bench run --method ./mine.py --suite nano-code
     """
     quick = not method and not suite
+    if wandb:
+        from harness.wandb_log import package
+
+        package()
     if threads is not None:
         import torch
 
@@ -109,7 +115,7 @@ def run_command(
     base = {"model": model, "adapter": adapter, "merge": not no_merge, "device": device, "dtype": dtype}
     rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
     cells = _cells(methods, suites, settings or [], base, options, seed, stop_rule, rendering)
-    _execute(cells, allow_unsafe_code)
+    _execute(cells, allow_unsafe_code, wandb)
     _show(cells, output_path)
 
 
@@ -156,14 +162,16 @@ def _cells(
     ]
 
 
-def _execute(cells: list[Cell], allow_unsafe: bool) -> None:
+def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
     from contextlib import ExitStack
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from harness.cli.wandb import RunLog
     from harness.engine import run_cells
 
+    log = RunLog(cells) if wandb else None
     waiting = [cell for cell in cells if cell.pending]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
@@ -177,7 +185,15 @@ def _execute(cells: list[Cell], allow_unsafe: bool) -> None:
         for cell in cells:
             done = len(cell.keys) - len(cell.pending)
             tasks[id(cell)] = progress.add_task(cell.label, total=len(cell.keys), completed=done)
-        run_cells(cells, jail, lambda cell, count: progress.advance(tasks[id(cell)], count))
+
+        def advance(cell: Cell, count: int) -> None:
+            progress.advance(tasks[id(cell)], count)
+            if log is not None:
+                log.samples(cell, count)
+
+        run_cells(cells, jail, advance)
+    if log is not None:
+        log.finish(cells)
     for cell in cells:
         cell.folder.close()
 
