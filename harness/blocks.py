@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from harness.records import Sample
+
+
+def names_of(blocks: Sequence[object]) -> list[str]:
+    """What to call the texts of an answer: R and A where there are two, else their numbers."""
+    return ["R", "A"] if len(blocks) == 2 else [str(place + 1) for place in range(len(blocks))]
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,41 @@ def block_stats(sample: Sample) -> list[BlockStats]:
     return [_block(sample, start, stop) for start, stop in blocks]
 
 
+@dataclass(frozen=True)
+class BlockMeans:
+    """One block over the finished samples of a run.
+
+    useful: mean tokens before its end-of-text. done: mean number of forward passes up to its last commit. confidence: mean
+    probability of its committed tokens, None if the decoder gave none.
+    """
+
+    name: str
+    useful: float
+    done: float
+    confidence: float | None
+
+
+def block_means(samples: Sequence[Sample]) -> list[BlockMeans]:
+    """One entry per block in order; empty where answers are one text."""
+    divided = [sample for sample in samples if sample.status == "ok" and sample.block_useful and sample.step_map]
+    if not divided:
+        return []
+    stats = [block_stats(sample) for sample in divided]
+    return [
+        BlockMeans(
+            name,
+            fmean(sample.block_useful[place] for sample in divided),
+            fmean(1 + (one[place].last or 0) for one in stats),
+            _mean([value for one in stats if (value := one[place].confidence) is not None]),
+        )
+        for place, name in enumerate(names_of(divided[0].blocks))
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
 def _block(sample: Sample, start: int, stop: int) -> BlockStats:
     steps = [step for step in sample.step_map[start:stop] if step >= 0]
     known = [value for value in sample.confidence[start:stop] if value is not None]
@@ -48,5 +90,5 @@ def _block(sample: Sample, start: int, stop: int) -> BlockStats:
         first=min(steps, default=None),
         last=max(steps, default=None),
         fill=[sum(step <= done for step in steps) / (stop - start) for done in range(passes)],
-        confidence=sum(known) / len(known) if known else None,
+        confidence=_mean(known),
     )

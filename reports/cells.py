@@ -103,6 +103,14 @@ def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[Row], str], 
     return (lambda row: show(getattr(row.stored.summary, name))), (lambda row: getattr(row.stored.summary, name))
 
 
+def _per_block(name: str) -> tuple[Callable[[Row], str], Callable[[Row], float | None]]:
+    """A figure of each block of divided answers, ``18.2 / 3.1``; sorts by the first."""
+    return (
+        lambda row: " / ".join(number(getattr(block, name)) for block in row.blocks) or UNKNOWN,
+        lambda row: getattr(row.blocks[0], name) if row.blocks else None,
+    )
+
+
 COLUMNS: tuple[Column, ...] = (
     Column("method", "decoder and the settings that set its row apart", lambda row: row.label),
     Column("TPS", "useful tokens per second of decoding; prompt and filler do not count", *_figure("tps", number)),
@@ -128,6 +136,8 @@ COLUMNS: tuple[Column, ...] = (
         _figure("latency_p50", seconds)[1],
     ),
     Column("memory", "peak memory", *_figure("peak_memory_bytes", memory)),
+    Column("R / A", "mean useful tokens of reasoning and of answer", *_per_block("useful"), True),
+    Column("R / A done", "mean forward pass that wrote the last token of reasoning and of answer", *_per_block("done"), True),
     Column("work", "query positions computed per useful token", *_figure("work", number)),
     Column("roof", "share of what the hardware allows for the forward passes made", *_figure("roof_share", _share), True),
     Column(

@@ -6,6 +6,7 @@ import re
 from itertools import groupby
 from typing import Any
 
+from harness.blocks import names_of
 from harness.records import Sample
 
 SPECIAL = re.compile(r"<\|[^|]*\|>")
@@ -24,8 +25,8 @@ def replay(sample: Sample) -> dict[str, Any]:
     """What a replay needs of a sample, without the positions behind the last written one.
 
     ``pieces``: strings as shown (ids in angle brackets where none were recorded); ``steps``: writing forward per position, -1: none;
-    ``confidence``: percent or -1; ``late``: whether a position lies behind its text's end; ``starts``: where
-    further texts of a divided answer begin; ``forwards``: [query, cached, stored, how many in a row].
+    ``confidence``: percent or -1; ``late``: whether a position lies behind its text's end; ``blocks``: [name, first position, length] of
+    each text of a divided answer, empty for one text; ``forwards``: [query, cached, stored, how many in a row].
     """
     end = max((place + 1 for place, step in enumerate(sample.step_map) if step >= 0), default=0)
     pieces = [visible(piece) for piece in sample.pieces[:end]] or [f"⟨{token}⟩" for token in sample.output_ids[:end]]
@@ -37,7 +38,7 @@ def replay(sample: Sample) -> dict[str, Any]:
         "steps": sample.step_map[:end],
         "confidence": confidence or [-1] * end,
         "late": late(sample, pieces),
-        "starts": [start for start, _ in sample.blocks[1:]],
+        "blocks": [[name, start, stop - start] for name, (start, stop) in zip(names_of(sample.blocks), sample.blocks, strict=True)],
         "unwritten": len(sample.step_map) - end,
         "useful": sample.useful,
         "nfe": sample.nfe,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.blocks import BlockMeans, block_means
 from harness.verdict import Verdict, adjust, verdict
 from reports.load import StoredRun, comparable
 
@@ -25,6 +26,11 @@ class Row:
     settings: dict[str, Any]
     verdict: Verdict | None
     is_baseline: bool
+
+    @cached_property
+    def blocks(self) -> list[BlockMeans]:
+        """Figures of each block of divided answers."""
+        return block_means(self.stored.samples)
 
     @property
     def label(self) -> str:
@@ -137,6 +143,7 @@ def _record(row: Row) -> dict[str, Any]:
         "forward_share": figures.forward_share,
         "select_share": figures.select_share,
         "roof_share": figures.roof_share,
+        **{f"{name}_{block.name.lower()}": getattr(block, name) for block in row.blocks for name in ("useful", "done", "confidence")},
         "samples": figures.samples,
         "errors": figures.errors,
         "run_id": run.run_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ LINE, MARGIN, FONT_SIZE = 22, 16, 15
 LONGEST = 480
 """Frames at most; beyond, forward passes are skipped evenly."""
 
-INK, SOFT, FAINT, HIDDEN, NEW = "#1d2129", "#5d6470", "#9aa1ab", "#e9ecef", "#f6b26b"
+FILL = 120
+"""Width of a block's bar in pixels."""
+
+INK, SOFT, FAINT, HIDDEN, NEW, ACCENT = "#1d2129", "#5d6470", "#9aa1ab", "#e9ecef", "#f6b26b", "#0072b2"
 EARLY, LATE = (253, 231, 160), (133, 178, 232)
 
 Cell = tuple[int, int, str]
+Pen = ImageDraw.ImageDraw
 
 
 def animate(sample: Sample, path: Path, *, seconds: float = 6.0, title: str = "") -> int:
@@ -58,7 +63,7 @@ def _moments(total: int) -> list[int]:
 
 
 def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Image:
-    cells = _layout(data["pieces"], data["starts"])
+    cells = _layout(data["pieces"], {start for _, start, _ in data["blocks"]})
     lines = max(line for token in cells for line, _, _ in token) + 1
     font = _font("DejaVuSansMono.ttf", FONT_SIZE)
     wide = font.getlength("M")
@@ -80,17 +85,37 @@ def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Ima
             pen.rounded_rectangle((left + 0.5, top, left + len(text) * wide - 1, top + LINE - 3), 3, fill)
             if on:
                 pen.text((left, top + 1), text, FAINT if late else INK, font)
+    for block in data["blocks"]:
+        _heading(pen, data, cells, done, *block)
     _progress(pen, image, done / total if total else 1.0)
     return image
 
 
-def _layout(pieces: list[str], starts: list[int]) -> list[list[Cell]]:
-    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS, and break at newlines and where a text starts."""
+def _heading(pen: Pen, data: dict[str, Any], cells: list[list[Cell]], done: int, name: str, start: int, length: int) -> None:
+    """Above a block: its name, how much of it is written, and the mean confidence of that."""
+    if start >= len(cells):
+        return
+    known = [data["confidence"][place] for place in range(start, min(start + length, len(cells))) if 0 <= data["steps"][place] < done]
+    top, font = MARGIN + 44 + (cells[start][0][0] - 1) * LINE, _font("DejaVuSans.ttf", 13)
+    sure = [value for value in known if value >= 0]
+    text = f"{len(known)} of {length}" + (f", confidence {sum(sure) / len(sure):.0f}%" if sure else "")
+    pen.text((MARGIN, top + 2), name, INK, _font("DejaVuSans-Bold.ttf", 14))
+    pen.rounded_rectangle((MARGIN + 20, top + 7, MARGIN + 20 + FILL, top + 13), 3, HIDDEN)
+    if known:
+        pen.rounded_rectangle((MARGIN + 20, top + 7, MARGIN + 20 + FILL * len(known) / length, top + 13), 3, ACCENT)
+    pen.text((MARGIN + 30 + FILL, top + 2), text, SOFT, font)
+
+
+def _layout(pieces: list[str], starts: Container[int]) -> list[list[Cell]]:
+    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS and break at newlines.
+
+    Each of ``starts`` begins a new line with room for a heading above it.
+    """
     line = column = 0
     placed: list[list[Cell]] = []
     for position, piece in enumerate(pieces):
         if position in starts:
-            line, column = line + 2, 0
+            line, column = (line + 2 if position else 1), 0
         token: list[Cell] = []
         parts = piece.split("\n")
         for place, part in enumerate(parts):
@@ -106,11 +131,11 @@ def _layout(pieces: list[str], starts: list[int]) -> list[list[Cell]]:
     return placed
 
 
-def _progress(pen: ImageDraw.ImageDraw, image: Image.Image, share: float) -> None:
+def _progress(pen: Pen, image: Image.Image, share: float) -> None:
     bottom = image.height - 6
     pen.rectangle((MARGIN, bottom - 3, image.width - MARGIN, bottom), HIDDEN)
     if share > 0:
-        pen.rectangle((MARGIN, bottom - 3, MARGIN + share * (image.width - 2 * MARGIN), bottom), "#0072b2")
+        pen.rectangle((MARGIN, bottom - 3, MARGIN + share * (image.width - 2 * MARGIN), bottom), ACCENT)
 
 
 def _tint(share: float) -> tuple[int, int, int]:

@@ -191,7 +191,7 @@ def test_each_text_of_a_divided_answer_ends_on_its_own() -> None:
     pieces = ["a", "b", "<|endoftext|>", "<|endoftext|>", "c", "<|endoftext|>", "x", *sample.pieces[7:]]
     data = replay(sample.model_copy(update={"pieces": pieces, "blocks": [(0, 4), (4, 6), (6, len(pieces))]}))
     assert data["late"][:7] == [0, 0, 1, 1, 0, 1, 0]
-    assert data["starts"] == [4, 6]
+    assert data["blocks"] == [["1", 0, 4], ["2", 4, 2], ["3", 6, len(pieces) - 6]]
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp"])

@@ -129,13 +129,13 @@ def picture(row: Row, tokenizer: Any) -> Text:
     """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph per block."""
     from rich.text import Text
 
+    from harness.blocks import names_of
     from harness.text import pieces
 
     shown, newest = Text(), max(row.step_map, default=-1)
-    names = ["R", "A"] if len(row.spans) == 2 else [""] * len(row.spans)
-    for (start, stop), name in zip(row.spans, names, strict=True):
+    for (start, stop), name in zip(row.spans, names_of(row.spans), strict=True):
         left = sum(not row.written(position) for position in range(start, stop))
-        if name:
+        if row.divided:
             shown.append(f"{name} {stop - start - left}/{stop - start}\n", style="bold cyan")
         for position in range(start, stop):
             if not row.written(position):

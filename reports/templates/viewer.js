@@ -76,12 +76,18 @@
       const sure = sample.confidence[at] >= 0 ? `, confidence ${sample.confidence[at]}%` : "";
       box.title = sample.steps[at] < 0 ? `position ${at}: never written` : `position ${at}: forward ${sample.steps[at] + 1}${sure}`;
       if (sample.late[at]) box.classList.add("late");
-      if (sample.starts.includes(at)) box.classList.add("start");
       return box;
     });
     tokens.append(...boxes);
+    const heads = sample.blocks.map(([, start]) => {
+      const head = document.createElement("div");
+      head.className = "block";
+      tokens.insertBefore(head, boxes[start] ?? null);
+      return head;
+    });
+    if (heads.length) axis.textContent += "; line: written share of the block";
     panel.replaceChildren(title, state, tokens, map, axis);
-    return { panel, state, boxes, map, sample, forwards: sample.nfe ?? Math.max(...sample.steps) + 1, seconds: sample.seconds };
+    return { panel, state, boxes, heads, map, sample, forwards: sample.nfe ?? Math.max(...sample.steps) + 1, seconds: sample.seconds };
   }
 
   const byClock = () => get("sync").value === "clock" && shown.every((side) => !side || side.seconds);
@@ -119,11 +125,25 @@
       const share = kind === "forward" ? step / Math.max(side.forwards - 1, 1) : sample.confidence[at] / 100;
       box.style.background = !on ? "" : share < 0 ? "#dfe3e8" : tint(kind, share);
     });
+    sample.blocks.forEach((block, place) => head(side.heads[place], sample, block, done));
     side.panel.dataset.done = done;
     side.panel.dataset.written = written;
     side.panel.classList.toggle("finished", done >= side.forwards);
     side.state.textContent = describe(side, done, written);
     chart(side, done, kind);
+  }
+
+  function filled(sample, [, start, length], done) {
+    return sample.steps.slice(start, start + length).filter((step) => step >= 0 && step < done).length;
+  }
+
+  function head(line, sample, block, done) {
+    const [name, start, length] = block, count = filled(sample, block, done), bar = document.createElement("i"), label = document.createElement("b");
+    const sure = sample.confidence.slice(start, start + length).filter((value, at) => value >= 0 && sample.steps[start + at] < done);
+    label.textContent = name;
+    bar.style.setProperty("--share", `${(100 * count) / length}%`);
+    const mean = sure.length ? `, mean confidence ${Math.round(sure.reduce((sum, value) => sum + value, 0) / sure.length)}%` : "";
+    line.replaceChildren(label, bar, `${count} of ${length} written${mean}`);
   }
 
   function describe(side, done, written) {
@@ -159,6 +179,13 @@
       pen.fillStyle = step >= done ? "#d3d8de" : kind === "confidence" && share >= 0 ? tint(kind, share) : "#0072b2";
       pen.fillRect(at * across, 4 + step * down, Math.max(across - 0.5, 1.5), Math.max(down, 3));
     });
+    pen.strokeStyle = "#009e73";
+    pen.lineWidth = 1.5;
+    for (const block of sample.blocks) {
+      pen.beginPath();
+      for (let step = 0; step <= done; step++) pen.lineTo((block[1] + filled(sample, block, step)) * across, 4 + step * down);
+      pen.stroke();
+    }
     pen.fillStyle = "#d55e00";
     pen.fillRect(0, Math.min(4 + done * down, height - 1.5), width, 1.5);
   }
