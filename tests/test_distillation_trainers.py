@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,13 @@ from typer.testing import CliRunner
 
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
-from methods.training import cfd, core, corpus, dcd, dimo, distill_cli, duo, export, nano, sdtt, student
+from harness.settings import SettingError
+from methods.training import core, corpus, dimo, distill_cli, duo, export, nano, options, student
 from methods.training.rounds import AdapterRounds, Rounds, RoundSchedule
+from methods.training.trainers import TRAINERS
 
 CPU = torch.device("cpu")
 TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
-METHODS: dict[str, tuple[Any, Callable[[Any], Path]]] = {
-    "sdtt": (sdtt.SDTTOptions, sdtt.train_sdtt),
-    "dcd": (dcd.DCDOptions, dcd.train_dcd),
-    "cfd": (cfd.CFDOptions, cfd.train_cfd),
-    "dimo": (dimo.DiMOOptions, dimo.train_dimo),
-}
 
 
 @pytest.fixture(scope="module")
@@ -39,75 +34,98 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def smoke(name: str, base: Path, folder: Path) -> Any:
-    return student.preset(METHODS[name][0], name, "smoke", base=base, output=folder / "out", work=folder / "work")
+def smoke(name: str, base: Path, folder: Path, **given: Any) -> Any:
+    places = {"model": str(base), "output": folder / "out", "work": folder / "work"}
+    return options.preset(TRAINERS[name].options, name, "smoke", {**places, "answers": 6 if name in ANSWERED else None, **given})
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
     return {f"{name}.{side}": value for name, pair in Adapter(folder).pairs.items() for side, value in pair.items()}
 
 
+ANSWERED = ("dcd", "cfd", "d3llm")
+
+
 class Cut(Exception):
     """Stands for a kill between two steps."""
 
 
-@pytest.mark.parametrize("name", list(METHODS))
-def test_adapter_loads_and_a_cut_run_ends_at_the_same_weights(
+@pytest.mark.parametrize("name", list(TRAINERS))
+def test_adapter_loads_and_a_run_cut_three_times_ends_at_the_same_weights(
     name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options, train = smoke(name, base, tmp_path / "whole"), METHODS[name][1]
-    whole = weights(train(options))
+    chosen, train = smoke(name, base, tmp_path / "whole", accumulate=2, dropout=0.1), TRAINERS[name].train
+    whole = weights(train(chosen))
     assert any(float(value.abs().max()) > 0 for key, value in whole.items() if key.endswith(".B"))
     model = load_transformer(base, torch.float32, CPU)
-    Adapter(options.output).merge(model)
-    card = json.loads((options.output / "card.json").read_text())
-    assert card["settings"]["every"] == options.schedule.every
-    again, real = smoke(name, base, tmp_path / "cut"), core.save_checkpoint
+    Adapter(chosen.output).merge(model)
+    card = json.loads((chosen.output / "card.json").read_text())
+    assert card["settings"]["every"] == chosen.every
+    assert card["data"]["rows"] > 0
+    again, real = smoke(name, base, tmp_path / "cut", accumulate=2, dropout=0.1), core.save_checkpoint
 
     def save_and_die(path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float) -> None:
         real(path, model, optimisers, step, seconds)
-        if step in (1, 3):
+        if step < 4:
             raise Cut
 
     monkeypatch.setattr(core, "save_checkpoint", save_and_die)
-    for _ in range(2):
+    for _ in range(3):
         with pytest.raises(Cut):
             train(again)
     cut = weights(train(again))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
+def test_another_setting_does_not_continue_an_old_run(base: Path, tmp_path: Path) -> None:
+    first, other = (smoke("sdtt", base, tmp_path, lr=rate) for rate in (1e-3, 1e-4))
+    for chosen in (first, other, first):
+        TRAINERS["sdtt"].train(chosen)
+    assert len(list(first.work.glob("sdtt-*"))) == 2
+
+
+def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path) -> None:
+    chosen = smoke("sdtt", base, tmp_path, rank=0)
+    folder = TRAINERS["sdtt"].train(chosen)
+    before, after = (load_transformer(path, torch.float32, CPU) for path in (base, folder))
+    changed = [name for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(old, new)]
+    assert "model.layers.0.mlp.up_proj.weight" in changed
+    assert (folder / "tokenizer.json").exists()
+    with pytest.raises(options.TrainingError, match="needs an adapter"):
+        TRAINERS["d2f"].train(smoke("d2f", base, tmp_path, rank=0))
+
+
 @pytest.mark.parametrize("change", [{"clock": "gaussian"}, {"shown": "anchor", "beta": 0.5}, {"direction": "forward", "shown": "none"}])
 def test_consistency_variants_run(change: dict[str, Any], base: Path, tmp_path: Path) -> None:
-    options = replace(smoke("dcd", base, tmp_path), schedule=RoundSchedule(0.25, 1, 2), **change)
-    assert dcd.train_dcd(options).is_dir()
-    assert bool(list(options.work.glob("integral-K768-*.pt"))) == (options.clock == "gaussian")
+    chosen = smoke("dcd", base, tmp_path, every=1, answers=0, pool_items=100, **change)
+    assert TRAINERS["dcd"].train(chosen).is_dir()
+    assert bool(list(chosen.work.glob("integral-K768-*.pt"))) == (chosen.clock == "gaussian")
 
 
 def test_generator_and_auxiliary_model_learn_apart(base: Path, tmp_path: Path) -> None:
-    options = smoke("dimo", base, tmp_path)
-    trio = dimo.Trio(student.Student(options, "dimo"), options)
-    assert not {id(p) for p in trio.psi} & {id(p) for p in trio.rounds.student}
+    trio = dimo.Trio(student.Student(smoke("dimo", base, tmp_path), "dimo"))
+    generator = trio.student.rounds.student
+    assert not {id(p) for p in trio.psi} & {id(p) for p in generator}
     loss = trio.loss(0)
-    assert all(p.grad is None for p in trio.rounds.student)
+    assert all(p.grad is None for p in generator)
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trio.psi)
     before = [None if p.grad is None else p.grad.clone() for p in trio.psi]
     loss.backward()
     for parameter, gradient in zip(trio.psi, before, strict=True):
         assert gradient is None or torch.equal(parameter.grad, gradient)  # pyright: ignore[reportArgumentType]
     # At the start psi = phi, so the generator has nothing to learn yet.
-    assert all(p.grad is None or float(p.grad.abs().max()) < 1e-6 for p in trio.rounds.student)
+    assert all(p.grad is None or float(p.grad.abs().max()) < 1e-6 for p in generator)
 
 
 def test_duo_trains_and_its_checkpoints_decode(tmp_path: Path) -> None:
-    options = student.preset(duo.DuoOptions, "duo", "smoke", output=tmp_path / "out", work=tmp_path / "work")
-    folder = duo.train_duo(options)
+    chosen = options.preset(duo.DuoOptions, "duo", "smoke", {"output": tmp_path / "out", "work": tmp_path / "work"})
+    folder = duo.train_duo(chosen)
     card = json.loads((folder / "card.json").read_text())
     assert [(row["steps"], row["tail"]) for row in card["quality"]["student"]] == [(n, tail) for n in (1, 2) for tail in duo.TAILS]
     for name in ("base", "student"):
         assert load_transformer(folder / name, torch.float32, CPU).spec.uniform_state
     whole = (folder / "student" / "model.safetensors").read_bytes()
-    again = replace(options, output=tmp_path / "again")
+    again = replace(chosen, output=tmp_path / "again")
     assert (duo.train_duo(again) / "student" / "model.safetensors").read_bytes() == whole
 
 
@@ -133,49 +151,50 @@ def test_adapter_rounds_live_like_whole_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["nano", "dream7b", "smoke"])
-def test_presets_hold_known_settings(name: str, tmp_path: Path) -> None:
-    kinds = {key: kind for key, (kind, _) in METHODS.items()}
-    for method, kind in kinds.items():
-        options = student.preset(kind, method, name, base=tmp_path, output=tmp_path, work=tmp_path, seed=None)
-        assert options.schedule.steps > 0
-        assert student.with_steps(options, 7).schedule.every == max(1, 7 // options.schedule.rounds)
-    if name == "dream7b":
-        published = student.preset(sdtt.SDTTOptions, "sdtt", name, base=tmp_path, output=tmp_path, work=tmp_path)
-        assert published.schedule.first == pytest.approx((1 - 1e-5) / 1024)
-        assert student.preset(dcd.DCDOptions, "dcd", name, base=tmp_path, output=tmp_path, work=tmp_path).schedule == RoundSchedule()
+@pytest.mark.parametrize("method", list(TRAINERS))
+def test_presets_hold_known_settings(name: str, method: str, tmp_path: Path) -> None:
+    places = {"output": tmp_path, "work": tmp_path, "seed": None}
+    chosen = options.preset(TRAINERS[method].options, method, name, places)
+    assert chosen.schedule.steps > 0
+    assert options.preset(TRAINERS[method].options, method, name, {**places, "steps": 14}).every == 14 // chosen.rounds
 
 
-def test_refusals_name_what_to_change(base: Path, tmp_path: Path) -> None:
-    places = {"base": base, "output": tmp_path, "work": tmp_path}
-    with pytest.raises(student.TrainingError, match="change --preset"):
-        student.preset(cfd.CFDOptions, "cfd", "large", **places)
-    with pytest.raises(student.TrainingError, match="no section 'duo'"):
-        student.preset(duo.DuoOptions, "duo", "dream7b", output=tmp_path, work=tmp_path)
+def test_presets_of_7b_are_the_papers(tmp_path: Path) -> None:
+    places = {"output": tmp_path, "work": tmp_path}
+    found = {name: options.preset(trainer.options, name, "dream7b", places) for name, trainer in TRAINERS.items()}
+    assert [found["sdtt"].dt(found["sdtt"].accumulate * step) * 1024 for step in (0, 9_999, 10_000, 69_999)] == pytest.approx(
+        [1, 1, 2, 64], rel=1e-4
+    )
+    assert (found["dcd"].schedule.dt(0), found["dcd"].schedule.dt(49_999)) == (1 / 512, 1 / 32)
+    assert (found["cfd"].rank, found["cfd"].lr, found["cfd"].tokens * found["cfd"].accumulate) == (32, 2e-5, 64 * 512)
+    assert (found["d3llm"].rank, found["d3llm"].widths) == (256, (16, 24, 32))
+    assert (found["d2f"].lr, found["d2f"].block_size, found["d2f"].dropout, found["d2f"].accumulate) == (5e-6, 16, 0.1, 5)
+
+
+def test_wrong_presets_and_settings_are_refused(tmp_path: Path) -> None:
+    kind, places = TRAINERS["cfd"].options, {"output": tmp_path, "work": tmp_path}
+    with pytest.raises(options.TrainingError, match="change --preset"):
+        options.preset(kind, "cfd", "large", places)
+    with pytest.raises(options.TrainingError, match="no section 'duo'"):
+        options.preset(duo.DuoOptions, "duo", "dream7b", places)
     own = tmp_path / "own.yaml"
     own.write_text("cfd: {rte: 0.5}\n")
-    with pytest.raises(student.TrainingError, match="unknown setting 'rte'"):
-        student.preset(cfd.CFDOptions, "cfd", str(own), **places)
-    data = tmp_path / "answers.jsonl"
-    data.write_text('{"prompt_ids": [1, 2], "output_ids": [3, 4, 0]}\n{"prompt_ids": [1]}\n')
-    with pytest.raises(student.TrainingError, match="line 2"):
-        student.read_pool(data)
-    data.write_text('{"prompt_ids": [1, 2], "output_ids": [3, 4, 0]}\n')
-    assert student.read_pool(data).row(0)[0].tolist() == [1, 2, 3, 4, 0]
-    data.write_text("")
-    with pytest.raises(student.TrainingError, match="no answers"):
-        student.read_pool(data)
+    with pytest.raises(SettingError, match="did you mean rate"):
+        options.preset(kind, "cfd", str(own), places)
+    with pytest.raises(SettingError, match="--set rank=many"):
+        options.preset(kind, "cfd", "nano", {**places, "rank": "many"})
 
 
 def test_commands_run_and_explain_themselves(base: Path, tmp_path: Path) -> None:
     app = typer.Typer()
-    for command in distill_cli.COMMANDS:
-        app.command()(command)
+    distill_cli.mount(app)
     runner = CliRunner()
-    for command in distill_cli.COMMANDS:
-        assert "Example" in runner.invoke(app, [command.__name__, "--help"]).output
+    for name in (*TRAINERS, "duo"):
+        assert "Example" in runner.invoke(app, [name, "--help"]).output
     places = ["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--preset", "smoke", "--steps", "2"]
-    result = runner.invoke(app, ["cfd", "--base", str(base), *places])
+    result = runner.invoke(app, ["cfd", "--model", str(base), *places, "--set", "answers=4"])
     assert result.exit_code == 0, result.output
+    assert "memory, estimated" in result.output
     assert "written to" in result.output
     assert (tmp_path / "out" / "adapter_config.json").exists()
     result = runner.invoke(app, ["duo", *places])

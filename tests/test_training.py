@@ -185,9 +185,9 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
     )
     assert "code/block-8" in nano.train_nano(options)
     adapter = d2f.D2FOptions(
-        tmp_path / "nano", tmp_path / "nano-d2f", tmp_path / "work", pool_items=200, rank=4, loop=core.LoopOptions(2), validation_items=2
+        tmp_path / "nano-d2f", tmp_path / "work", str(tmp_path / "nano"), pool_items=200, rank=4, every=2, validation_items=2
     )
-    d2f.train_d2f(adapter)
+    d2f.TRAINER.train(adapter)
     model = load_transformer(tmp_path / "nano", torch.float32, CPU)
     Adapter(tmp_path / "nano-d2f").merge(model)
     assert json.loads((tmp_path / "nano-d2f" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"

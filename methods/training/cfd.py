@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from methods.training.evaluate import Mode
 from methods.training.losses.certainty import random_masks, two_sided
-from methods.training.rounds import AdapterRounds
-from methods.training.student import Student, StudentOptions
+from methods.training.options import StudentOptions
+from methods.training.student import LossAt, Rows, Student, Trainer
+
+THRESHOLDS = tuple(Mode("block", threshold=threshold) for threshold in (0.9, 0.7, 0.5))
 
 
 @dataclass(frozen=True)
 class CFDOptions(StudentOptions):
-    """``rate`` of masked positions (fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA)."""
+    """``rate`` of masked positions (fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA).
 
+    ``block`` > 0 is the paper's setting for LLaDA: one random block active, earlier ones clean, later ones masked and without loss.
+    0 takes the whole answer as one block, as the paper does for Dream.
+    """
+
+    answers: int = 4000
     rate: float = 0.5
     beta: float = 1.0
+    block: int = 0
 
 
-def cfd_step(student: Student, rounds: AdapterRounds, options: CFDOptions, step: int) -> Tensor:
-    """Loss of one step: a mask and its complement, each with its own forward."""
-    rounds.begin(step)
-    rows = student.rows(step)
-    sides = random_masks(rows.region, options.rate, student.random(step))
-    logits = [student.log_probs(torch.where(side, student.mask_id, rows.ids), rows.visible) for side in sides]
+def cfd_loss(student: Student[CFDOptions], batch: int) -> Tensor:
+    """Loss of one batch: a mask and its complement, each with its own forward."""
+    options, rows, random = student.options, student.rows(batch), student.random(batch)
+    active, later = active_blocks(rows, options.block, random)
+    sides = random_masks(active, options.rate, random)
+    logits = [student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible) for side in sides]
     return two_sided(logits[0], logits[1], rows.ids, sides, options.beta)
 
 
-def train_cfd(options: CFDOptions) -> Path:
-    """Train and write the adapter; returns its folder."""
-    student = Student(options, "cfd")
-    rounds = student.rounds()
-    return student.train(rounds, lambda step: cfd_step(student, rounds, options, step))
+def active_blocks(rows: Rows, block: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(positions of the active block, positions behind it) [rows, length]; all of the region and nothing for block 0.
+
+    The block is drawn evenly from those that hold a token of the answer proper, up to its end-of-text.
+    """
+    if not block:
+        return rows.region, torch.zeros_like(rows.region)
+    offset = torch.arange(rows.ids.shape[1], device=rows.ids.device)[None] - rows.prompts[:, None]
+    blocks = -(-(rows.ends - rows.prompts) // block)
+    draws = torch.rand(len(blocks), generator=random, device=rows.ids.device)
+    chosen = (draws * blocks).long()[:, None]
+    place = torch.div(offset, block, rounding_mode="floor")
+    return rows.region & (place == chosen), rows.region & (place > chosen)
+
+
+def build(student: Student[CFDOptions]) -> LossAt:
+    return lambda batch: cfd_loss(student, batch)
+
+
+TRAINER = Trainer("cfd", CFDOptions, build, THRESHOLDS)

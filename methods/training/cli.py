@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from methods.training.distill_cli import COMMANDS
+from methods.training.distill_cli import mount
+from methods.training.grpo.cli import grpo
 
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
@@ -54,40 +55,8 @@ def nano(
         raise typer.BadParameter(str(error), param_hint="--parent-steps or --gate") from None
 
 
-@app.command()
-def d2f(
-    base: Annotated[Path, typer.Option(help="Folder of the diffusion model to distil.")] = Path("trained/nano"),
-    output: Output = Path("trained/nano-d2f"),
-    work: Work = Path("trained/work"),
-    seed: Seed = 0,
-    threads: Threads = 1,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps (default: the shipped recipe).")] = None,
-    block_size: Annotated[int, typer.Option(min=1, help="Block of the block-causal mask; decode with the same.")] = 8,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 32,
-    lr: Annotated[float | None, typer.Option(min=0, help="Learning rate of AdamW (default: the shipped recipe).")] = None,
-    validate_every: Every = 0,
-) -> None:
-    """Distil a D2F adapter (LoRA) from a diffusion model.
-
-    The student sees block-causal attention (the prompt is block 0), the teacher is the same model with
-    full attention; both see the same noisy row, whose later blocks are noisier.
-
-    Example:  bench train d2f --base trained/nano --output trained/nano-d2f
-    """
-    from methods.training.d2f import D2FOptions, train_d2f
-
-    options = D2FOptions(
-        base=base, output=output, work=work, seed=seed, threads=threads, block_size=block_size, rank=rank, validate_every=validate_every
-    )
-    if steps is not None:
-        options = replace(options, loop=replace(options.loop, steps=steps))
-    if lr is not None:
-        options = replace(options, lr=lr)
-    _report(train_d2f(options), output)
-
-
-for command in COMMANDS:
-    app.command()(command)
+mount(app)
+app.command()(grpo)
 
 
 def _report(figures: dict[str, float], folder: Path) -> None:

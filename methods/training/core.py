@@ -107,23 +107,24 @@ def _step_of(line: str) -> float:
         return float("inf")  # a line cut short by a kill
 
 
-Reporter = Callable[[int, float], None]
+Reporter = Callable[[int, float | None], None]
 
 
 @contextmanager
 def progress(title: str, steps: int, done: int) -> Iterator[Reporter]:
-    """``report(finished steps, loss)``: a bar with time left on a terminal, else a line every 5%."""
+    """``report(finished steps, loss or None)``: a bar with time left on a terminal, else a line every 5%."""
     if sys.stdout.isatty():
         with _bar(title, steps, done) as report:
             yield report
         return
     started, every = time.perf_counter(), max(1, steps // 20)
 
-    def line(step: int, loss: float) -> None:
+    def line(step: int, loss: float | None) -> None:
         if step % every == 0 or step == steps:
             spent = time.perf_counter() - started
             left = spent / max(1, step - done) * (steps - step)
-            print(f"{title}: step {step}/{steps}, loss {loss:.4f}, {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
+            told = "" if loss is None else f" loss {loss:.4f},"
+            print(f"{title}: {step}/{steps},{told} {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
 
     yield line
 
@@ -132,10 +133,10 @@ def progress(title: str, steps: int, done: int) -> Iterator[Reporter]:
 def _bar(title: str, steps: int, done: int) -> Iterator[Reporter]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    loss_column = TextColumn("loss {task.fields[loss]}")
+    loss_column = TextColumn("{task.fields[loss]}")
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn()) as bar:
-        task = bar.add_task(title, total=steps, completed=done, loss="-")
-        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4f}")
+        task = bar.add_task(title, total=steps, completed=done, loss="")
+        yield lambda step, loss: bar.update(task, completed=step, loss="" if loss is None else f"loss {loss:.4f}")
 
 
 def train_loop(

@@ -3,59 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from methods.duo.cache import IntegralCache, cached, window
 from methods.training.losses.certainty import certainty
 from methods.training.losses.dcd import Direction, Shown, masked_dcd_loss
 from methods.training.losses.masks import Clock, keep_at, nested_pair
-from methods.training.rounds import AdapterRounds
-from methods.training.student import Student, StudentOptions, antithetic
+from methods.training.options import StudentOptions
+from methods.training.sdtt import FEW_STEPS
+from methods.training.student import LossAt, Student, Trainer, antithetic
 
 
 @dataclass(frozen=True)
 class DCDOptions(StudentOptions):
     """``shown``: what is learnt where the teacher already sees the token, weighted by ``weight``.
 
-    ``clock`` gaussian re-times the masks by the integral cache of the vocabulary and changes nothing else. ``beta`` adds the tempered
-    entropy of hidden positions that are already right (0 in the faithful setting).
+    "ce" suits the teacher's answers, "anchor" other data, none learns nothing there. ``clock`` gaussian re-times the masks by the
+    integral cache of the vocabulary and changes nothing else. ``beta`` adds the tempered entropy of hidden positions that are already
+    right (0 in the faithful setting).
     """
 
+    answers: int = 4000
     direction: Direction = "reverse"
-    shown: Shown = "ce"
+    shown: Shown | None = "ce"
     weight: float = 0.5
     clock: Clock = "linear"
     beta: float = 0.0
 
 
-def clock_cache(student: Student, options: DCDOptions) -> IntegralCache | None:
+def clock_cache(student: Student[DCDOptions]) -> IntegralCache | None:
     """The integral cache of the student's vocabulary over alpha in [0.999, 0.001], kept in the work folder."""
-    if options.clock == "linear":
+    if student.options.clock == "linear":
         return None
     vocab = student.model.spec.vocab_size
-    return cached(options.work, vocab, *window(vocab))
+    return cached(student.options.work, vocab, *window(vocab))
 
 
-def dcd_step(student: Student, rounds: AdapterRounds, options: DCDOptions, cache: IntegralCache | None, step: int) -> Tensor:
-    """Loss of one step."""
-    dt, random, rows = rounds.begin(step), student.random(step), student.rows(step)
+def loss_of_batch(student: Student[DCDOptions], cache: IntegralCache | None, batch: int) -> Tensor:
+    """Loss of one batch."""
+    options, random, rows = student.options, student.random(batch), student.rows(batch)
+    dt = options.dt(batch)
     t = (antithetic(len(rows.ids), random) + dt).clamp(max=1.0)
     keep_t, keep_s = (keep_at(time, options.clock, cache) for time in (t, (t - dt).clamp(min=0.0)))
     pair = nested_pair(rows.ids, rows.region, keep_t, keep_s, student.mask_id, random)
-    with rounds.teacher():
+    with student.rounds.teacher():
         teacher = student.log_probs(pair.z_s, rows.visible)
         anchor = student.log_probs(pair.z_t, rows.visible) if options.shown == "anchor" else None
     own = student.log_probs(pair.z_t, rows.visible)
-    loss = masked_dcd_loss(own, teacher, rows.ids, pair, options.direction, options.shown, options.weight, anchor)
+    loss = masked_dcd_loss(own, teacher, rows.ids, pair, options.direction, options.shown or "none", options.weight, anchor)
     return loss + options.beta * certainty(own, rows.ids, pair.hidden).entropy if options.beta else loss
 
 
-def train_dcd(options: DCDOptions) -> Path:
-    """Train and write the adapter; returns its folder."""
-    torch.set_num_threads(options.threads)
-    student = Student(options, "dcd")
-    rounds, cache = student.rounds(), clock_cache(student, options)
-    return student.train(rounds, lambda step: dcd_step(student, rounds, options, cache, step))
+def build(student: Student[DCDOptions]) -> LossAt:
+    cache = clock_cache(student)
+    return lambda batch: loss_of_batch(student, cache, batch)
+
+
+TRAINER = Trainer("dcd", DCDOptions, build, FEW_STEPS)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
-from methods.training.core import train_loop
+from methods.training.evaluate import Mode
 from methods.training.losses import dimo
 from methods.training.losses.masks import token_log_probs
-from methods.training.rounds import AdapterRounds
-from methods.training.student import Rows, Student, StudentOptions
+from methods.training.options import StudentOptions
+from methods.training.student import LossAt, Rows, Student, Trainer
 
 FLOOR = -1e4
 
@@ -42,30 +40,29 @@ class DiMOOptions(StudentOptions):
 class Trio:
     """Teacher, generator and auxiliary model over one base."""
 
-    def __init__(self, student: Student, options: DiMOOptions) -> None:
-        self.student, self.options = student, options
-        torch.manual_seed(options.seed + 1)
-        config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules=list(options.targets), bias="none")
-        self.rounds = student.rounds()
-        student.peft.add_adapter("psi", config)
-        student.peft.set_adapter("psi")
-        self.psi = nn.ParameterList([p for name, p in student.peft.named_parameters() if ".psi." in name])
-        student.peft.set_adapter("default")
+    def __init__(self, student: Student[DiMOOptions]) -> None:
+        self.student, self.options = student, student.options
+        torch.manual_seed(self.options.seed + 1)
+        student.adapter.add_adapter("psi", student.lora())
+        student.adapter.set_adapter("psi")
+        self.psi = nn.ParameterList([p for name, p in student.adapter.named_parameters() if ".psi." in name])
+        student.adapter.set_adapter("default")
+        student.groups.append((self.psi, self.options.psi_lr))
         dimo.freeze_embeddings(student.model)
 
     def logits(self, ids: Tensor, rows: Rows) -> Tensor:
         """Logits with MASK far below all others, but finite."""
-        banned = torch.arange(self.student.model.spec.vocab_size) == self.student.mask_id
+        banned = torch.arange(self.student.model.spec.vocab_size, device=ids.device) == self.student.mask_id
         return self.student.logits(ids, rows.visible).masked_fill(banned, FLOOR)
 
     @contextmanager
     def as_psi(self) -> Iterator[None]:
         """The model computes as the auxiliary model."""
-        self.student.peft.set_adapter("psi")
+        self.student.adapter.set_adapter("psi")
         try:
             yield
         finally:
-            self.student.peft.set_adapter("default")
+            self.student.adapter.set_adapter("default")
 
     def play(self, rows: Rows, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(theta's logits at a fresh start, its sample, which places are masked again, that state)."""
@@ -83,48 +80,30 @@ class Trio:
             hook.remove()
         drawn = torch.multinomial(logits.detach().double().softmax(-1).flatten(0, 1), 1, generator=random).view_as(start)
         sample = torch.where(rows.region, drawn, rows.ids)
-        ratio = dimo.mask_ratio(torch.rand(len(start), generator=random), options.ratio)
+        ratio = dimo.mask_ratio(torch.rand(len(start), generator=random, device=start.device), options.ratio)
         masked = dimo.exact_masks(rows.region, ratio, random)
         return logits, sample, masked, torch.where(masked, mask_id, sample)
 
-    def loss(self, step: int) -> Tensor:
-        """Generator's surrogate plus the auxiliary model's cross-entropy: each reaches its own adapter only."""
-        self.rounds.begin(step)
-        random, rows = self.student.random(step), self.student.rows(step)
+    def loss(self, batch: int) -> Tensor:
+        """Generator's surrogate; the auxiliary model's cross-entropy takes its gradient here. Each reaches its own adapter only."""
+        random, rows = self.student.random(batch), self.student.rows(batch)
         logits, _, masked, state = self.play(rows, random)
         with torch.no_grad():
             with self.as_psi():
                 psi = token_log_probs(self.logits(state, rows), self.student.mask_id)
-            with self.student.peft.disable_adapter():
+            with self.student.base():
                 phi = token_log_probs(self.logits(state, rows), self.student.mask_id)
             gradient = dimo.jeffrey_gradient(psi, phi, self.options.beta)
             _, sample, again, other = self.play(rows, random)
         surrogate = dimo.surrogate(logits, gradient, masked)
         with self.as_psi():
             auxiliary = dimo.auxiliary_loss(self.logits(other, rows), sample, again, self.options.smoothing)
-            auxiliary.backward()
+            (auxiliary / self.options.accumulate).backward()
         return surrogate
 
 
-class _State(nn.Module):
-    """Everything a checkpoint needs."""
-
-    def __init__(self, trio: Trio) -> None:
-        super().__init__()
-        self.rounds, self.psi = trio.rounds, trio.psi
+def build(student: Student[DiMOOptions]) -> LossAt:
+    return Trio(student).loss
 
 
-def train_dimo(options: DiMOOptions) -> Path:
-    """Train generator and auxiliary model, write the generator's averaged adapter; returns its folder."""
-    student = Student(options, "dimo")
-    trio = Trio(student, options)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(list(parameters), lr=rate, betas=(0.9, 0.999), weight_decay=options.weight_decay)
-        for parameters, rate in ((trio.rounds.student, options.lr), (trio.psi, options.psi_lr))
-    ]
-    rounds: AdapterRounds = trio.rounds
-    seconds = train_loop("dimo", _State(trio), optimisers, trio.loss, options.loop, options.work / "dimo")
-    rounds.finish()
-    with rounds.average():
-        student.save(seconds)
-    return options.output
+TRAINER = Trainer("dimo", DiMOOptions, build, tuple(Mode("full", per_step) for per_step in (12, 16, 24, 48)))

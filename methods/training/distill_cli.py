@@ -1,115 +1,81 @@
-"""The distillers as commands; mounted by ``for command in COMMANDS: app.command()(command)`` on a typer app."""
+"""The distillers as commands: ``mount(app)`` adds them to ``bench train``. All take the same flags; the rest is ``--set``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Base = Annotated[Path, typer.Option(help="Folder of the masked diffusion model to distil.")]
-Output = Annotated[Path, typer.Option(help="Folder that receives the student: a PEFT adapter for bench run --adapter.")]
-Work = Annotated[Path, typer.Option(help="Folder for checkpoints and logs; a run interrupted there continues.")]
-Data = Annotated[
-    Path | None, typer.Option(help="The model's own answers: JSON lines with prompt_ids and output_ids (default: the corpus).")
+Model = Annotated[
+    str, typer.Option("--model", "--base", "-m", help="Masked diffusion model to distil: nano, a checkpoint folder, a hub id.")
 ]
+Output = Annotated[Path | None, typer.Option(help="Folder for the student, a PEFT adapter (default trained/nano-METHOD).")]
+Work = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and generated answers; a run interrupted there continues.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="JSON lines from bench generate-data, or with texts prompt and response; default: what the preset says."),
+]
+Prompts = Annotated[Path | None, typer.Option(help="JSON lines with a prompt each: the model answers them first, and learns from that.")]
 Preset = Annotated[str, typer.Option(help="nano, dream7b, smoke, or a YAML file with a section for this method.")]
 Seed = Annotated[int, typer.Option(help="Seed of data order, adapter and noise; same seed, same weights.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps over all rounds (default: the preset's).")]
 Rate = Annotated[float | None, typer.Option(min=0, help="Learning rate (default: the preset's).")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; default: cuda if there is one.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting of the preset, KEY=VALUE (repeatable).")]
+WandB = Annotated[bool, typer.Option("--wandb", help="Log losses to Weights & Biases too (WANDB_MODE=offline keeps them here).")]
+
+TEXTS = {
+    "d2f": """Distil a D2F adapter: block-causal attention, taught by the model's own full attention on the same noisy row.
+
+    Example:  bench train d2f --model nano --output trained/nano-d2f""",
+    "sdtt": """Distil a few-step student by self-distillation through time: k teacher steps become one, the step doubles every round.
+
+    Example:  bench train sdtt --set divergence=reverse --set k=2""",
+    "dcd": """Distil a few-step student by discrete consistency on nested masks, on the model's own answers.
+
+    Example:  bench train dcd --set clock=gaussian --set shown=anchor""",
+    "cfd": """Train a student to be certain where it is right (dParallel), on the model's own answers. Decode it above a low threshold.
+
+    Example:  bench train cfd --data answers.jsonl --set beta=2""",
+    "d3llm": """Certainty forcing on masks in the order in which the model wrote its own answers (d3LLM).
+
+    Example:  bench train d3llm --data answers.jsonl""",
+    "dimo": """Train a one-step student on its own samples (DiMO). A research feature: no text result is published.
+
+    Example:  bench train dimo --set start_masks=0.6""",
+}
 
 
-def sdtt(
-    base: Base = Path("trained/nano"),
-    output: Output = Path("trained/nano-sdtt"),
-    work: Work = Path("trained/work"),
-    data: Data = None,
-    preset: Preset = "nano",
-    seed: Seed = 0,
-    threads: Threads = 1,
-    steps: Steps = None,
-    lr: Rate = None,
-    k: Annotated[int | None, typer.Option(min=1, help="Teacher steps per target.")] = None,
-    divergence: Annotated[str | None, typer.Option(help="reverse, forward, mse or tvd.")] = None,
-) -> None:
-    """Distil a few-step student by self-distillation through time.
+def _command(method: str) -> Any:
+    def run(
+        model: Model = "nano",
+        output: Output = None,
+        work: Work = Path("trained/work"),
+        data: Data = None,
+        prompts: Prompts = None,
+        preset: Preset = "nano",
+        seed: Seed = 0,
+        threads: Threads = 1,
+        steps: Steps = None,
+        lr: Rate = None,
+        device: Device = None,
+        settings: Settings = None,
+        wandb: WandB = False,
+    ) -> None:
+        from harness.settings import parse_pairs
+        from methods.training.options import preset as options_of
+        from methods.training.trainers import TRAINERS
 
-    Example:  bench train sdtt --base trained/nano --output trained/nano-sdtt
-    """
-    from methods.training.sdtt import SDTTOptions, train_sdtt
+        trainer = TRAINERS[method]
+        given = {"model": model, "output": output or Path(f"trained/nano-{method}"), "work": work, "data": data, "prompts": prompts}
+        given |= {"seed": seed, "threads": threads, "steps": steps, "lr": lr, "device": device, "wandb": wandb}
+        options = options_of(trainer.options, method, preset, {**given, **parse_pairs(settings or [])})
+        typer.echo(f"written to {trainer.train(options)}; try it: bench run --adapter {options.output} --model {model} --method ...")
 
-    places = {"base": base, "output": output, "work": work, "data": data, "seed": seed, "threads": threads, "lr": lr}
-    _train(SDTTOptions, train_sdtt, "sdtt", preset, steps, k=k, divergence=divergence, **places)
-
-
-def dcd(
-    base: Base = Path("trained/nano"),
-    output: Output = Path("trained/nano-dcd"),
-    work: Work = Path("trained/work"),
-    data: Data = None,
-    preset: Preset = "nano",
-    seed: Seed = 0,
-    threads: Threads = 1,
-    steps: Steps = None,
-    lr: Rate = None,
-    clock: Annotated[str | None, typer.Option(help="linear, or gaussian: re-timed by the vocabulary's integral cache.")] = None,
-    shown: Annotated[str | None, typer.Option(help="Loss where the teacher sees the token: ce, anchor or none.")] = None,
-    direction: Annotated[str | None, typer.Option(help="reverse or forward KL (forward has the teacher as its optimum).")] = None,
-) -> None:
-    """Distil a few-step student by discrete consistency on nested masks.
-
-    Example:  bench train dcd --base trained/nano --output trained/nano-dcd
-    """
-    from methods.training.dcd import DCDOptions, train_dcd
-
-    places = {"base": base, "output": output, "work": work, "data": data, "seed": seed, "threads": threads, "lr": lr}
-    _train(DCDOptions, train_dcd, "dcd", preset, steps, clock=clock, shown=shown, direction=direction, **places)
-
-
-def cfd(
-    base: Base = Path("trained/nano"),
-    output: Output = Path("trained/nano-cfd"),
-    work: Work = Path("trained/work"),
-    data: Data = None,
-    preset: Preset = "nano",
-    seed: Seed = 0,
-    threads: Threads = 1,
-    steps: Steps = None,
-    lr: Rate = None,
-    beta: Annotated[float | None, typer.Option(min=0, help="Weight of the entropy of positions that are right.")] = None,
-) -> None:
-    """Train a student to be certain where it is right (dParallel).
-
-    Example:  bench train cfd --base trained/nano --output trained/nano-cfd
-    """
-    from methods.training.cfd import CFDOptions, train_cfd
-
-    places = {"base": base, "output": output, "work": work, "data": data, "seed": seed, "threads": threads, "lr": lr}
-    _train(CFDOptions, train_cfd, "cfd", preset, steps, beta=beta, **places)
-
-
-def dimo(
-    base: Base = Path("trained/nano"),
-    output: Output = Path("trained/nano-dimo"),
-    work: Work = Path("trained/work"),
-    data: Data = None,
-    preset: Preset = "nano",
-    seed: Seed = 0,
-    threads: Threads = 1,
-    steps: Steps = None,
-    lr: Rate = None,
-    beta: Annotated[float | None, typer.Option(help="Share of reverse KL in the gradient; may be negative.")] = None,
-) -> None:
-    """Train a one-step student on its own samples (DiMO).
-
-    Example:  bench train dimo --base trained/nano --output trained/nano-dimo
-    """
-    from methods.training.dimo import DiMOOptions, train_dimo
-
-    places = {"base": base, "output": output, "work": work, "data": data, "seed": seed, "threads": threads, "lr": lr}
-    _train(DiMOOptions, train_dimo, "dimo", preset, steps, beta=beta, **places)
+    run.__doc__ = TEXTS[method]
+    return run
 
 
 def duo(
@@ -120,6 +86,7 @@ def duo(
     threads: Threads = 1,
     steps: Steps = None,
     lr: Rate = None,
+    settings: Settings = None,
 ) -> None:
     """Train a small uniform-state model on the word task and distil it (DUO); prints quality by number of steps.
 
@@ -127,22 +94,21 @@ def duo(
     """
     import json
 
+    from harness.settings import parse_pairs
     from methods.training.duo import DuoOptions, train_duo
+    from methods.training.options import preset as options_of
 
-    _train(DuoOptions, train_duo, "duo", preset, steps, output=output, work=work, seed=seed, threads=threads, lr=lr)
-    for name, rows in json.loads((output / "card.json").read_text())["quality"].items():
+    given = {"output": output, "work": work, "seed": seed, "threads": threads, "steps": steps, "lr": lr}
+    folder = train_duo(options_of(DuoOptions, "duo", preset, {**given, **parse_pairs(settings or [])}))
+    typer.echo(f"written to {folder}")
+    for name, rows in json.loads((folder / "card.json").read_text())["quality"].items():
         for row in rows:
-            print(
-                f"{name:<8} N={row['steps']:<3} {row['tail']:<12} words {row['words']:.3f}, pairs {row['pairs']:.3f}, "
-                f"entropy {row['entropy']:.2f}"
-            )
+            told = f"words {row['words']:.3f}, pairs {row['pairs']:.3f}, entropy {row['entropy']:.2f}"
+            typer.echo(f"{name:<8} N={row['steps']:<3} {row['tail']:<12} {told}")
 
 
-def _train(kind: Any, train: Callable[[Any], Path], method: str, preset: str, steps: int | None, **given: Any) -> None:
-    from methods.training import student
-
-    options = student.with_steps(student.preset(kind, method, preset, **given), steps)
-    print(f"written to {train(options)}")
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (sdtt, dcd, cfd, dimo, duo)
+def mount(app: typer.Typer) -> None:
+    """Add all distillers."""
+    for method in TEXTS:
+        app.command(method)(_command(method))
+    app.command("duo")(duo)

@@ -7,7 +7,7 @@ Task: the language of ``methods.duo.words``. Written are the base and the distil
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from methods.duo.model import Denoiser, denoiser_spec, save_denoiser
 from methods.duo.sampling import Tail, sample
 from methods.duo.usdm import LogLinear, antithetic_times, nelbo_loss
 from methods.duo.words import Language
-from methods.training.core import LoopOptions, generator_for, train_loop
+from methods.training.core import Hooks, LoopOptions, generator_for, train_loop
 from methods.training.losses.dcd import Direction
+from methods.training.options import plain
 from methods.training.rounds import Rounds, RoundSchedule
-from methods.training.student import antithetic, plain
+from methods.training.student import antithetic
 
 TAILS: tuple[Tail, ...] = ("greedy_code", "ancestral")
 
@@ -58,7 +59,13 @@ class DuoOptions:
     samples: int = 1000
     evaluate: tuple[int, ...] = (1, 2, 4, 8, 16)
     save_every: int = 100
-    schedule: RoundSchedule = field(default_factory=lambda: RoundSchedule(1 / 32, 200, 5))
+    first: float = 1 / 32
+    every: int = 200
+    rounds: int = 5
+
+    @property
+    def schedule(self) -> RoundSchedule:
+        return RoundSchedule(self.first, self.every, self.rounds)
 
 
 class Task:
@@ -88,7 +95,7 @@ class Task:
         return nelbo_loss(lambda z, alpha: model(z, alpha).double(), x, t, LogLinear(), self.options.letters, random).mean()
 
     def round_loss(self, rounds: Rounds, step: int) -> Tensor:
-        dt = rounds.begin(step)
+        dt = self.options.schedule.dt(step)
         x, random = self.batch(step, 2)
         u = antithetic(len(x), random)
         return consistency_loss(rounds.student, rounds.teacher, x, u, dt, self.wide, self.options.direction, random)
@@ -117,13 +124,20 @@ def train_duo(options: DuoOptions) -> Path:
     rounds = Rounds(model, options.schedule, options.decay)
     adam = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.0)
     loop = LoopOptions(options.schedule.steps, options.warmup, 0.0, 1.0, options.save_every)
-    seconds += train_loop("duo rounds", rounds, [adam], lambda step: task.round_loss(rounds, step), loop, options.work / "duo-rounds")
+    seconds += train_loop(
+        "duo rounds",
+        rounds,
+        [adam],
+        lambda step: task.round_loss(rounds, step),
+        loop,
+        options.work / "duo-rounds",
+        hooks=Hooks(rounds.begin),
+    )
     rounds.finish()
     student = rounds.average
     assert isinstance(student, Denoiser)
     save_denoiser(options.output / "student", student, eos=0)
     judged["student"] = task.judge(student)
-    settings = plain({entry.name: getattr(options, entry.name) for entry in fields(options)})
-    card = {"settings": settings, "seconds": round(seconds, 1), "quality": judged}
+    card = {"settings": plain(options), "seconds": round(seconds, 1), "quality": judged}
     (options.output / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return options.output

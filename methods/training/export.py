@@ -92,12 +92,18 @@ def save_card(folder: Path, title: str, text: str, figures: Mapping[str, float],
     """README.md of a folder: what it is, how it was made, and its validation figures."""
     lines = [f"# {title}", "", text, "", "| fact | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    lines += ["", "Greedy pass@1 on the validation sets (never used for training), forwards per item in brackets:", ""]
+    if figures:
+        lines += _figures(figures)
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    lines = ["", "Greedy pass@1 on the validation sets (never used for training), forwards per item in brackets:", ""]
     lines += ["| decoding | nano-gsm | nano-code |", "|---|---|---|"]
     for mode in dict.fromkeys(key.split("/")[1] for key in figures if key.count("/") == 1):
         cells = [f"{figures[f'{suite}/{mode}']:.3f} ({figures[f'{suite}/{mode}/nfe']:.1f})" for suite in ("gsm", "code")]
         lines.append(f"| {mode} | {cells[0]} | {cells[1]} |")
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    return lines
 
 
 def data_hash(folder: Path) -> str:

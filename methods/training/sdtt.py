@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from methods.duo.pairs import mask_coupling
+from methods.training.evaluate import Mode
 from methods.training.losses.divergences import Kind
 from methods.training.losses.sdtt import sdtt_loss, sdtt_targets
-from methods.training.rounds import AdapterRounds
-from methods.training.student import Student, StudentOptions, antithetic
+from methods.training.options import StudentOptions
+from methods.training.student import LossAt, Student, Trainer, antithetic
+
+FEW_STEPS = tuple(Mode("full", per_step) for per_step in (1, 2, 4, 8))
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,19 @@ class SDTTOptions(StudentOptions):
     divergence: Kind = "reverse"
 
 
-def sdtt_step(student: Student, rounds: AdapterRounds, options: SDTTOptions, step: int) -> Tensor:
-    """Loss of one step."""
-    delta, random, rows = rounds.begin(step), student.random(step), student.rows(step)
+def loss_of_batch(student: Student[SDTTOptions], batch: int) -> Tensor:
+    """Loss of one batch."""
+    options, random, rows = student.options, student.random(batch), student.rows(batch)
     t = antithetic(len(rows.ids), random).clamp(min=1e-3)
     noisy = mask_coupling(rows.ids, student.mask_id, random).at((1 - t).unsqueeze(-1))
-    z = torch.where(rows.region, noisy, rows.ids)
-    with rounds.teacher():
+    z, delta = torch.where(rows.region, noisy, rows.ids), options.dt(batch)
+    with student.rounds.teacher():
         targets = sdtt_targets(lambda ids: student.log_probs(ids, rows.visible), z, t, delta, student.mask_id, options.k, random)
     return sdtt_loss(student.log_probs(z, rows.visible), targets, options.divergence)
 
 
-def train_sdtt(options: SDTTOptions) -> Path:
-    """Train and write the adapter; returns its folder."""
-    student = Student(options, "sdtt")
-    rounds = student.rounds()
-    return student.train(rounds, lambda step: sdtt_step(student, rounds, options, step))
+def build(student: Student[SDTTOptions]) -> LossAt:
+    return lambda batch: loss_of_batch(student, batch)
+
+
+TRAINER = Trainer("sdtt", SDTTOptions, build, FEW_STEPS)

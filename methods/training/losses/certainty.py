@@ -92,9 +92,9 @@ def two_sided(logits: Tensor, complement: Tensor, labels: Tensor, masks: tuple[T
     return (first.total(beta) + second.total(beta)) / 4
 
 
-def window_width(progress: float) -> int:
-    """Window width over training (progress in [0, 1], three epochs): 16 -> 24 -> 32, linear inside an epoch."""
-    marks = (16.0, 24.0, 32.0, 32.0)
+def window_width(progress: float, widths: tuple[int, int, int] = (16, 24, 32)) -> int:
+    """Window width over training (progress in [0, 1], three epochs): from the first to the second in one, to the third in the next."""
+    marks = (*widths, widths[-1])
     epoch = min(int(progress * 3), 2)
     share = progress * 3 - epoch
     return round(marks[epoch] + share * (marks[epoch + 1] - marks[epoch]))
@@ -103,4 +103,5 @@ def window_width(progress: float) -> int:
 def window_ratio(progress: float, rows: int, generator: torch.Generator | None = None) -> Tensor:
     """Mask ratios [rows] ~ U(0.8 * progress, 0.8): the lower bound grows with training."""
     low = 0.8 * progress
-    return low + (0.8 - low) * torch.rand(rows, generator=generator)
+    device = None if generator is None else generator.device
+    return low + (0.8 - low) * torch.rand(rows, generator=generator, device=device)
