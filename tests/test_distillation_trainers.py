@@ -23,7 +23,7 @@ from methods.training.rounds import AdapterRounds, Rounds, RoundSchedule
 from methods.training.trainers import TRAINERS
 
 CPU = torch.device("cpu")
-TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
+TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
 
 
 @pytest.fixture(scope="module")

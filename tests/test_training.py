@@ -24,7 +24,7 @@ from tests.conftest import GOLDEN
 
 CPU = torch.device("cpu")
 CASES = json.loads((GOLDEN / "d2f_loss.json").read_text())
-TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
+TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from methods.training.corpus import BOS, EOS, MASK, save_tokenizer
 CONTEXT = 2048
 
 
-def nano_spec(vocab: int = 768) -> ModelSpec:
-    """Shape of nano and of its autoregressive parent: about 4.8 M parameters."""
+def nano_spec(vocab: int) -> ModelSpec:
+    """Shape of nano and of its autoregressive parent: about 4.9 M parameters."""
     return ModelSpec(
         family="qwen2",
         vocab_size=vocab,

@@ -61,8 +61,8 @@ class NanoOptions:
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(3200), 0.02, 3e-3, Mix(gsm=0.38, drills=0.18)))
-    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(5000), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
+    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2600, decay=0.7), 0.02, 3e-3, Mix(gsm=0.38, drills=0.14)))
+    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(4500, decay=0.7), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
     gate: float = 0.75
     gate_items: int = 96
     ar_share: float = 0.5
@@ -143,7 +143,7 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe_tokenizer(options)
-    model = new_model(options.spec or nano_spec(), options.seed)
+    model = new_model(options.spec or nano_spec(tokenizer.get_vocab_size()), options.seed)
     parent_stream = cache(partial(stream_of, options, tokenizer, options.parent, 0))
     minutes = train_phase("ar", model, options.parent, partial(_autoregressive_step, model, parent_stream), options.work / "ar")
     figures = score(model, tokenizer, (AR,), options.gate_items)

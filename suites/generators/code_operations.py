@@ -54,8 +54,8 @@ LIST_STEPS = (
     _keep(("keep the numbers of xs below {k}", "keep only items less than {k}"), "x < {k}", lambda x, k: x < k, k=SMALL),
     _keep(("drop every {k} from xs", "remove items equal to {k}"), "x != {k}", lambda x, k: x != k, k=SMALL),
     _keep(("keep the multiples of {k}", "keep only items divisible by {k}"), "x % {k} == 0", lambda x, k: x % k == 0, k=range(3, 8)),
-    _keep(("keep the even numbers of xs", "drop the odd items"), "x % 2 == 0", lambda x: x % 2 == 0),
-    _keep(("keep the odd numbers of xs", "drop the even items"), "x % 2 == 1", lambda x: x % 2 == 1),
+    _keep(("keep the even numbers of xs", "keep only even items"), "x % 2 == 0", lambda x: x % 2 == 0),
+    _keep(("keep the odd numbers of xs", "keep only odd items"), "x % 2 == 1", lambda x: x % 2 == 1),
     _each(("add {k} to each item", "increase each number by {k}"), "x + {k}", lambda x, k: x + k, k=SMALL),
     _each(("subtract {k} from each item", "decrease each number by {k}"), "x - {k}", lambda x, k: x - k, k=SMALL),
     _each(("multiply each item by {k}", "scale each number by {k}"), "x * {k}", lambda x, k: x * k, k=SMALL),
@@ -98,8 +98,8 @@ NUMBER_STEPS = (
     Operation(("add b to a", "increase a by b"), "a = a + b", lambda v: v["a"] + v["b"]),
     Operation(("subtract b from a", "decrease a by b"), "a = a - b", lambda v: v["a"] - v["b"]),
     Operation(("multiply a by b", "scale a by b"), "a = a * b", lambda v: v["a"] * v["b"]),
-    Operation(("raise a to at least {k}", "make a no less than {k}"), "a = max(a, {k})", lambda v, k: max(v["a"], k), {"k": SMALL}),
-    Operation(("cap a at {k}", "make a no more than {k}"), "a = min(a, {k})", lambda v, k: min(v["a"], k), {"k": SMALL}),
+    Operation(("raise a to at least {k}", "make a at least {k}"), "a = max(a, {k})", lambda v, k: max(v["a"], k), {"k": SMALL}),
+    Operation(("cap a at {k}", "make a at most {k}"), "a = min(a, {k})", lambda v, k: min(v["a"], k), {"k": SMALL}),
 )
 NUMBER_FINALS = (
     Operation(("return a", "return the result"), "return a", lambda v: v["a"]),
