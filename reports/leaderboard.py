@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from reports import aup
@@ -23,21 +23,27 @@ SHARES = (
 
 
 def leaderboard(
-    runs: Sequence[StoredRun], heading: str = "##", published: Published | None = None, tables: Sequence[Table] | None = None
+    runs: Sequence[StoredRun],
+    heading: str = "##",
+    published: Published | None = None,
+    tables: Sequence[Table] | None = None,
+    pictures: Mapping[str, str] | None = None,
 ) -> str:
     """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a newline.
 
-    ``tables`` are ``build(runs)`` if they have been built already.
+    ``tables`` are ``build(runs)`` if they have been built already; ``pictures`` are shown above the table of their comparability key.
     """
-    parts = [section(table, heading) for table in (build(runs) if tables is None else tables)] or ["No run may be shown in a table yet.\n"]
+    tables, pictures = build(runs) if tables is None else tables, pictures or {}
+    parts = [section(table, heading, pictures.get(table.key)) for table in tables] or ["No run may be shown in a table yet.\n"]
     parts += excluded(left_out(runs), heading)
     return "\n".join(parts if published is None else [*parts, published_markdown(published, heading)])
 
 
-def section(table: Table, heading: str = "##") -> str:
+def section(table: Table, heading: str = "##", picture: str | None = None) -> str:
     """Heading, table, notes and configuration of one comparability key."""
     title = f"{heading} {table.suite}, {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}\n"
-    return "\n".join([title, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)])
+    shown = [f"![{table.suite}: quality against speed]({picture})\n"] if picture else []
+    return "\n".join([title, *shown, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)])
 
 
 def markdown(table: Table) -> str:

@@ -85,10 +85,11 @@ def _section(table: Table) -> str:
     figure = aup.sentence(table)
     lines = [*notes(table), *([figure] if figure else [])]
     said = "".join(f"<p class=note>{escape(line.replace('**', ''))}</p>" for line in lines)
-    return f"<section>\n<h2>{title}</h2>\n{_grid(table)}\n{said}\n{_plots(table)}\n{_configuration(table)}\n</section>"
+    return f"<section>\n<h2>{title}</h2>\n{grid(table)}\n{said}\n{_plots(table)}\n{_configuration(table)}\n</section>"
 
 
-def _grid(table: Table) -> str:
+def grid(table: Table) -> str:
+    """The sortable table, HTML."""
     shown = columns(table.rows)
     heads = "".join(
         f'<th scope=col title="{escape(column.meaning)}"{"" if column.value is None else " class=n"}>'
@@ -118,8 +119,8 @@ def _plots(table: Table) -> str:
     found = []
     for name in PLOTS:
         if name in drawn:
-            source = base64.b64encode(encode(drawn[name], "svg")).decode()
-            found.append(f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" src="data:image/svg+xml;base64,{source}"></figure>')
+            source = base64.b64encode(encode(drawn[name], "png")).decode()
+            found.append(f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" src="data:image/png;base64,{source}"></figure>')
     return f"{found[0]}<details><summary>More plots</summary>{''.join(found[1:])}</details>" if found else ""
 
 

@@ -18,6 +18,7 @@ from reports.style import GREY, Point, figure, label_points, log_ticks, looks, s
 from reports.table import BASELINE_METHOD, Row, Table
 
 SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
+PICTURE = "quality-speed"
 LOG_SCALE_FROM = 4.0
 """A span of values from which the speed axis is logarithmic."""
 
@@ -66,7 +67,7 @@ def time_split(table: Table) -> Figure | None:
 
 
 PLOTS: dict[str, Callable[[Table], Figure | None]] = {
-    "quality-speed": quality_speed,
+    PICTURE: quality_speed,
     "quality-tokens-per-forward": quality_parallelism,
     "latency": latency,
     "forwards": forwards,
@@ -83,7 +84,12 @@ def draw(table: Table) -> dict[str, Figure]:
 def write(table: Table, folder: Path) -> list[Path]:
     """Save all plots of a table as ``<suite>-<key>-<name>.png`` and ``.svg``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [file for name, one in draw(table).items() for file in save(one, folder / f"{table.suite}-{table.key[:6]}-{name}")]
+    return [file for name, one in draw(table).items() for file in save(one, folder / stem(table, name), table.fingerprint)]
+
+
+def stem(table: Table, name: str) -> str:
+    """File name of a plot without its ending."""
+    return f"{table.suite}-{table.key[:6]}-{name}"
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, StoredRun
+from reports.plots import PICTURE, stem
+from reports.table import Table, build
 
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 
 
-def updated(readme: Path, runs: Sequence[StoredRun]) -> str:
-    """The README's text with the block between the markers replaced. ReportError without exactly one pair of markers."""
+def updated(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:
+    """The README's text with the block between the markers replaced. ReportError without exactly one pair of markers.
+
+    ``plots``: folder of the pictures that ``bench report`` drew; those that are there are shown.
+    """
     try:
         text = readme.read_text()
     except OSError as error:
@@ -22,12 +28,22 @@ def updated(readme: Path, runs: Sequence[StoredRun]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in after:
         raise ReportError(f"--readme {readme} needs one line {BEGIN} and, below it, one line {END}; the leaderboard goes between them")
-    return f"{before}{BEGIN}\n\n{leaderboard(runs, '###')}\n{END}{after}"
+    tables = build(runs)
+    board = leaderboard(runs, "###", tables=tables, pictures=_pictures(readme, tables, plots))
+    return f"{before}{BEGIN}\n\n{board}\n{END}{after}"
 
 
-def check(readme: Path, runs: Sequence[StoredRun]) -> str:
+def check(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:
     """Unified diff from the README to what the runs say; empty: they agree."""
-    return diff(readme.read_text() if readme.exists() else "", updated(readme, runs), readme.name)
+    return diff(readme.read_text() if readme.exists() else "", updated(readme, runs, plots), readme.name)
+
+
+def _pictures(readme: Path, tables: Sequence[Table], plots: Path | None) -> dict[str, str]:
+    """Path of the picture of each table, seen from the README, by comparability key."""
+    if plots is None:
+        return {}
+    files = {table.key: plots / f"{stem(table, PICTURE)}.png" for table in tables}
+    return {key: Path(os.path.relpath(file, readme.parent)).as_posix() for key, file in files.items() if file.exists()}
 
 
 def diff(stored: str, fresh: str, name: str) -> str:

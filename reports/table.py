@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +68,11 @@ class Table:
         """Whether no method solves enough of the suite for its accuracy column to say anything."""
         rates = [rate for row in self.rows if (rate := row.stored.summary.pass_at_1) is not None]
         return bool(rates) and max(rates) < NEAR_ZERO
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every figure in the table."""
+        return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
 
     @cached_property
     def frame(self) -> pd.DataFrame:

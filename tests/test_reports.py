@@ -10,8 +10,10 @@ from rich.console import Console
 
 from harness.records import Audit, Check, RecordError, read_run, write_run
 from reports.console import render
+from reports.drift import drift
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, load
+from reports.published import read_published
 from reports.readme import BEGIN, END, check, updated
 from reports.table import build
 from tests.synthetic_runs import Fake, write_fake, write_table
@@ -173,4 +175,7 @@ def test_the_repository_readme_agrees_with_its_results() -> None:
     readme, results = ROOT / "README.md", ROOT / "results"
     if not readme.exists() or not any(results.rglob("run.json")):
         pytest.skip("no committed runs yet; drift detection itself is tested on synthetic runs")
-    assert check(readme, load(results)) == ""
+    runs, report = load(results), results / "report"
+    assert check(readme, runs, report / "plots") == ""
+    if report.exists():
+        assert drift(report, runs, read_published(results / "published.yaml")) == ""

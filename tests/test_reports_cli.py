@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,42 @@ def test_trace_writes_an_animation_or_says_which_documents_there_are(folders: li
 def test_check_finds_drift(root: Path, tmp_path: Path) -> None:
     assert bench("report", root, "-o", tmp_path, "--check")[0] == 1
     bench("report", root, "-o", tmp_path, "--format", "markdown")
-    assert bench("report", root, "-o", tmp_path, "--check") == (0, f"{tmp_path / 'leaderboard.md'} agrees with 4 runs\n")
+    assert bench("report", root, "-o", tmp_path, "--check") == (0, f"{tmp_path} agrees with 4 runs\n")
     board = tmp_path / "leaderboard.md"
     board.write_text(board.read_text().replace("| 401 |", "| 501 |"))
     status, output = bench("report", root, "-o", tmp_path, "--check")
     assert status == 1
     assert "-| d2f | 501 |" in output
     assert "+| d2f | 401 |" in output
+
+
+def test_drift_is_found_in_every_file_of_a_report(tmp_path: Path) -> None:
+    write_table(tmp_path / "runs", 8)
+    report = tmp_path / "report"
+    assert bench("report", tmp_path / "runs", "-o", report)[0] == 0
+    assert bench("report", tmp_path / "runs", "-o", report, "--check")[0] == 0
+    table, page, plot = report / "leaderboard.csv", report / "index.html", next((report / "plots").glob("*quality-speed.png"))
+    for file, spoil in ((table, (b"vanilla", b"chocolate")), (page, (b"<td>vanilla", b"<td>chocolate"))):
+        before = file.read_bytes()
+        file.write_bytes(before.replace(*spoil))
+        status, output = bench("report", tmp_path / "runs", "-o", report, "--check")
+        assert status == 1
+        assert str(file) in output
+        file.write_bytes(before)
+    write_fake(tmp_path / "runs", Fake("ar", documents=8))
+    output = bench("report", tmp_path / "runs", "-o", report, "--check")[1]
+    assert all(f"{file}" in output for file in (report / "leaderboard.md", table, page, plot))
+
+
+def test_readme_shows_the_pictures_that_were_drawn(tmp_path: Path) -> None:
+    write_table(tmp_path / "runs", 8)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    bench("report", tmp_path / "runs", "--format", "plots", "--readme", readme)
+    (shown,) = re.findall(r"!\[nano-gsm: quality against speed\]\((.*)\)", readme.read_text())
+    assert shown.startswith("runs/report/plots/nano-gsm-")
+    assert (tmp_path / shown).read_bytes().startswith(b"\x89PNG")
+    assert bench("report", tmp_path / "runs", "--readme", readme, "--check")[0] == 0
 
 
 def test_readme_is_written_and_checked(root: Path, tmp_path: Path) -> None:

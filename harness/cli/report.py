@@ -31,7 +31,7 @@ def report_command(
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit 1 with a diff if the leaderboard (or --readme) disagrees with the runs.")
+        bool, typer.Option("--check", help="Write nothing; exit 1 with a diff if the report (or --readme) disagrees with the runs.")
     ] = False,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them.")
@@ -44,7 +44,8 @@ def report_command(
 
     Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch, device);
     speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are incomplete or failed
-    their audit are listed below the tables, never in them. Figures in PATH/published.yaml are shown apart.
+    their audit are listed below the tables, never in them. Figures in PATH/published.yaml are shown apart. A README shows each
+    table's picture of quality against speed too, once the report with its plots is written.
 
     `bench report` reads runs/ and writes runs/report/; `bench report results --readme README.md --check` is the drift
     test of a README.
@@ -63,7 +64,7 @@ def report_command(
     if readme is not None:
         from reports.readme import updated
 
-        written.append(_save(readme, updated(readme, runs), "--readme"))
+        written.append(_save(readme, updated(readme, runs, target / "plots"), "--readme"))
     for file in written:
         typer.echo(file)
 
@@ -139,19 +140,15 @@ def _formats(formats: list[str] | None) -> list[str]:
 
 
 def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: Path) -> None:
-    from reports.leaderboard import leaderboard
+    from reports.drift import drift
     from reports.published import read_published
-    from reports.readme import check, diff
+    from reports.readme import check
 
-    if readme is not None:
-        found = check(readme, runs)
-    else:
-        file = target / "leaderboard.md"
-        found = diff(file.read_text() if file.exists() else "", leaderboard(runs, published=read_published(published)), str(file))
+    found = drift(target, runs, read_published(published)) if readme is None else check(readme, runs, target / "plots")
     if found:
         typer.echo(found)
         raise typer.Exit(1)
-    typer.echo(f"{readme or target / 'leaderboard.md'} agrees with {len(runs)} runs")
+    typer.echo(f"{readme or target} agrees with {len(runs)} runs")
 
 
 def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None) -> list[Path]:
@@ -167,10 +164,9 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
         if "markdown" in formats:
             written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart, tables=tables), "--output"))
         if "csv" in formats and tables:
-            import pandas as pd
+            from reports.drift import csv
 
-            frame = pd.concat([table.frame.assign(suite=table.suite, comparability_key=table.key) for table in tables])
-            written.append(_save(target / "leaderboard.csv", frame.to_csv(index=False), "--output"))
+            written.append(_save(target / "leaderboard.csv", csv(tables), "--output"))
         if "plots" in formats:
             from reports.plots import write
 
