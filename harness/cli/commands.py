@@ -50,7 +50,9 @@ def _mount_reports(app: typer.Typer) -> None:
 
 def _mount_training(app: typer.Typer) -> None:
     from methods.training.cli import app as training
+    from methods.training.data_cli import generate_data_command
 
+    app.command("generate-data")(generate_data_command)
     app.add_typer(training, name="train", help="Train nano and distil students.")
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from harness.catalog import lookup
+from harness.loader import adds_bos
 from harness.model.spec import ModelSpec
 from harness.text import encode
 from harness.tokenizer import load_tokenizer
 from methods.training.answers import AnswerOptions, card_path, file_hash, shared_answers
+from methods.training.block_rows import block_pool, suite_blocks
 from methods.training.corpus import BOS, Mix, Pool, cached_pool
 from methods.training.options import StudentOptions, TrainingError
 
@@ -38,6 +39,8 @@ class Data:
 
 def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Data:
     """The data of a student of the model in ``folder``; generated into the work folder first where the options say so."""
+    if options.blocks:
+        return _blocks(options, folder)
     if options.data is not None:
         return read_answers(options.data, folder, spec, options)
     if options.answers or options.prompts is not None:
@@ -66,6 +69,15 @@ def _corpus(options: StudentOptions, folder: Path) -> Data:
     return Data(pool, np.full(len(pool.ids), UNKNOWN), facts)
 
 
+def _blocks(options: StudentOptions, folder: Path) -> Data:
+    path = folder / "tokenizer.json"
+    if options.data is not None or options.prompts is not None or not path.exists():
+        raise TrainingError("blocks=true draws its own rows with nano's tokenizer: leave out --data and --prompts, or --set blocks=false")
+    pool = block_pool(Tokenizer.from_file(str(path)), options.seed + 1, options.pool_items)
+    facts = {"source": "corpus in blocks", "blocks": suite_blocks(), "seed": options.seed + 1, "rows": len(pool)}
+    return Data(pool, np.full(len(pool.ids), UNKNOWN), facts)
+
+
 def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOptions) -> Data:
     """A file of JSON lines with ids (``prompt_ids``, ``output_ids``) or texts (``prompt``, ``response``).
 
@@ -73,7 +85,7 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
     none of this, or a file with nothing to learn from.
     """
     tokenizer = load_tokenizer(folder)
-    add_bos = bool(lookup(options.model).add_bos_token)
+    add_bos = adds_bos(options.model, folder)
     rows, skipped = [], 0
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:

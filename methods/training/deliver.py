@@ -12,7 +12,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from harness.model.load import canonical_name, tensors, weights_hash
+from harness.loader import model_hash
+from harness.model.load import canonical_name, tensors
+from methods.training.block_rows import BLOCK_CAUSAL, FULL, score_blocks
 from methods.training.corpus import MASK
 from methods.training.evaluate import D2FMode, Mode, score
 from methods.training.export import data_hash, save_card, save_weights
@@ -26,13 +28,16 @@ if TYPE_CHECKING:
 def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
     """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer or device."""
     path = student.folder / "tokenizer.json"
-    if not (count and modes and path.exists() and student.device.type == "cpu"):
+    if not (count and (modes or student.options.blocks) and path.exists() and student.device.type == "cpu"):
         return {}
     tokenizer = Tokenizer.from_file(str(path))
     if tokenizer.token_to_id(MASK) != student.mask_id:
         return {}
     student.net.eval()
-    figures = score(student.model, tokenizer, modes, count)
+    if student.options.blocks:
+        figures = score_blocks(student.model, student.folder, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
+    else:
+        figures = score(student.model, tokenizer, modes, count)
     student.net.train()
     return figures
 
@@ -48,7 +53,7 @@ def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float])
     card = {
         "method": student.method,
         "model": student.options.model,
-        "model_hash": weights_hash(student.folder),
+        "model_hash": model_hash(student.options.model),
         "settings": plain(student.options),
         "data": student.data.facts,
         "frozen_sets": data_hash(DATA),

@@ -20,10 +20,11 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from harness.catalog import location
-from harness.loader import pick_device, pick_dtype
-from harness.model.load import load_transformer, resolve
+from harness.loader import pick_device, pick_dtype, transformer_of
+from harness.model.load import resolve
 from harness.model.transformer import Transformer
 from harness.plan import digest
+from harness.wandb_log import start
 from methods.training.batches import Stream
 from methods.training.core import Hooks, generator_for, train_loop
 from methods.training.data import training_data
@@ -67,7 +68,7 @@ class Student(Generic[Options]):
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=options.precision)
         dtype = torch.float32 if options.rank == 0 else pick_dtype("auto", self.device)
-        self.model: Transformer = load_transformer(self.folder, dtype, self.device)
+        self.model: Transformer = transformer_of(options.model, dtype, self.device)
         if self.model.spec.mask_id is None:
             raise TrainingError(f"{options.model} has no mask token: --model must be a masked diffusion model")
         self.mask_id = self.model.spec.mask_id
@@ -109,7 +110,11 @@ class Student(Generic[Options]):
 
     def rows(self, batch: int) -> Rows:
         """The rows of a batch: prompts untouched, the canvas behind them padded with eos."""
-        laid, limits = lay_out(self.stream, batch, Corruption(full_canvas=self.options.full_canvas, canvas=self.options.canvas))
+        if self.options.blocks:
+            laid = self.stream.batch(batch)
+            limits = laid.ends
+        else:
+            laid, limits = lay_out(self.stream, batch, Corruption(full_canvas=self.options.full_canvas, canvas=self.options.canvas))
         column = np.arange(laid.ids.shape[1])[None]
         inside = column < limits[:, None]
         region = (column >= laid.prompts[:, None]) & inside
@@ -142,12 +147,15 @@ class Student(Generic[Options]):
             torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in self.groups
         ]
         check = lambda _: validate(self, modes, 64)  # noqa: E731
-        hooks = Hooks(before=self.rounds.begin, backward=self.accelerator.backward)
+        watch = start(f"train-{self.method}", plain(options), "train") if options.wandb else None
+        hooks = Hooks(self.rounds.begin, self.accelerator.backward, watch and watch.log)
         self.net.train()
         seconds = train_loop(self.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks)
         self.rounds.finish()
         with self.rounds.average():
             deliver(self, seconds, validate(self, modes, options.validation_items))
+        if watch is not None:
+            watch.finish()
         return options.output
 
     def key(self) -> str:
