@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation (GRPO) of masked diffusion models with verifiable rewards, on verl's single controller."""

@@ -1,0 +1,85 @@
+"""Memory of a run per accelerator, by arithmetic: weights, optimiser, reference, decoding copy, activations, logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.model.spec import ModelSpec
+from methods.training.grpo.options import GRPOOptions
+
+H200_BYTES = 141e9
+# Kept for the backward pass per layer and position, in units of the hidden size (bfloat16): about 18 without attention weights,
+# plus 4 per unit of the MLP's width.
+KEPT_PER_LAYER = 18
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of one accelerator, by purpose."""
+
+    parts: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a tenth of an H200 stays free for what is not listed."""
+        return self.total < 0.9 * H200_BYTES
+
+
+def parameters(spec: ModelSpec) -> int:
+    """Weights of the whole model."""
+    return _block(spec) * spec.num_layers + spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2) + spec.hidden_size
+
+
+def _block(spec: ModelSpec) -> int:
+    wide, narrow = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    bias = (wide + 2 * narrow) * spec.qkv_bias + spec.hidden_size * spec.o_bias
+    return spec.hidden_size * (2 * wide + 2 * narrow + 3 * spec.intermediate_size + 2) + bias
+
+
+def adapter_parameters(spec: ModelSpec, rank: int) -> int:
+    """Weights of a LoRA adapter on all linear layers of the blocks."""
+    wide, narrow, hidden, middle = (
+        spec.num_heads * spec.head_dim,
+        spec.num_kv_heads * spec.head_dim,
+        spec.hidden_size,
+        spec.intermediate_size,
+    )
+    sizes = [(hidden, wide), (hidden, narrow), (hidden, narrow), (wide, hidden), (hidden, middle), (hidden, middle), (middle, hidden)]
+    return rank * sum(sum(size) for size in sizes) * spec.num_layers
+
+
+def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: int = 200) -> Estimate:
+    """Bytes per accelerator with ``prompt`` tokens of prompt. Trained weights, gradients and AdamW in float32, the rest in bfloat16."""
+    whole, canvas = parameters(spec), options.canvas or 256
+    trained = adapter_parameters(spec, options.rank) if options.rank else whole
+    shards = 1 if options.rank else accelerators
+    positions = options.rows * (prompt + canvas)
+    parts = {
+        "trained weights": 4 * trained / shards,
+        "gradients": 4 * trained / shards,
+        "AdamW": 8 * trained / shards,
+        "reference": 4 * trained / shards if options.beta and (options.sync_every or not options.rank) else 0.0,
+        "frozen base": 2.0 * whole if options.rank else 0.0,
+        "whole copy for decoding": 2.0 * whole if shards > 1 else 0.0,
+        "largest gathered layers": 2.0 * 2 * max(_block(spec), spec.vocab_size * spec.hidden_size) if shards > 1 else 0.0,
+        "activations": 2.0 * positions * spec.num_layers * (KEPT_PER_LAYER * spec.hidden_size + 4 * spec.intermediate_size),
+        "logits": 3 * 4.0 * options.rows * canvas * spec.vocab_size,
+        "decoding": 2.0 * options.batch * (prompt + canvas) * (spec.hidden_size * 8 + spec.vocab_size),
+    }
+    return Estimate({name: size for name, size in parts.items() if size})
+
+
+def report(spec: ModelSpec, options: GRPOOptions) -> list[str]:
+    """Lines for people: 1, 2 and 8 H200."""
+    kind = f"LoRA rank {options.rank}" if options.rank else "all weights, sharded by FSDP2"
+    lines = [f"memory per H200 (141 GB), {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not measured:"]
+    for accelerators in (1, 2, 8):
+        found = estimate(spec, options, accelerators)
+        parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in found.parts.items() if size > 5e7)
+        verdict = "fits" if found.fits else "does not fit: lower --rows and --batch, or train an adapter (--rank 64)"
+        lines.append(f"  {accelerators} x H200: {found.total / 1e9:.1f} GB, {verdict} ({parts})")
+    return lines

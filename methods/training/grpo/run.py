@@ -1,0 +1,149 @@
+"""One GRPO run from settings to delivered policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.catalog import location, lookup
+from harness.loader import adds_bos, pick_device
+from harness.model.load import resolve
+from harness.model.spec import ModelSpec
+from harness.registry import load_method
+from harness.settings import build_config
+from harness.text import encode
+from harness.tokenizer import load_tokenizer
+from methods.training.grpo.evaluation import evaluate, write
+from methods.training.grpo.memory import report
+from methods.training.grpo.options import GRPOOptions, OptionsError
+from methods.training.grpo.reward_client import RewardOptions, RewardProcess
+from methods.training.grpo.tasks import load_tasks
+
+NEEDS_VERL = "reinforcement learning needs verl: pip install 'dllm-bench[train]' -c constraints.txt"
+DEFAULT_CANVAS = 256
+
+
+def require_verl() -> None:
+    """OptionsError unless verl and Ray can be imported."""
+    # On a machine without accelerator verl warns that it has found none, in every process.
+    os.environ.setdefault("VERL_LOGGING_LEVEL", "ERROR")
+    try:
+        import ray  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import verl  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise OptionsError(f"{NEEDS_VERL} ({error})") from None
+
+
+def complete(options: GRPOOptions) -> GRPOOptions:
+    """The settings with what model and method add: the model's own decoder settings, canvas and device."""
+    known = lookup(options.model)
+    settings = {**known.settings.get(options.method, {}), **options.settings}
+    build_config(options.method, load_method(options.method).decoder.Config, settings)
+    canvas = options.canvas or known.canvas or DEFAULT_CANVAS
+    return replace(options, settings=settings, canvas=canvas, device=str(pick_device(options.device)))
+
+
+def worker_options(options: GRPOOptions, folder: Path) -> Any:
+    """What each worker is started with."""
+    from methods.training.grpo.objective import Objective
+    from methods.training.grpo.policy import PolicyOptions
+    from methods.training.grpo.rollout import RolloutOptions
+    from methods.training.grpo.worker import WorkerOptions
+
+    assert options.canvas is not None
+    snapshot = bool(options.beta) and (not options.rank or options.sync_every > 0)
+    return WorkerOptions(
+        policy=PolicyOptions(folder, options.rank, options.alpha, options.precision, snapshot),
+        rollout=RolloutOptions(folder, options.method, options.settings, options.canvas, options.batch, options.seed),
+        estimator=options.make_estimator(),
+        objective=Objective(options.epsilon, options.beta, options.group),
+        inner=options.inner,
+        rows=options.rows,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        beta2=options.beta2,
+        clip=options.clip,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def check_folder(options: GRPOOptions) -> None:
+    """OptionsError if the work folder belongs to a run with other settings; else note these there."""
+    path, own = options.work / "card.json", options.plain()
+    free = ("steps", "save_every", "loggers", "evaluate", "output", "work", "threads", "workers", "ray", "rows", "batch")
+    if path.exists():
+        before = json.loads(path.read_text())["settings"]
+        settings = json.loads(json.dumps(own))
+        changed = [name for name in before if name not in free and before[name] != settings.get(name)]
+        if changed:
+            name = changed[0]
+            text = f"--work {options.work} holds a run with {name} {before[name]}, not {own[name]}"
+            raise OptionsError(f"{text}: take another folder, or delete this one to start again")
+    write(path, {"settings": own})
+
+
+def train(options: GRPOOptions) -> str | None:
+    """Train (or continue), export, evaluate and draw; returns why training stopped early, None if it did not."""
+    require_verl()
+    from methods.training.grpo.fit import LOG, Setting, fit
+    from methods.training.grpo.launch import workers
+    from methods.training.grpo.picture import draw
+    from methods.training.grpo.tracking import tracking
+
+    options = complete(options)
+    folder = resolve(location(options.model))
+    tokenizer, bos = load_tokenizer(folder), adds_bos(options.model, folder)
+    print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
+    tasks, unchecked = load_tasks(options.suite, options.seed, options.data_dir)
+    if unchecked:
+        print(f"not compared with {', '.join(unchecked)}, whose data are not here: see --data-dir", flush=True)
+    check_folder(options)
+    started = time.perf_counter()
+    with workers(worker_options(options, folder), options.workers, options.ray) as group, RewardProcess(rewards_of(options)) as rewards:
+        up = group.init()
+        print(
+            f"{len(up)} worker(s) up in {time.perf_counter() - started:.1f} s, {up[0]['trained'] / 1e6:.2f} M trained weights", flush=True
+        )
+        setting = Setting(options, group, tasks, rewards, lambda text: encode(tokenizer, text, bos), options.make_estimator().level)
+        first = len((options.work / LOG).read_text().splitlines()) if (options.work / LOG).exists() else 0
+        with tracking(options, first) as track:
+            outcome = fit(setting, track)
+        group.export(str(options.output))
+        peaks = group.memory()
+    shown = {"settings": options.plain(), "seconds": round(outcome.seconds, 1), "stopped": outcome.stopped, "peak_memory_bytes": peaks}
+    write(options.work / "card.json", shown)
+    write(options.output / "card.json", shown)
+    draw([options.work], options.work / "rewards.png")
+    if options.evaluate:
+        found = evaluate(options)
+        print(
+            f"held-out pass@1 {found.before:.3f} -> {found.after:.3f}, difference {found.difference:+.3f} "
+            f"[{found.low:+.3f}, {found.high:+.3f}], {found.documents} documents, p {found.p_value:.2g}",
+            flush=True,
+        )
+    return outcome.stopped
+
+
+def rewards_of(options: GRPOOptions) -> RewardOptions:
+    """How answers are graded: programs need the jail, final answers do not."""
+    return RewardOptions(
+        form=options.form,
+        code=options.suite != "nano-gsm",
+        workers=options.threads,
+        file=options.reward,
+        allow_unsafe=options.allow_unsafe,
+    )
+
+
+def dry_run(options: GRPOOptions) -> None:
+    """One step with two problems in a temporary folder: shows that recipe, checkpoint and machine go together."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"output": Path(folder) / "policy", "work": Path(folder) / "work"}
+        train(replace(options, prompts=2, steps=1, workers=1, ray=False, evaluate=0, **place))
+    print("dry run: one step of rollouts, rewards, update, checkpoint and export went through; nothing was kept")

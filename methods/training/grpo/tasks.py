@@ -1,0 +1,131 @@
+"""Training problems with a verifiable answer: drawn from the generators of the nano suites, or read from a file.
+
+A file holds JSON lines with ``prompt`` and either ``answer`` (mathematics) or ``tests`` (assert statements) and ``entry_point``
+(code); other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import UserError
+from methods.training.grpo.overlap import overlapping
+from suites.generators import code, frozen, gsm
+
+NANO = {"nano-gsm": "gsm", "nano-code": "code"}
+
+
+class TaskError(UserError, ValueError):
+    """Problems that cannot, or must not, be trained on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem. ``answer`` for mathematics; ``tests`` and ``entry_point`` for code."""
+
+    prompt: str
+    answer: str = ""
+    tests: tuple[str, ...] = ()
+    entry_point: str = ""
+
+    @property
+    def uid(self) -> str:
+        """sha256 of the problem, 12 digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class TaskSource(Protocol):
+    def draw(self, step: int, count: int) -> list[Task]:
+        """The problems of a step: a function of seed and step alone."""
+        ...
+
+
+class GeneratedTasks:
+    """Problems of a nano suite's training split; no key is ever one of the frozen validation or test sets."""
+
+    def __init__(self, suite: str, seed: int) -> None:
+        self.kind, self.seed = NANO[suite], seed
+        self.held_out = {row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)}
+
+    def draw(self, step: int, count: int) -> list[Task]:
+        """``count`` problems with distinct keys; TaskError if the generator ever gives one of a held-out set."""
+        rng = random.Random(f"{self.seed}/{self.kind}/{step}")
+        found: dict[str, Task] = {}
+        while len(found) < count:
+            item = gsm.generate(rng, "train") if self.kind == "gsm" else code.generate(rng, "train")
+            if item.key in self.held_out:
+                raise TaskError(f"the training problem {item.key!r} is one of the held-out problems of this suite")
+            found.setdefault(item.key, _generated(item))
+        return list(found.values())
+
+
+def _generated(item: gsm.GsmItem | code.CodeItem) -> Task:
+    if isinstance(item, gsm.GsmItem):
+        return Task(item.prompt, answer=item.answer)
+    return Task(item.prompt, tests=item.tests, entry_point=item.entry_point)
+
+
+class FileTasks:
+    """Problems of a file, shuffled anew in every epoch."""
+
+    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+        self.tasks, self.seed = tasks, seed
+
+    def draw(self, step: int, count: int) -> list[Task]:
+        """The next ``count`` problems of the epoch, going over into the next one."""
+        return [self._at(place) for place in range(step * count, (step + 1) * count)]
+
+    def _at(self, place: int) -> Task:
+        epoch, index = divmod(place, len(self.tasks))
+        order = list(range(len(self.tasks)))
+        random.Random(f"{self.seed}/{epoch}").shuffle(order)
+        return self.tasks[order[index]]
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """The problems of a file; TaskError names the line that is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise TaskError(f"--suite {path}: {error.strerror}; give nano-gsm, nano-code or a file of JSON lines") from None
+    tasks = [_task(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not tasks:
+        raise TaskError(f"--suite {path} holds no problems")
+    return tasks
+
+
+def _task(path: Path, number: int, line: str) -> Task:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        task = Task(row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", ""))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TaskError(f"{path} line {number} is no problem with a prompt ({error!r})") from None
+    if bool(task.answer) == bool(task.tests) or bool(task.tests) != bool(task.entry_point):
+        raise TaskError(f"{path} line {number} needs either an answer, or tests (a list of assert statements) and an entry_point")
+    return task
+
+
+def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> tuple[TaskSource, list[str]]:
+    """The problems that ``suite`` names, and the suites they could not be compared with because their data are not here.
+
+    Raises TaskError for an evaluation suite, and for a file that shares a problem with one.
+    """
+    from suites import list_suites
+
+    if suite in NANO:
+        return GeneratedTasks(suite, seed), []
+    if suite in list_suites():
+        raise TaskError(f"{suite} is a test suite: training on it is refused. Give nano-gsm, nano-code or a file of training problems")
+    tasks = read_tasks(Path(suite))
+    found, unchecked = overlapping([task.prompt for task in tasks], data_dir)
+    if found:
+        first = found[0]
+        text = f"{len(found)} of {len(tasks)} problems of {suite} are in a test suite, first problem {first.index + 1}"
+        raise TaskError(f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take them out")
+    return FileTasks(tasks, seed), unchecked
