@@ -13,6 +13,7 @@ from torch import Tensor
 
 from methods.duo.cache import IntegralCache
 from methods.duo.pairs import gaussian_latent, gaussian_noise
+from methods.duo.sparse import dense, soft_top, top_latent
 from methods.duo.usdm import Denoise, nelbo
 
 DISCRETE = 1e-10  # a temperature at which the softmax is a one-hot vector
@@ -44,16 +45,22 @@ def soft_input(latent: Tensor, tau: float) -> Tensor:
 
 
 def curriculum_loss(
-    denoise: Denoise, x: Tensor, t: Tensor, cache: IntegralCache, tau: float, generator: torch.Generator | None = None
+    denoise: Denoise, x: Tensor, t: Tensor, cache: IntegralCache, tau: float, generator: torch.Generator | None = None, top: int = 0
 ) -> Tensor:
     """Loss density [rows, length] of clean ids ``x`` at times ``t`` [rows], gamma linear in t over the cache's window.
 
     The network gets probabilities [rows, length, K] and the alpha [rows] that T assigns to gamma; d alpha / dt comes from
-    the tabulated slope. The released code takes a finite difference instead.
+    the tabulated slope. The released code takes a finite difference instead. ``top`` > 0 keeps only so many of the K Gaussians of
+    a position (methods.duo.sparse).
     """
     gamma = cache.gamma(t)
     alpha = cache.alpha(gamma)
     dalpha = cache.dalpha(gamma) * (cache.gamma_max - cache.gamma_min)
-    latent = gaussian_latent(x, gaussian_noise(x, cache.vocab, generator), gamma.unsqueeze(-1))
-    log_x = denoise(soft_input(latent, tau).float(), alpha).double().log_softmax(-1)
-    return nelbo(log_x, latent.argmax(-1), x, alpha.unsqueeze(-1), dalpha.unsqueeze(-1))
+    if top:
+        kept = top_latent(x, cache.vocab, gamma.unsqueeze(-1), top, generator)
+        soft, z = dense(kept, soft_top(kept, tau), cache.vocab), kept.ids[..., 0]
+    else:
+        latent = gaussian_latent(x, gaussian_noise(x, cache.vocab, generator), gamma.unsqueeze(-1))
+        soft, z = soft_input(latent, tau).float(), latent.argmax(-1)
+    log_x = denoise(soft, alpha).double().log_softmax(-1)
+    return nelbo(log_x, z, x, alpha.unsqueeze(-1), dalpha.unsqueeze(-1))

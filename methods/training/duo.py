@@ -33,7 +33,7 @@ TAILS: tuple[Tail, ...] = ("greedy_code", "ancestral")
 
 @dataclass(frozen=True)
 class DuoOptions:
-    """``soft_steps`` of curriculum at temperature 10^``log_tau``, then discrete training up to ``base_steps``, then the rounds.
+    """``soft_steps`` of curriculum at temperature 10^``log_tau`` (``top`` > 0: from so many Gaussians per position), then discrete training up to ``base_steps``, then the rounds.
 
     ``words`` per text; ``batch`` texts per step; ``decay`` of the delivered average; ``evaluate`` lists the steps N at which
     ``samples`` texts are judged.
@@ -51,6 +51,7 @@ class DuoOptions:
     base_steps: int = 3000
     soft_steps: int = 1000
     log_tau: float = -3.0
+    top: int = 0
     base_lr: float = 2e-3
     lr: float = 5e-4
     warmup: int = 50
@@ -90,7 +91,7 @@ class Task:
         x, random = self.batch(step, 1)
         if step < self.options.soft_steps:
             t = antithetic(len(x), random)
-            return curriculum_loss(model, x, t, self.soft, self.temperature.tau(step), random).mean()
+            return curriculum_loss(model, x, t, self.soft, self.temperature.tau(step), random, self.options.top).mean()
         t = antithetic_times(len(x), random)
         return nelbo_loss(lambda z, alpha: model(z, alpha).double(), x, t, LogLinear(), self.options.letters, random).mean()
 
