@@ -167,6 +167,8 @@ def test_grader_survives_hostile_programs(tmp_path: Path) -> None:
     assert not evaluate.passes("import sys; sys.exit(0)")
     assert not evaluate.passes("while True: pass", seconds=1)
     assert not evaluate.passes("x = 'a' * 10**10")
+    assert not evaluate.passes("x = '\0'")
+    assert not evaluate.passes("x = '\ud800'; assert 0")
     assert not evaluate.passes(f"open({str(tmp_path / 'x')!r}, 'w').write('y' * 10**6)")
 
 

@@ -160,9 +160,12 @@ def _limits() -> None:
 def passes(program: str, seconds: float = 4.0) -> bool:
     """Whether ``program`` exits cleanly in a separate process with time, memory and file limits."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-I", "-S", "-c", program + "\nprint('all tests passed')"]
+        command = [sys.executable, "-I", "-S", "-"]
+        source = (program + "\nprint('all tests passed')").encode(errors="replace")  # by stdin: an argument cannot hold a null byte
         try:
-            done = subprocess.run(command, cwd=folder, env={}, capture_output=True, timeout=seconds, preexec_fn=_limits, check=False)
+            done = subprocess.run(
+                command, cwd=folder, env={}, input=source, capture_output=True, timeout=seconds, preexec_fn=_limits, check=False
+            )
         except subprocess.TimeoutExpired:
             return False
     return done.returncode == 0 and done.stdout.endswith(b"all tests passed\n")
