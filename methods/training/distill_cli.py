@@ -45,6 +45,11 @@ TEXTS = {
     "dimo": """Train a one-step student on its own samples (DiMO). A research feature: no text result is published.
 
     Example:  bench train dimo --set start_masks=0.6""",
+    "lockstep": """Fine-tune a model for a canvas of reasoning and answer (suites nano-gsm-ra, nano-code-ra; method lockstep).
+
+    Every other command takes such rows too with --set blocks=true, from a model that knows the layout: --model nano-ra.
+
+    Example:  bench train lockstep --model nano --output trained/nano-ra""",
 }
 
 

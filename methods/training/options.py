@@ -29,6 +29,7 @@ class StudentOptions:
 
     Data: ``data`` (a file), else ``answers`` > 0 answers of the teacher (decoder ``teacher`` with ``teacher_settings``, to
     ``prompts`` or generated problems), else ``pool_items`` of the generated corpus; ``keep`` drops answers known to be wrong.
+    ``blocks``: rows of reasoning and answer (block_rows) instead of all these.
     Size: ``tokens`` of a batch, ``accumulate`` batches per optimiser step, ``canvas`` new tokens of the longest row, which a
     share ``full_canvas`` of the batches has. ``rank`` 0 trains all weights. ``warmup`` steps, then a constant rate that falls over the
     share ``fall`` (``shape``). ``decay`` of the running average that is delivered; 0 delivers the raw student. ``first``,
@@ -45,6 +46,7 @@ class StudentOptions:
     teacher_settings: dict[str, Any] = field(default_factory=dict)
     keep: Literal["correct", "all"] = "correct"
     pool_items: int = 40_000
+    blocks: bool = False
     seed: int = 0
     threads: int = 1
     device: str | None = None

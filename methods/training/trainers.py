@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.training import cfd, d2f, d3llm, dcd, dimo, sdtt
+from methods.training import cfd, d2f, d3llm, dcd, dimo, lockstep, sdtt
 from methods.training.student import Trainer
 
-TRAINERS: dict[str, Trainer[Any]] = {module.TRAINER.name: module.TRAINER for module in (d2f, sdtt, dcd, cfd, d3llm, dimo)}
+TRAINERS: dict[str, Trainer[Any]] = {module.TRAINER.name: module.TRAINER for module in (d2f, sdtt, dcd, cfd, d3llm, dimo, lockstep)}
