@@ -6,17 +6,11 @@ skipped by the state file, the interrupted one by the run store with exactly its
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -29,7 +23,6 @@ from harness.errors import UserError
 
 CellStatus = Literal["complete", "refused", "crashed", "timeout"]
 Scalar = str | int | float | bool | None
-POLL_S = 0.1
 
 
 class SweepError(UserError, ValueError):
@@ -53,6 +46,10 @@ class Sweep(_Part):
     model: str = "nano"
     methods: list[MethodGrid] = Field(min_length=1)
     suites: list[str] = Field(min_length=1)
+    templates: list[str] = Field(default=["default"], min_length=1)
+    num_fewshot: list[int | None] = Field(default=[None], min_length=1)
+    fewshot_seeds: list[int] = Field(default=[1234], min_length=1, description="for the numbers of examples that are not null or 0")
+    apply_chat_template: bool = False
     batch_sizes: list[int] = [1]
     limit: int | None = None
     repeats: int = 1
@@ -63,6 +60,7 @@ class Sweep(_Part):
     adapter: str | None = None
     stop_rule: Literal["harness", "reference"] = "harness"
     protocol: str | None = None
+    wandb: bool = False
     timeout_s: float | None = Field(default=None, gt=0, description="longest time of one cell")
 
 
@@ -111,14 +109,24 @@ def read_sweep(path: Path) -> Sweep:
 def cells(sweep: Sweep, output: Path) -> list[Cell]:
     """All cells in a fixed order: suite by suite, batch size by batch size. SweepError if two are the same."""
     found = []
-    for suite, batch, grid in product(sweep.suites, sweep.batch_sizes, sweep.methods):
+    for suite, prompt, batch, grid in product(sweep.suites, _prompts(sweep), sweep.batch_sizes, sweep.methods):
         for settings in _combinations(grid.settings):
             text = ", ".join(f"{key}={value}" for key, value in settings.items())
             label = f"{suite} {grid.method}{f' ({text})' if text else ''}" + (f" batch {batch}" if batch != 1 else "")
-            found.append(Cell(label, tuple(_arguments(sweep, suite, batch, grid.method, settings, output))))
+            label += "".join(f" {flag.removeprefix('--')} {value}" for flag, value in prompt.items())
+            found.append(Cell(label, tuple(_arguments(sweep, suite, prompt, batch, grid.method, settings, output))))
     if len({cell.key for cell in found}) != len(found):
         raise SweepError("the sweep names one cell twice: remove the repeated method, setting, suite or batch size")
     return found
+
+
+def _prompts(sweep: Sweep) -> Iterator[dict[str, str]]:
+    """The flags of every way to write the prompts; a seed changes nothing where no example is drawn by it."""
+    for template, shots in product(sweep.templates, sweep.num_fewshot):
+        flags = {"--template": template} if template != "default" else {}
+        flags |= {"--num_fewshot": str(shots)} if shots is not None else {}
+        for seed in sweep.fewshot_seeds if shots else [None]:
+            yield {**flags, "--fewshot_seed": str(seed)} if seed is not None else flags
 
 
 def _combinations(settings: dict[str, Scalar | list[Scalar]]) -> Iterator[dict[str, str]]:
@@ -131,7 +139,9 @@ def _plain(value: Scalar) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _arguments(sweep: Sweep, suite: str, batch: int, method: str, settings: dict[str, str], output: Path) -> Iterator[str]:
+def _arguments(
+    sweep: Sweep, suite: str, prompt: dict[str, str], batch: int, method: str, settings: dict[str, str], output: Path
+) -> Iterator[str]:
     yield from ("run", "--model", sweep.model, "--method", method, "--suite", suite, "--batch_size", str(batch))
     for key, value in settings.items():
         yield from ("--set", f"{key}={value}")
@@ -149,6 +159,9 @@ def _arguments(sweep: Sweep, suite: str, batch: int, method: str, settings: dict
     for flag, value in options.items():
         if value is not None:
             yield from (flag, str(value))
+    for pair in prompt.items():
+        yield from pair
+    yield from (flag for flag, wanted in {"--apply_chat_template": sweep.apply_chat_template, "--wandb": sweep.wandb}.items() if wanted)
     yield from ("--output_path", str(output))
 
 
@@ -192,108 +205,3 @@ class State:
 
     def close(self) -> None:
         self._file.close()
-
-
-def child() -> None:
-    """Entry point of a cell's process: dies with the sweep that started it, then behaves as ``bench``."""
-    parent, arguments = int(sys.argv[1]), sys.argv[2:]
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux only
-    if parent and os.getppid() != parent:
-        sys.exit(1)
-    sys.argv = ["bench", *arguments]
-    from harness.cli import main
-
-    main()
-
-
-class Process:
-    """A running cell; its output goes to ``log``."""
-
-    def __init__(self, cell: Cell, log: Path, gpu: str | None, timeout_s: float | None) -> None:
-        self.cell, self.log, self.timeout_s = cell, log, timeout_s
-        self.started = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
-        command = [sys.executable, "-c", "from harness.sweep import child; child()", str(os.getpid()), *cell.arguments]
-        with log.open("wb") as file:
-            self.popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment)
-
-    def poll(self) -> Outcome | None:
-        """The outcome once the process has ended (or has had its time)."""
-        seconds = time.monotonic() - self.started
-        code = self.popen.poll()
-        late = code is None and self.timeout_s is not None and seconds > self.timeout_s
-        if late:
-            self.kill()
-        elif code is None:
-            return None
-        status: CellStatus = "timeout" if late else "complete" if code == 0 else "refused" if code == 2 else "crashed"
-        error = "" if status == "complete" else self._last_line()
-        return Outcome(self.cell.key, self.cell.label, status, code, round(seconds, 2), error)
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-
-    def _last_line(self) -> str:
-        return self.log.read_text(errors="replace").strip().split("\n")[-1].strip()[:300] or "no output"
-
-
-Watcher = Callable[[Cell, Outcome | None], None]
-
-
-def run_local(pending: Sequence[Cell], state: State, workers: int, gpus: Sequence[str], timeout_s: float | None, watch: Watcher) -> None:
-    """Run cells in up to ``workers`` processes, slot k on GPU k; ``watch(cell, None)`` at its start and with its outcome at its end."""
-    waiting, running = list(pending), dict[int, Process]()
-    try:
-        while waiting or running:
-            for slot in range(workers):
-                if slot not in running and waiting:
-                    cell = waiting.pop(0)
-                    running[slot] = Process(cell, state.log(cell), gpus[slot % len(gpus)] if gpus else None, timeout_s)
-                    watch(cell, None)
-            time.sleep(POLL_S)
-            for slot, process in list(running.items()):
-                outcome = process.poll()
-                if outcome is not None:
-                    del running[slot]
-                    state.add(outcome)
-                    watch(process.cell, outcome)
-    finally:
-        for process in running.values():
-            process.kill()
-
-
-def run_ray(pending: Sequence[Cell], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher) -> None:
-    """The same cells through Ray with up to ``workers`` at a time; Ray gives each task a GPU of its own if ``use_gpu``."""
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise SweepError("--ray needs Ray: pip install 'dllm-bench[train]', or leave --ray out and use --workers") from None
-    ray.init(num_cpus=None if use_gpu else workers, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-    try:
-        task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=0)(_to_the_end)
-        futures = {task.remote(cell, str(state.log(cell).resolve()), timeout_s, os.getcwd()): cell for cell in pending}
-        for cell in futures.values():
-            watch(cell, None)
-        while futures:
-            done, _ = ray.wait(list(futures))
-            for future in done:
-                cell = futures.pop(future)
-                try:
-                    outcome = ray.get(future)
-                except ray.exceptions.RayError as error:
-                    outcome = Outcome(cell.key, cell.label, "crashed", None, 0.0, str(error).splitlines()[0])
-                state.add(outcome)
-                watch(cell, outcome)
-    finally:
-        ray.shutdown()
-
-
-def _to_the_end(cell: Cell, log: str, timeout_s: float | None, folder: str) -> Outcome:
-    os.chdir(folder)
-    process = Process(cell, Path(log), None, timeout_s)
-    while (outcome := process.poll()) is None:
-        time.sleep(POLL_S)
-    return outcome

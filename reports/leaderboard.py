@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from reports import aup
+from reports import aup, sensitivity
 from reports.cells import UNKNOWN, columns, time_shares
 from reports.load import StoredRun, left_out
 from reports.published import Published
@@ -35,13 +35,14 @@ def leaderboard(
     """
     tables, pictures = build(runs) if tables is None else tables, pictures or {}
     parts = [section(table, heading, pictures.get(table.key)) for table in tables] or ["No run may be shown in a table yet.\n"]
+    parts += [sensitivity.markdown(one, heading) for one in sensitivity.find(tables)]
     parts += excluded(left_out(runs), heading)
     return "\n".join(parts if published is None else [*parts, published_markdown(published, heading)])
 
 
 def section(table: Table, heading: str = "##", picture: str | None = None) -> str:
     """Heading, table, notes and configuration of one comparability key."""
-    title = f"{heading} {table.suite}, {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}\n"
+    title = f"{heading} {table.heading}, {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}\n"
     shown = [f"![{table.suite}: quality against speed]({picture})\n"] if picture else []
     return "\n".join([title, *shown, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)])
 

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from reports import aup
+from reports import aup, sensitivity
 from reports.cells import Column, columns
 from reports.leaderboard import commands, device, facts, notes, settings_line
 from reports.load import StoredRun, left_out
@@ -48,7 +48,8 @@ def page(
     parts = {
         "style": _template("page.css"),
         "script": _template("table.js") + _template("viewer.js"),
-        "tables": "\n".join(_section(table) for table in tables) or "<p>No run may be shown in a table yet.</p>",
+        "tables": "\n".join([*map(_section, tables), *map(_sensitivity, sensitivity.find(tables))])
+        or "<p>No run may be shown in a table yet.</p>",
         "excluded": _excluded(left_out(runs)),
         "published": _published(published) if published else "",
         "runs": _json([_entry(place, table, row) for place, (table, row) in enumerate(shown)]),
@@ -64,7 +65,7 @@ def _entry(place: int, table: Table, row: Row) -> dict[str, Any]:
     return {
         "place": place,
         "table": table.key,
-        "suite": f"{table.suite} ({table.key[:6]})",
+        "suite": f"{table.heading} ({table.key[:6]})",
         "label": row.label,
         "method": row.stored.run.plan.method,
         "run": row.stored.run.run_id,
@@ -79,9 +80,8 @@ def _packed(place: int, row: Row, limit: int | None) -> str:
 
 
 def _section(table: Table) -> str:
-    title = (
-        f"{table.suite} <small>{table.documents} problems, {escape(table.rows[0].stored.run.plan.model)} on {escape(device(table))}</small>"
-    )
+    problems = f"{table.documents} problems, {escape(table.rows[0].stored.run.plan.model)} on {escape(device(table))}"
+    title = f"{escape(table.heading)} <small>{problems}</small>"
     figure = aup.sentence(table)
     lines = [*notes(table), *([figure] if figure else [])]
     said = "".join(f"<p class=note>{escape(line.replace('**', ''))}</p>" for line in lines)
@@ -131,6 +131,18 @@ def _configuration(table: Table) -> str:
     return (
         f"<details><summary>Configuration</summary><table class=facts>{lines}{run_by}</table>"
         f"<p>Settings of each row:</p><ul>{rows}</ul></details>"
+    )
+
+
+def _sensitivity(one: sensitivity.Sensitivity) -> str:
+    head, *lines = one.grid()
+    heads = "".join(f"<th{' class=n' if place else ''}>{escape(text)}</th>" for place, text in enumerate(head))
+    kinds = ["<td>", *["<td class=n>"] * (len(head) - 1)]
+    cells = [[f"{kind}{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)] for line in lines]
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in cells)
+    return (
+        f"<section><h2>{escape(sensitivity.title(one))}</h2><div class=scroll><table><thead><tr>{heads}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div><p class=note>{escape(sensitivity.MEANING)}</p></section>"
     )
 
 

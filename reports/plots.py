@@ -61,7 +61,7 @@ def time_split(table: Table) -> Figure | None:
     axes.set_xlim(0, cost.max() * 1.45)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("milliseconds per useful token")
-    title(axes, f"{table.suite}: where the time goes")
+    title(axes, f"{table.heading}: where the time goes")
     drawn.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)
     return drawn
 
@@ -125,7 +125,7 @@ def _scatter(table: Table, field: str, x_label: str, heading: str, with_interval
     axes.margins(y=0.14)
     axes.set_xlabel(f"{x_label}  (right is better)")
     axes.set_ylabel("problems solved, pass@1 in %  (up is better)")
-    title(axes, f"{table.suite}: {heading}")
+    title(axes, f"{table.heading}: {heading}")
     axes.text(
         1, 1.01, f"{table.documents} problems, 95% intervals", transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=GREY
     )
@@ -183,7 +183,7 @@ def _spread(table: Table, field: str, x_label: str, heading: str) -> Figure | No
     axes.grid(axis="y", visible=False)
     _axis(axes, [value for _, values in rows for value in values])
     axes.set_xlabel(f"{x_label}\nbar: 10th to 90th percentile, tick: median, dot: one answer")
-    title(axes, f"{table.suite}: {heading}")
+    title(axes, f"{table.heading}: {heading}")
     return drawn
 
 

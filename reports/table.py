@@ -51,6 +51,23 @@ class Table:
         return self.rows[0].stored.run.plan.suite
 
     @property
+    def prompt(self) -> str:
+        """How the prompts were written, where that is not the suite's own way: ``template words, 2-shot (seed 1)``; else empty."""
+        told, parts = self.comparability, []
+        if told.get("template"):
+            parts.append(f"template {told['template']}")
+        if told.get("num_fewshot") is not None:
+            parts.append(f"{told['num_fewshot']}-shot" + (f" (seed {told.get('fewshot_seed')})" if told["num_fewshot"] else ""))
+        if told.get("chat_template"):
+            parts.append("chat template")
+        return ", ".join(parts)
+
+    @property
+    def heading(self) -> str:
+        """Suite, and how its prompts were written."""
+        return f"{self.suite}, {self.prompt}" if self.prompt else self.suite
+
+    @property
     def comparability(self) -> dict[str, Any]:
         return self.rows[0].stored.run.comparability
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.cell_process import run_local
 from harness.records import find_runs, read_run, read_samples
-from harness.sweep import Cell, Outcome, State, Sweep, SweepError, cells, read_sweep, run_local
+from harness.sweep import Cell, Outcome, State, Sweep, SweepError, cells, read_sweep
 from suites import list_suites
 from tests.test_run import answers
 

@@ -47,7 +47,8 @@ def sweep_command(
 
         bench sweep suites/sweeps/nano.yaml -o runs/nano --workers 2
     """
-    from harness.sweep import State, cells, read_sweep, run_local, run_ray
+    from harness.cell_process import run_local, run_ray
+    from harness.sweep import State, cells, read_sweep
 
     sweep = read_sweep(file)
     wanted = cells(sweep, output_path)
