@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -127,13 +128,16 @@ def _table(key: str, runs: Sequence[StoredRun]) -> Table:
 
 def _settings(stored: StoredRun, runs: Sequence[StoredRun]) -> dict[str, Any]:
     """Settings to name: those changed from their defaults, and those that tell runs of one method apart."""
-    siblings = [other.run.plan.settings for other in runs if other.run.plan.method == stored.run.plan.method]
+    plans = [other.run.plan for other in runs if other.run.plan.method == stored.run.plan.method]
+    siblings = [plan.settings for plan in plans]
     changed = stored.run.changed or {}
     named: dict[str, Any] = {}
     for name, value in stored.run.plan.settings.items():
         if name in changed or any(name not in other or other[name] != value for other in siblings):
             named[name] = value
-    if any(other.run.plan.seed != stored.run.plan.seed for other in runs if other.run.plan.method == stored.run.plan.method):
+    if any(plan.adapter != stored.run.plan.adapter for plan in plans):
+        named["adapter"] = Path(stored.run.plan.adapter).name if stored.run.plan.adapter else None
+    if any(plan.seed != stored.run.plan.seed for plan in plans):
         named["seed"] = stored.run.plan.seed
     return named
 

@@ -78,6 +78,8 @@ def test_frozen_items_carry_no_plan() -> None:
 
 
 PROMPTS = [[5, 6, 7], [40] * 5, [9, 11], [100, 3, 50, 2]]
+LOCKSTEP: Any = lockstep.METHOD
+AUTOREGRESSIVE: Any = ar.METHOD
 METHODS: list[tuple[Any, dict[str, Any]]] = [
     (vanilla.METHOD, {}),
     (fast_dllm.METHOD, {"block_length": 6}),
@@ -107,7 +109,7 @@ def test_every_method_fills_both_blocks_up_to_their_own_ends(name: str, method: 
 def test_autoregressive_rows_go_on_behind_the_first_end() -> None:
     model = backbone("dream_eos_tiny")
     eos = model.spec.eos_ids[0]
-    rows = [decode(model, ar.METHOD, ar.Config(), [[seed, seed + 1]], 24, blocks=[18, 6])[0] for seed in range(1, 30)]
+    rows = [decode(model, AUTOREGRESSIVE, ar.Config(), [[seed, seed + 1]], 24, blocks=[18, 6])[0] for seed in range(1, 30)]
     assert all(len(row.output) > 18 and -1 not in row.step_map for row in rows)
     assert any(eos in row.output[:18] for row in rows)
 
@@ -144,11 +146,11 @@ def test_lockstep_takes_the_suites_blocks_and_refuses_others() -> None:
     request = next(lockstep.METHOD.decode_row(page.rows[0], model.spec, lockstep.Config(mode="gauss_seidel")))
     assert isinstance(request, Forward)
     assert list(request.at) == list(range(1, 7))
-    decode(model, lockstep.METHOD, lockstep.Config(r_length=6), [[5]], 8, blocks=[6, 2])
+    decode(model, LOCKSTEP, lockstep.Config(r_length=6), [[5]], 8, blocks=[6, 2])
     with pytest.raises(SettingError, match="a_length 4 contradicts the suite's blocks of 6 and 2"):
-        decode(model, lockstep.METHOD, lockstep.Config(a_length=4), [[5]], 8, blocks=[6, 2])
+        decode(model, LOCKSTEP, lockstep.Config(a_length=4), [[5]], 8, blocks=[6, 2])
     with pytest.raises(SettingError, match="3 blocks"):
-        decode(model, lockstep.METHOD, lockstep.Config(), [[5]], 8, blocks=[4, 2, 2])
+        decode(model, LOCKSTEP, lockstep.Config(), [[5]], 8, blocks=[4, 2, 2])
 
 
 def test_lm_eval_gets_the_same_text_as_bench_run() -> None:
@@ -160,6 +162,6 @@ def test_lm_eval_gets_the_same_text_as_bench_run() -> None:
     instance = Instance("generate_until", doc, arguments, 0, metadata=("nano-gsm-ra", 0, 1))
     text = model.generate_until([instance], disable_tqdm=True)[0]
     request = Request(suite.prompt(doc), suite.canvas, blocks=suite.blocks)
-    own = next(iter(Generator(model.generator.loaded, lockstep.METHOD, settings).run([request], 1)))[0]  # pyright: ignore[reportArgumentType]
+    own = next(iter(Generator(model.generator.loaded, LOCKSTEP, settings).run([request], 1)))[0]
     assert text == own.text
     assert text.count(ANSWER) == 1
