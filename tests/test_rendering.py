@@ -38,7 +38,7 @@ def test_every_template_is_frozen_and_asks_the_same(name: str) -> None:
 
 
 def test_an_unknown_template_names_those_there_are() -> None:
-    with pytest.raises(SuiteError, match="use --template with one of default, instruction, words, spaced"):
+    with pytest.raises(SuiteError, match="use --template with one of default, instruction, framed, spaced"):
         load_suite("nano-gsm", None, Rendering("chatty"))
 
 
@@ -55,7 +55,7 @@ def test_few_shot_examples_depend_on_the_seed_alone() -> None:
 
 
 def test_examples_follow_the_template() -> None:
-    prompt = first("nano-gsm", Rendering("words", num_fewshot=1))
+    prompt = first("nano-gsm", Rendering("framed", num_fewshot=1))
     assert prompt.count("Question:") == prompt.count("Answer:") == 2
     assert "Q:" not in prompt
 
@@ -82,12 +82,12 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
 
 def test_runs_of_other_prompts_are_other_tables_and_equal_lm_eval(tmp_path: Path) -> None:
     command = ("run", "--method", "ar", "--suite", "nano-gsm", "--limit", 2, "-o", tmp_path / "runs")
-    for flags in ([], ["--apply_chat_template"], ["--template", "words"], ["--num_fewshot", 2], ["--num_fewshot", 2, "--fewshot_seed", 5]):
+    for flags in ([], ["--apply_chat_template"], ["--template", "framed"], ["--num_fewshot", 2], ["--num_fewshot", 2, "--fewshot_seed", 5]):
         done = bench(*command, *flags)
         assert done.returncode == 0, done.stderr
     runs = {folder: read_run(folder) for folder in find_runs(tmp_path / "runs")}
     assert len(runs) == len({run.plan.prompts_hash for run in runs.values()}) == len({run.comparability_key for run in runs.values()}) == 5
-    assert sorted(str(run.comparability.get("template")) for run in runs.values()) == ["None"] * 4 + ["words"]
+    assert sorted(str(run.comparability.get("template")) for run in runs.values()) == ["None"] * 4 + ["framed"]
     assert sorted(str(run.comparability.get("fewshot_seed")) for run in runs.values()) == ["1234", "5", "None", "None", "None"]
     chatted = next(folder for folder, run in runs.items() if run.plan.chat_template)
     arguments = ["--model", "dllm", "--model_args", "pretrained=nano,method=ar", "--tasks", "nano-gsm", "--limit", 2, "--device", "cpu"]

@@ -61,6 +61,30 @@ def test_cells_are_the_product_in_a_fixed_order(tmp_path: Path) -> None:
     assert "--threads 1" in joined, "the thread count is part of a plan and must not depend on --workers"
 
 
+def test_prompts_are_an_axis_and_a_seed_counts_only_with_examples(tmp_path: Path) -> None:
+    sweep = Sweep.model_validate(
+        {
+            "methods": [{"method": "ar"}],
+            "suites": ["nano-gsm"],
+            "templates": ["default", "framed"],
+            "num_fewshot": [None, 0, 2],
+            "fewshot_seeds": [1, 2],
+            "apply_chat_template": True,
+            "wandb": True,
+        }
+    )
+    found = cells(sweep, tmp_path)
+    assert len(found) == 2 * (1 + 1 + 2)
+    assert [cell.label for cell in found[:4]] == [
+        "nano-gsm ar",
+        "nano-gsm ar num_fewshot 0",
+        "nano-gsm ar num_fewshot 2 fewshot_seed 1",
+        "nano-gsm ar num_fewshot 2 fewshot_seed 2",
+    ]
+    last = " ".join(found[-1].arguments)
+    assert "--template framed --num_fewshot 2 --fewshot_seed 2 --apply_chat_template --wandb --output_path" in last
+
+
 BAD = [
     ("methods: []\nsuites: [nano-gsm]", "methods: List should have at least 1 item"),
     ("methods: [{method: vanilla}]\nsuites: [nano-gsm]\nworkers: 3", "workers: Extra inputs are not permitted"),
