@@ -91,6 +91,10 @@ class Summary(Record):
     nfe: float | None = Field(description="mean forward passes per sample")
     work: float | None = Field(description="sum(positions) / sum(useful)")
     useful: float | None = Field(description="mean useful tokens per sample")
+    output_entropy: float | None = Field(
+        default=None,
+        description="mean over samples of the entropy (nats) of the histogram of useful tokens; low: answers repeat themselves",
+    )
     waste: float | None = Field(description="1 - useful / committed")
     latency_p50: float | None
     latency_p90: float | None

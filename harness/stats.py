@@ -81,6 +81,7 @@ def summarise(samples: Sequence[Sample]) -> Summary:
         nfe=_mean(_known(finished, "nfe")),
         work=1 / tokens_per_position if tokens_per_position else None,
         useful=_mean(_known(finished, "useful")),
+        output_entropy=_mean([value for sample in finished if (value := token_entropy(sample)) is not None]),
         waste=None if useful_share is None else 1 - useful_share,
         latency_p50=_percentile(latency, 50),
         latency_p90=_percentile(latency, 90),
@@ -107,6 +108,18 @@ def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, le
     useful, time_s = table[:, 0][chosen].sum(axis=1), table[:, 1][chosen].sum(axis=1)
     low, high = np.quantile(useful / time_s, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
+
+
+def token_entropy(sample: Sample) -> float | None:
+    """Entropy (nats) of the histogram of an answer's useful ids: how varied the answer is, at most log of its length.
+
+    None for an answer without useful ids, and for one in several blocks, whose useful ids are not the leading ones. Generative quality at
+    few steps is only meaningful beside it (Sahoo et al. 2025, section 5).
+    """
+    if not sample.useful or sample.blocks:
+        return None
+    shares = np.unique(sample.output_ids[: sample.useful], return_counts=True)[1] / sample.useful
+    return float(-(shares * np.log(shares)).sum())
 
 
 def _known(samples: Sequence[Sample], name: str) -> list[float]:

@@ -129,6 +129,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("verdict", "speed claim, and whether accuracy is non-inferior to the baseline", lambda row: short_verdict(row.verdict)),
     Column("TPF", "useful tokens per forward pass", *_figure("tpf", number)),
     Column("NFE", "mean forward passes per answer; prefill and cache refreshes count", *_figure("nfe", number)),
+    Column("entropy", "mean entropy (nats) of an answer's token histogram", *_figure("output_entropy", number)),
     Column(
         "latency p50 / p90",
         "time until an answer is finished",

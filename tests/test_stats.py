@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from scipy.stats import binomtest
 
-from harness.stats import pass_rates, summarise, tps_interval, wilson
+from harness.stats import pass_rates, summarise, token_entropy, tps_interval, wilson
 from tests.synthetic_runs import Fake, fake_samples
 
 
@@ -76,3 +78,13 @@ def test_tps_interval_covers_the_truth() -> None:
 
 def test_tps_interval_needs_two_documents() -> None:
     assert tps_interval(fake_samples(Fake(documents=1, repeats=3))) is None
+
+
+def test_output_entropy_is_of_useful_tokens_within_an_answer() -> None:
+    varied, same, empty = fake_samples(Fake(documents=3))
+    varied = varied.model_copy(update={"output_ids": [5, 5, 6, 6, 0, 9], "useful": 4})
+    same = same.model_copy(update={"output_ids": [7, 7, 0], "useful": 2})
+    empty = empty.model_copy(update={"output_ids": [], "useful": 0})
+    assert [token_entropy(sample) for sample in (varied, same, empty)] == [pytest.approx(math.log(2)), 0.0, None]
+    assert summarise([varied, same, empty]).output_entropy == pytest.approx(math.log(2) / 2)
+    assert token_entropy(varied.model_copy(update={"blocks": [(0, 3), (3, 6)]})) is None
