@@ -78,7 +78,7 @@ def slowdown(items: int, passes: int) -> Verdict:
 
 
 def loss() -> tuple[Verdict, Verdict]:
-    """The reference against itself with 9% of the answers spoiled, on all problems and on the first of them."""
+    """The reference against itself with a tenth of the answers spoiled, on all problems and on the first of them."""
     plain, worse = measure([("ar", {}), (str(PLANTED / "worse.py"), {})], len(load_suite(SUITE).docs()), 1)
     few, every = (verdict([s for s in plain if s.doc_id < n], [s for s in worse if s.doc_id < n]) for n in (FEW, len(plain)))
     for count, found in ((FEW, few), (len(plain), every)):

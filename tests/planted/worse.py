@@ -1,4 +1,4 @@
-"""The autoregressive reference that takes the second-best third token on 9% of the prompts, which spoils their answers."""
+"""The autoregressive reference that takes the second-best third token on a tenth of the prompts, which spoils their answers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.model import ModelSpec
 from methods.ar import AutoRegressive, Config
 from methods.base import Program
 
-SPOILED, OF = 9, 100
+SPOILED, OF = 10, 100
 AT = 2
 
 
 class Worse(AutoRegressive):
     name = "worse"
-    summary = "ar with a wrong token in 9% of the answers"
+    summary = "ar with a wrong token in a tenth of the answers"
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         program, spoiled = super().decode_row(row, spec, config), _chosen(row.prompt)
