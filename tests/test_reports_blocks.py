@@ -67,7 +67,7 @@ def test_replay_and_animation_name_the_blocks(tmp_path: Path) -> None:
     sample = divided([whole])[0]
     length, seam = len(whole.step_map), len(whole.step_map) // 2
     assert replay(sample)["blocks"] == [["R", 0, seam], ["A", seam, length - seam]]
-    sizes = []
+    sizes, frames = [], list[Image.Image]()
     for number, one in enumerate((whole, sample)):
         file = tmp_path / f"{number}.gif"
         assert animate(one, file) == (one.nfe or 0) + 1
