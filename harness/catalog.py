@@ -5,6 +5,7 @@ The list itself is data (``methods/models/models.yaml``), so that the harness na
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,15 +19,14 @@ class Entry(BaseModel):
     """One known model.
 
     ``companions`` answers what a method requires: "adapter:NAME" -> adapter, "causal_lm" -> AR model.
-    ``settings`` are per-method defaults for this model; ``canvas`` its default max_new_tokens. ``adapter`` is the folder of an
-    adapter that makes this model of the one in ``path``.
+    ``settings`` are per-method defaults for this model; ``canvas`` its default max_new_tokens. ``path`` may be an adapter's
+    folder: the model is then the adapter's base with it.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     summary: str = ""
     path: str | None = None
-    adapter: str | None = None
     canvas: int | None = None
     add_bos_token: bool | None = None
     companions: dict[str, str] = {}
@@ -45,22 +45,25 @@ def lookup(name: str) -> Entry:
     return catalog().get(name, Entry())
 
 
-def location(name: str) -> str:
+def folder_of(name: str) -> str:
     """Folder of a shipped model or adapter; any other name unchanged."""
     path = lookup(name).path
-    return name if path is None else _shipped(path)
+    return name if path is None else str(Path(str(files("methods") / "models")) / path)
 
 
 def own_adapter(name: str) -> str | None:
-    """Folder of the adapter that is part of a shipped model; None for any other model."""
-    adapter = lookup(name).adapter
-    return None if adapter is None else _shipped(adapter)
+    """The folder behind a name if it holds an adapter instead of a model, else None."""
+    folder = folder_of(name)
+    return folder if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists() else None
 
 
-def adapter_location(name: str) -> str:
-    """Folder of an adapter: by its own name, or by that of the model it makes."""
-    return own_adapter(name) or location(name)
+def base_of(name: str) -> str:
+    """The model under a name: of an adapter its base, as its configuration names it."""
+    adapter = own_adapter(name)
+    return name if adapter is None else json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
 
 
-def _shipped(path: str) -> str:
-    return str(Path(str(files("methods") / "models")) / path)
+def location(name: str) -> str:
+    """Folder with configuration, weights and tokenizer of a model; a hub id unchanged."""
+    base = base_of(name)
+    return folder_of(name) if base == name else location(base)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.backbone import Backbone
-from harness.catalog import adapter_location, location, lookup, own_adapter
+from harness.catalog import base_of, folder_of, location, lookup, own_adapter
 from harness.model import ModelSpec, Transformer
 from harness.model.load import Adapter, load_transformer, resolve, weights_hash
 from harness.model.spec import CheckpointError
@@ -109,7 +109,7 @@ def load(
         weights_hash=model_hash(checkpoint),
         tokenizer_hash=tokenizer_hash(folder),
         adapter=adapter,
-        adapter_hash=_hash(resolve(adapter_location(adapter)), "adapter_model") if adapter else None,
+        adapter_hash=_hash(resolve(folder_of(adapter)), "adapter_model") if adapter else None,
         merged=merge if adapter else None,
         canvas=lookup(model).canvas or known.canvas,
         add_bos=adds_bos(checkpoint, folder),
@@ -142,16 +142,20 @@ _hash = lru_cache(maxsize=None)(weights_hash)
 
 
 def model_hash(name: str) -> str:
-    """Hash of a model's weights (16 hex digits), half of it the adapter's where one is part of the model."""
-    base, adapter = _hash(resolve(location(name)), "model"), own_adapter(name)
-    return base if adapter is None else base[:8] + _hash(resolve(adapter), "adapter_model")[:8]
+    """Hash of a model's weights (16 hex digits), half of it the adapter's where the name is an adapter's."""
+    adapter = own_adapter(name)
+    if adapter is None:
+        return _hash(resolve(location(name)), "model")
+    return model_hash(base_of(name))[:8] + _hash(Path(adapter), "adapter_model")[:8]
 
 
 def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model of a name, folder or hub id, with the adapter that is part of it merged."""
-    model, adapter = load_transformer(resolve(location(name)), dtype, device), own_adapter(name)
-    if adapter is not None:
-        Adapter(resolve(adapter)).merge(model)
+    """The model of a name, folder or hub id; behind an adapter's name its base with the adapter merged."""
+    adapter = own_adapter(name)
+    if adapter is None:
+        return load_transformer(resolve(location(name)), dtype, device)
+    model = transformer_of(base_of(name), dtype, device)
+    Adapter(Path(adapter)).merge(model)
     return model
 
 
@@ -164,6 +168,6 @@ def _tokenizer(folder: Path) -> Any:
 def _backbone(checkpoint: str, adapter: str | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
     model = transformer_of(checkpoint, dtype, device)
     if adapter is not None:
-        weights = Adapter(resolve(adapter_location(adapter)))
+        weights = Adapter(resolve(folder_of(adapter)))
         weights.merge(model) if merge else weights.attach(model)
     return Backbone(model, device, dtype)
