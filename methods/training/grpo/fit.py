@@ -140,9 +140,8 @@ def learn(setting: Setting, step: Step) -> dict[str, float]:
     options, values = setting.options, credit(setting, step)
     keep = informative(values, step.groups) & step.data.batch["scored"].any(-1)
     scored = step.data.batch["scored"] & keep[:, None]
-    figures: dict[str, float] = {
-        "groups_without_variance": options.prompts - len({step.groups[index] for index in keep.nonzero().flatten().tolist()})
-    }
+    kept = {step.groups[index] for index in keep.nonzero().flatten().tolist()}
+    figures: dict[str, float] = {"groups_without_variance": options.prompts - len(kept)}
     if not scored.any():
         return figures
     names = ("prompts", "prompt_length", "outputs", "steps", "seed")
@@ -156,8 +155,8 @@ def learn(setting: Setting, step: Step) -> dict[str, float]:
     found = setting.group.update(DataProto.from_dict(batch, meta_info=meta)).batch
     count = found["count"].sum(0)
     last = {name: float(found[name].sum(0)[-1] / count[-1]) for name in ("clipped", "ratio", "kl")}
-    weight = old.batch["entropy"].sum() / scored.sum()
-    return {**figures, **last, "entropy": float(weight), "loss": float(found["loss"].sum(0).mean()), "norm": float(found["norm"].max())}
+    entropy = old.batch["entropy"].sum() / scored.sum()
+    return {**figures, **last, "entropy": float(entropy), "loss": float(found["loss"].sum(0).mean()), "norm": float(found["norm"].max())}
 
 
 def figures_of(step: Step, options: GRPOOptions) -> dict[str, Any]:

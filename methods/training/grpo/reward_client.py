@@ -104,7 +104,7 @@ class RewardProcess:
             if not part:
                 raise _Failure("reward_died")
             self._unread += part
-            if b"\n" not in self._unread and len(self._unread) > limit:
+            if len(self._unread.partition(b"\n")[0]) > limit:
                 raise _Failure("reward_flooded")
         line, _, self._unread = self._unread.partition(b"\n")
         return line

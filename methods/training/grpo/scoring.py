@@ -102,12 +102,14 @@ def idle_chunk(device: torch.device) -> Chunk:
 
 @torch.no_grad()
 def estimate(score: Callable[..., tuple[Tensor, Tensor]], parts: Sequence[Chunk], shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """(log-probabilities, entropies weighted alike), float32 on the CPU, both ``shape`` = [answers, canvas], 0 where nothing is scored."""
-    values = torch.zeros(2, shape.numel())
+    """(log-probabilities, mean entropies over the views): float32 on the CPU, ``shape`` = [answers, canvas], 0 where not scored."""
+    values = torch.zeros(3, shape.numel())
     for part in parts:
-        for total, found in zip(values, score(*part.inputs), strict=True):
+        log_probs, entropy = score(*part.inputs)
+        for total, found in zip(values, (log_probs, entropy, torch.ones_like(entropy)), strict=True):
             total.index_add_(0, part.slots.cpu(), (found * part.weights).float().cpu())
-    return values[0].view(shape), values[1].view(shape)
+    estimates, entropies, weights = values.view(3, *shape)
+    return estimates, entropies / weights.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def accumulate(score: Callable[..., tuple[Tensor, Tensor]], parts: Sequence[Chunk], gradient: Tensor) -> None:
