@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
 from harness.settings import SettingError
+from harness.wandb_log import WandbError
 from methods.training import core, corpus, dimo, distill_cli, duo, export, nano, options, student
 from methods.training.rounds import AdapterRounds, Rounds, RoundSchedule
 from methods.training.trainers import TRAINERS
@@ -83,6 +85,18 @@ def test_another_setting_does_not_continue_an_old_run(base: Path, tmp_path: Path
     for chosen in (first, other, first):
         TRAINERS["sdtt"].train(chosen)
     assert len(list(first.work.glob("sdtt-*"))) == 2
+
+
+def test_losses_go_to_wandb_offline_or_the_missing_package_is_named(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    chosen = smoke("sdtt", base, tmp_path, wandb=True)
+    if find_spec("wandb") is None:
+        with pytest.raises(WandbError, match="pip install"):
+            TRAINERS["sdtt"].train(chosen)
+        return
+    TRAINERS["sdtt"].train(chosen)
+    assert list(tmp_path.rglob("*.wandb"))
 
 
 def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path) -> None:

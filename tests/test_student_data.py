@@ -21,7 +21,7 @@ from harness.cli import app
 from harness.cli.commands import mount
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
-from methods.training import answers, d3llm, data, export, nano, options, student
+from methods.training import answers, d3llm, data, estimate, export, nano, options, student
 from methods.training.trainers import TRAINERS
 from suites.generators import frozen
 
@@ -171,6 +171,27 @@ def test_7b_presets_run_dry_on_two_layers_of_dreams_layout(method: str, base: Pa
         flags = ["--method", "fast_dllm:threshold=0.5,block_length=8", "--suite", "nano-gsm", "--limit", "1", "-o", str(tmp_path / "runs")]
         ran = CliRunner().invoke(app, ["run", "--model", str(base), "--adapter", str(tmp_path / "out"), *flags])
         assert ran.exit_code == 0, ran.output
+
+
+def test_memory_estimate_agrees_with_what_a_backward_pass_keeps(base: Path, answered: Path, tmp_path: Path) -> None:
+    places = {"output": tmp_path / "o", "work": tmp_path / "w", "model": "nano", "data": answered, "keep": "all"}
+    made = student.Student(options.preset(TRAINERS["cfd"].options, "cfd", "nano", {**places, "rank": 8}), "cfd")
+    made.model.matmul_attention = False
+    rows, kept = made.rows(0), {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in made.model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() > 2 or tensor.shape[0] >= rows.ids.numel():  # weights cast to bfloat16 belong to the base
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), made.accelerator.autocast():
+        made.model.hidden(rows.ids, mask=rows.visible)
+    measured = sum(size for place, size in kept.items() if place not in weights)
+    assert measured == pytest.approx(estimate.memory(made).activations * rows.ids.numel() / made.options.tokens, rel=0.1)
+    need = estimate.memory(made)
+    assert need.base == sum(p.numel() * 4 for p in made.model.parameters() if not p.requires_grad)
+    assert need.trained == 24 * sum(p.numel() for p in made.rounds.student)
 
 
 def test_7b_without_data_says_what_is_missing(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from harness.loader import pick_device, pick_dtype, transformer_of
 from harness.model.load import resolve
 from harness.model.transformer import Transformer
 from harness.plan import digest
-from harness.wandb_log import start
+from harness.wandb_log import package, start
 from methods.training.batches import Stream
 from methods.training.core import Hooks, generator_for, train_loop
 from methods.training.data import training_data
@@ -61,6 +61,8 @@ class Student(Generic[Options]):
     """The adapted model with its data. ``rounds`` hold student, teacher snapshot and running average."""
 
     def __init__(self, options: Options, method: str) -> None:
+        if options.wandb:
+            package()  # says what is missing before answers are generated
         torch.set_num_threads(options.threads)
         self.options, self.method = options, method
         self.folder = resolve(location(options.model))
