@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from methods.training.distill_cli import mount
-from methods.training.grpo.cli import grpo
+from methods.training.grpo.cli import curves, grpo
 
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
@@ -57,6 +57,7 @@ def nano(
 
 mount(app)
 app.command()(grpo)
+app.command("grpo-curves")(curves)
 
 
 def _report(figures: dict[str, float], folder: Path) -> None:

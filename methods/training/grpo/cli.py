@@ -111,3 +111,17 @@ def _settings(pairs: list[str] | None, temperature: float | None) -> dict[str, A
     if temperature is not None:
         found["temperature"] = temperature
     return found or None
+
+
+def curves(
+    folders: Annotated[list[Path], typer.Argument(help="Work folders of runs of `bench train grpo`.")],
+    picture: Annotated[Path, typer.Option(help="Image to write.")] = Path("rewards.png"),
+) -> None:
+    """Draw reward, solved share, entropy and KL of several GRPO runs (seeds, suites, controls) into one picture.
+
+    Example:  bench train grpo-curves trained/*-work --picture rewards.png
+    """
+    from methods.training.grpo.picture import draw
+
+    draw(folders, picture)
+    print(f"written to {picture}")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.model.spec import ModelSpec
+from methods.training.estimate import activation_width
 from methods.training.grpo.options import GRPOOptions
 
 H200_BYTES = 141e9
-# Kept for the backward pass per layer and position, in units of the hidden size (bfloat16): about 18 without attention weights,
-# plus 4 per unit of the MLP's width.
-KEPT_PER_LAYER = 18
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: i
         "frozen base": 2.0 * whole if options.rank else 0.0,
         "whole copy for decoding": 2.0 * whole if shards > 1 else 0.0,
         "largest gathered layers": 2.0 * 2 * max(_block(spec), spec.vocab_size * spec.hidden_size) if shards > 1 else 0.0,
-        "activations": 2.0 * positions * spec.num_layers * (KEPT_PER_LAYER * spec.hidden_size + 4 * spec.intermediate_size),
+        "activations": 2.0 * positions * spec.num_layers * activation_width(spec),
         "logits": 3 * 4.0 * options.rows * canvas * spec.vocab_size,
         "decoding": 2.0 * options.batch * (prompt + canvas) * (spec.hidden_size * 8 + spec.vocab_size),
     }
@@ -74,7 +72,15 @@ def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: i
 
 
 def report(spec: ModelSpec, options: GRPOOptions) -> list[str]:
-    """Lines for people: 1, 2 and 8 H200."""
+    """Lines for people: the model at hand, and the one the preset is meant for if that is another."""
+    found = _table(spec, options)
+    if options.shape:
+        own = ModelSpec.from_config(options.shape)
+        found += [] if parameters(own) == parameters(spec) else ["the model this preset is meant for:", *_table(own, options)]
+    return found
+
+
+def _table(spec: ModelSpec, options: GRPOOptions) -> list[str]:
     kind = f"LoRA rank {options.rank}" if options.rank else "all weights, sharded by FSDP2"
     lines = [f"memory per H200 (141 GB), {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not measured:"]
     for accelerators in (1, 2, 8):

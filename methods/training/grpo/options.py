@@ -31,7 +31,8 @@ class GRPOOptions:
     of the advantages. Optimiser: AdamW on all weights (``rank`` 0) or on a LoRA adapter; ``lr`` constant or falling as a cosine to
     ``floor`` times itself; ``rows`` view rows per forward. Rewards: ``weights`` by component. The run stops when entropy (nats)
     falls below ``min_entropy`` or KL (nats per token) rises above ``max_kl`` for ``patience`` steps in a row. Afterwards ``evaluate``
-    documents of suite ``held_out`` (default: the nano suite trained on) are answered before and after.
+    documents of suite ``held_out`` (default: the nano suite trained on) are answered before and after. ``shape``: config.json of the
+    model that a preset is meant for, for the memory estimate alone.
     """
 
     model: str
@@ -81,6 +82,7 @@ class GRPOOptions:
     threads: int = 1
     loggers: tuple[str, ...] = ("file",)
     data_dir: str | None = None
+    shape: dict[str, Any] | None = None
     allow_unsafe: bool = False
 
     def __post_init__(self) -> None:

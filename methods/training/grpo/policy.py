@@ -21,8 +21,7 @@ from harness.model.load import canonical_name, load_transformer, tensors
 from harness.model.transformer import Transformer
 from methods.training.core import load_checkpoint, save_checkpoint
 from methods.training.grpo.scoring import Scorer
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from methods.training.options import LINEAR
 
 
 class PolicyError(UserError, ValueError):
@@ -80,7 +79,7 @@ class Policy:
     def _adapt(self) -> PeftModel:
         torch.manual_seed(0)
         alpha = self.options.alpha or self.options.rank
-        config = LoraConfig(r=self.options.rank, lora_alpha=alpha, target_modules=list(TARGETS), bias="none", lora_dropout=0.0)
+        config = LoraConfig(r=self.options.rank, lora_alpha=alpha, target_modules=list(LINEAR), bias="none", lora_dropout=0.0)
         return PeftModel(self.model, config)  # pyright: ignore[reportArgumentType]
 
     def _grow(self, model: Transformer, dtype: torch.dtype) -> None:
