@@ -110,17 +110,22 @@ def decode(
     memory.reset_peak(device)
     start = Start.of(backbone, canvas)
     with backbone.watch() as seen:
-        _synchronise(device)
-        started = canvas.meter.started = _clock()
-        begin = canvas.meter.now()
-        decoder.decode(backbone, canvas, config)
-        canvas.meter.spent("decode", begin)
-        ids = canvas.ids.tolist()
-        _synchronise(device)
-        elapsed = _clock() - started
-    checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), Timing(started, elapsed))
+        ids, timing = _timed(backbone, decoder, config, canvas)
+    checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
     peak = memory.peak(device)
-    return [_row(canvas, index, elapsed, peak, checks[index]) for index in range(len(prompts))]
+    return [_row(canvas, index, timing.elapsed, peak, checks[index]) for index in range(len(prompts))]
+
+
+def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) -> tuple[list[list[int]], Timing]:
+    """Run the decoder between two idle moments of the device: all ids [rows][width] on the host, and the clock."""
+    _synchronise(backbone.device)
+    started = canvas.meter.started = _clock()
+    begin = canvas.meter.now()
+    decoder.decode(backbone, canvas, config)
+    canvas.meter.spent("decode", begin)
+    ids = canvas.ids.tolist()
+    _synchronise(backbone.device)
+    return ids, Timing(started, _clock() - started)
 
 
 def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: list[Check]) -> Decoded:

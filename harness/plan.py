@@ -83,14 +83,9 @@ def make_plan(
 ) -> Plan:
     """Freeze everything that decides the answers."""
     device = loaded.backbone.device
+    provenance = ("model", "checkpoint", "weights_hash", "adapter", "adapter_hash", "merged", "tokenizer_hash")
     return Plan(
-        model=loaded.model,
-        checkpoint=loaded.checkpoint,
-        weights_hash=loaded.weights_hash,
-        adapter=loaded.adapter,
-        adapter_hash=loaded.adapter_hash,
-        merged=loaded.merged,
-        tokenizer_hash=loaded.tokenizer_hash,
+        **{name: getattr(loaded, name) for name in provenance},
         method=method.name,
         method_source=method.source,
         settings=settings_of(generator.config),
