@@ -20,6 +20,8 @@ from harness.stats import outcomes, pass_rates
 Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[Floats, Floats]]
 Decision = Literal["yes", "no", "not enough samples"]
+Cost = Literal["time_s", "nfe"]
+"""What a useful token costs: seconds, or forward passes."""
 LARGEST_SAMPLE = 1_000_000
 POWER = 0.8
 
@@ -88,14 +90,18 @@ def paired_bootstrap_difference(
     return Interval(float(change.mean()), low, high, len(pairs), 0, p_value)
 
 
-def speedup(baseline: Sequence[Sample], other: Sequence[Sample], *, draws: int = 4000, seed: int = 0, level: float = 0.95) -> Interval:
+def speedup(
+    baseline: Sequence[Sample], other: Sequence[Sample], *, cost: Cost = "time_s", draws: int = 4000, seed: int = 0, level: float = 0.95
+) -> Interval:
     """exp(mean over documents of log(baseline's seconds per useful token / other's)): above 1 means ``other`` is faster.
+
+    With ``cost`` "nfe" it is the ratio of tokens per forward pass, which no clock can disturb.
 
     A document is left out, and counted, when either side has no repeat with useful tokens and a time. Bootstrap over
     documents with repeats nested. A slow spell of the machine hits a whole pass (one repeat of all documents), which
     resampling documents cannot see; with two or more passes its size is measured and the interval widened to cover it.
     """
-    before, after = _log_costs(baseline), _log_costs(other)
+    before, after = _log_costs(baseline, cost), _log_costs(other, cost)
     shared = sorted(before.keys() & after.keys())
     usable = [document for document in shared if before[document] and after[document]]
     left_out = len(shared) - len(usable)
@@ -187,13 +193,13 @@ def _quantiles(level: float) -> tuple[float, float]:
     return float(norm.ppf(0.5 + level / 2)), float(norm.ppf(POWER))
 
 
-def _log_costs(samples: Iterable[Sample]) -> dict[int, dict[int, float]]:
-    """Per document and repeat: log of seconds per useful token; a repeat without useful tokens or time is absent."""
+def _log_costs(samples: Iterable[Sample], cost: Cost) -> dict[int, dict[int, float]]:
+    """Per document and repeat: log of the cost per useful token; a repeat without useful tokens or cost is absent."""
     costs: dict[int, dict[int, float]] = defaultdict(dict)
     for sample in samples:
         repeats = costs[sample.doc_id]
-        if sample.useful and sample.time_s:
-            repeats[sample.repeat] = math.log(sample.time_s / sample.useful)
+        if sample.useful and (paid := getattr(sample, cost)):
+            repeats[sample.repeat] = math.log(paid / sample.useful)
     return dict(costs)
 
 

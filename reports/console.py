@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from harness.paired import changes
+from harness.paired import changes, speedup
 from harness.verdict import Verdict
 from reports.cells import COLUMNS, UNKNOWN, accuracy, number, percent
 from reports.leaderboard import SHARES, device, notes
@@ -64,12 +64,13 @@ def comparison(baseline: StoredRun, others: Sequence[tuple[StoredRun, Verdict]])
 
 def _facts(baseline: StoredRun, stored: StoredRun, decided: Verdict) -> dict[str, str]:
     ratio, difference, change = decided.speedup, decided.accuracy, changes(baseline.samples, stored.samples)
-    test = decided.non_inferiority
+    test, forwards = decided.non_inferiority, speedup(baseline.samples, stored.samples, cost="nfe")
     return {
         "paired problems (speed)": f"{ratio.documents}" + (f", {ratio.left_out} left out without useful tokens" if ratio.left_out else ""),
         "speed-up [95%]": _interval(ratio.estimate, ratio.low, ratio.high, 1),
         "p of no speed difference (Holm)": _p(decided.speed_p),
         "problems to detect this speed-up": _count(decided.speed_documents_needed),
+        "tokens per forward, ratio [95%]": _interval(forwards.estimate, forwards.low, forwards.high, 1),
         "useful tokens, relative": percent(decided.length_ratio) + ("" if decided.length_ratio is None else " %"),
         "speed claim": (decided.flag and f"void: {decided.flag}") or decided.speed,
         "pass@1 baseline (%)": accuracy(baseline.summary),

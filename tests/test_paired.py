@@ -42,6 +42,18 @@ def planted(rng: np.random.Generator, documents: int, gain: float, loss: float) 
     return solved(before[:, None]), solved(after[:, None])
 
 
+def test_tokens_per_forward_are_compared_by_forwards_alone() -> None:
+    rng = np.random.default_rng(0)
+    before, after = timed(rng.normal(size=(40, 1))), timed(rng.normal(size=(40, 1)))
+    before = [sample.model_copy(update={"nfe": 12, "useful": 20}) for sample in before]
+    after = [sample.model_copy(update={"nfe": 8 if sample.doc_id % 2 else 6, "useful": 20}) for sample in after]
+    ratio = speedup(before, after, cost="nfe")
+    assert ratio.estimate == pytest.approx((12 / 8 * 12 / 6) ** 0.5)
+    assert ratio.low is not None
+    assert ratio.high is not None
+    assert 1.5 < ratio.low < ratio.estimate < ratio.high < 2.0
+
+
 @pytest.mark.parametrize(("gains", "losses", "expected"), [(0, 0, 1.0), (1, 9, 22 / 1024), (0, 5, 2 / 32), (4, 4, 1.0)])
 def test_mcnemar_closed_form(gains: int, losses: int, expected: float) -> None:
     assert mcnemar_exact(gains, losses) == pytest.approx(expected)
