@@ -23,6 +23,7 @@ def grpo(
         Path | None, typer.Option(help="Folder for checkpoint, log.jsonl, rollouts.jsonl, rewards.png (default: OUTPUT-work).")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Batches of rollouts.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of problems, answers and masks; same seed, same weights.")] = 0,
     evaluate: Annotated[int | None, typer.Option(min=0, help="Held-out documents answered before and after training (0: none).")] = None,
     held_out: Annotated[str | None, typer.Option(help="Suite of these documents (default: the nano suite trained on).")] = None,
@@ -48,6 +49,9 @@ def grpo(
     rows: Annotated[int | None, typer.Option(min=1, help="Masked canvases per forward: memory, not result.", rich_help_panel=LOSS)] = None,
     reward: Annotated[
         Path | None, typer.Option(help="Python file with reward(task, text) -> {component: value}.", rich_help_panel=REWARDS)
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option(help="Program in an answer: completion of the prompt, or fenced block.", rich_help_panel=REWARDS)
     ] = None,
     shuffle_rewards: Annotated[
         bool, typer.Option("--shuffle-rewards", help="Control: rewards go to the wrong answers of their group.", rich_help_panel=REWARDS)
@@ -91,7 +95,8 @@ def grpo(
         "model": model, "output": output, "work": work or output.with_name(output.name + "-work"), "steps": steps, "seed": seed,
         "evaluate": evaluate, "held_out": held_out, "method": method, "settings": _settings(settings, temperature), "prompts": prompts,
         "group": group, "canvas": canvas, "batch": batch, "estimator": estimator, "inner": inner, "epsilon": epsilon, "beta": beta,
-        "sync_every": sync_every, "lr": lr, "rank": rank, "rows": rows, "reward": reward, "shuffle_rewards": shuffle_rewards,
+        "sync_every": sync_every, "lr": lr, "rank": rank, "rows": rows, "save_every": save_every,
+        "form": form, "reward": reward, "shuffle_rewards": shuffle_rewards,
         "allow_unsafe": allow_unsafe_code, "workers": workers, "ray": not no_ray, "device": device, "threads": threads,
         "loggers": tuple(logger) if logger else None, "data_dir": str(data_dir) if data_dir else None,
     }  # fmt: skip

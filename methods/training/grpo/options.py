@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -92,6 +92,8 @@ class GRPOOptions:
             raise OptionsError(f"--prompts x --group = {self.prompts * self.group} answers do not divide among --workers {self.workers}")
         if self.workers > 1 and not self.ray:
             raise OptionsError("--no-ray runs one worker: leave out --workers, or let Ray start them")
+        if self.form not in get_args(Form):
+            raise OptionsError(f"--form {self.form} is unknown; use {' or '.join(get_args(Form))}")
         self.make_estimator()
 
     def make_estimator(self) -> Estimator:

@@ -105,7 +105,10 @@ def train(options: GRPOOptions) -> str | None:
         print(f"not compared with {', '.join(unchecked)}, whose data are not here: see --data-dir", flush=True)
     check_folder(options)
     started = time.perf_counter()
-    with workers(worker_options(options, folder), options.workers, options.ray) as group, RewardProcess(rewards_of(options)) as rewards:
+    with (
+        workers(worker_options(options, folder), options.workers, options.ray) as group,
+        RewardProcess(rewards_of(options, tasks.code)) as rewards,
+    ):
         up = group.init()
         print(
             f"{len(up)} worker(s) up in {time.perf_counter() - started:.1f} s, {up[0]['trained'] / 1e6:.2f} M trained weights", flush=True
@@ -130,11 +133,11 @@ def train(options: GRPOOptions) -> str | None:
     return outcome.stopped
 
 
-def rewards_of(options: GRPOOptions) -> RewardOptions:
+def rewards_of(options: GRPOOptions, code: bool) -> RewardOptions:
     """How answers are graded: programs need the jail, final answers do not."""
     return RewardOptions(
         form=options.form,
-        code=options.suite != "nano-gsm",
+        code=code,
         workers=options.threads,
         file=options.reward,
         allow_unsafe=options.allow_unsafe,

@@ -41,6 +41,11 @@ class Task:
 
 
 class TaskSource(Protocol):
+    @property
+    def code(self) -> bool:
+        """Whether programs have to be run to grade answers."""
+        ...
+
     def draw(self, step: int, count: int) -> list[Task]:
         """The problems of a step: a function of seed and step alone."""
         ...
@@ -51,6 +56,7 @@ class GeneratedTasks:
 
     def __init__(self, suite: str, seed: int) -> None:
         self.kind, self.seed = NANO[suite], seed
+        self.code = self.kind == "code"
         self.held_out = {row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)}
 
     def draw(self, step: int, count: int) -> list[Task]:
@@ -76,6 +82,7 @@ class FileTasks:
 
     def __init__(self, tasks: Sequence[Task], seed: int) -> None:
         self.tasks, self.seed = tasks, seed
+        self.code = any(task.tests for task in tasks)
 
     def draw(self, step: int, count: int) -> list[Task]:
         """The next ``count`` problems of the epoch, going over into the next one."""
