@@ -1,6 +1,8 @@
 """Does distillation go where theory says? A masked model of a small language, trained here (test 19).
 
-Reverse KL must make few-step samples better than the base model's, forward KL must not: its optimum is the teacher.
+Reverse KL must make few-step samples better than the base model's, forward KL must not: its optimum is the teacher. The language, the
+network (two layers of 64) and the rounds (steps 1/32 to 1/2) are the published toy's; training is shorter, because two cores have a
+minute for it: 700 base steps instead of 3000, rounds of 40 steps at 1e-3 instead of 200 at 5e-4.
 """
 
 from __future__ import annotations
@@ -21,10 +23,14 @@ from methods.training.losses import dcd, masks, sdtt
 from methods.training.rounds import Rounds, RoundSchedule
 from tests.distillation import seeded
 
-LETTERS, MASK, WORDS, ROWS = 10, 10, 3, 64
+LETTERS, MASK, WORDS, ROWS = 10, 10, 5, 32
 LANGUAGE = Language(letters=LETTERS)
-SAMPLES = 2000
-NOISE = 0.0065  # standard error of a share of valid words among 6000
+SAMPLES = 3000
+
+
+def noise(one: Quality, other: Quality) -> float:
+    """Three standard errors of the difference of two shares of valid words."""
+    return 3 * sum(share * (1 - share) / (SAMPLES * WORDS) for share in (one.words, other.words)) ** 0.5
 
 
 def log_probs(model: nn.Module, z: Tensor) -> Tensor:
@@ -49,14 +55,14 @@ def optimise(model: nn.Module, loss_at: Callable[[int], Tensor], steps: int, rat
 
 @cache
 def base_model() -> Transformer:
-    """Two layers, 800 steps of the masked-diffusion bound."""
-    spec = ModelSpec("llada", LETTERS + 1, 48, 144, 2, 4, 4, 12, qkv_bias=False)
+    """Two layers, 700 steps of the masked-diffusion bound."""
+    spec = ModelSpec("llada", LETTERS + 1, 64, 192, 2, 4, 4, 16, qkv_bias=False)
     torch.manual_seed(0)
     model = Transformer(spec)
     model.matmul_attention = True
     for parameter in model.parameters():
         if parameter.dim() == 2:
-            nn.init.normal_(parameter, std=48**-0.5)
+            nn.init.normal_(parameter, std=64**-0.5)
 
     def loss_at(step: int) -> Tensor:
         x, generator = texts(1, step), seeded(step)
@@ -65,11 +71,11 @@ def base_model() -> Transformer:
         nll = -log_probs(model, torch.where(masked, MASK, x)).gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return (nll * masked / t).mean()
 
-    optimise(model, loss_at, 800, 3e-3, decay=True)
+    optimise(model, loss_at, 700, 3e-3, decay=True)
     return model
 
 
-def distil(method: str, direction: dcd.Direction, every: int = 30, rounds: int = 5) -> nn.Module:
+def distil(method: str, direction: dcd.Direction, every: int = 40, rounds: int = 5) -> nn.Module:
     """The averaged student after rounds with steps 1/32 .. 1/2."""
     state = Rounds(copy.deepcopy(base_model()), RoundSchedule(1 / 32, every, rounds), decay=0.98)
 
@@ -120,7 +126,7 @@ def test_19_reverse_kl_beats_the_base(method: str) -> None:
     student = distil(method, "reverse")
     for steps in (2, 4):
         made, base = few_step(student, steps), base_quality(steps)
-        assert made.words > base.words + 3 * NOISE, (steps, made, base)
+        assert made.words > base.words + noise(made, base), (steps, made, base)
         assert made.entropy < base.entropy, "quality that costs no diversity is not what reverse KL does"
 
 
@@ -129,7 +135,7 @@ def test_19_forward_kl_does_not(method: str) -> None:
     student = distil(method, "forward")
     for steps in (2, 4):
         made, base = few_step(student, steps), base_quality(steps)
-        assert made.words < base.words + 3 * NOISE, (steps, made, base)
+        assert made.words < base.words + noise(made, base), (steps, made, base)
 
 
 def test_19_training_on_without_a_teacher_does_not() -> None:
@@ -142,6 +148,7 @@ def test_19_training_on_without_a_teacher_does_not() -> None:
         nll = -log_probs(student, torch.where(masked, MASK, x)).gather(-1, x.unsqueeze(-1)).squeeze(-1)
         return (nll * masked / t).mean()
 
-    optimise(student, loss_at, 150, 1e-3, decay=False)
+    optimise(student, loss_at, 200, 1e-3, decay=False)
     for steps in (2, 4):
-        assert few_step(student, steps).words < base_quality(steps).words + 3 * NOISE
+        made, base = few_step(student, steps), base_quality(steps)
+        assert made.words < base.words + noise(made, base), (steps, made, base)
