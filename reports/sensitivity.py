@@ -80,7 +80,7 @@ def tau(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Kendall's tau-b; None where one side has no order at all."""
     from scipy.stats import kendalltau
 
-    value = float(kendalltau(one, other).statistic)
+    value = float(kendalltau(one, other)[0])  # pyright: ignore[reportArgumentType]
     return None if np.isnan(value) else value
 
 
