@@ -161,7 +161,8 @@ def cache_path() -> Path:
 
 def hardware(device: torch.device, dtype: torch.dtype, weight_bytes: float, fresh: bool = False) -> Hardware:
     """Measured bandwidth (buffer of about ``weight_bytes``) and matmul rate of a device, from the cache if there."""
-    largest = (4096 if device.type == "cuda" else 512) * MIB
+    # Far beyond any cache, and no more than a GPU that holds a model can spare.
+    largest = (1024 if device.type == "cuda" else 512) * MIB
     size = min(max(1 << (int(weight_bytes) - 1).bit_length(), MIB), largest)
     kind, threads = str(dtype).removeprefix("torch."), torch.get_num_threads() if device.type == "cpu" else None
     cores = f" of {len(os.sched_getaffinity(0))} cores" if threads and hasattr(os, "sched_getaffinity") else ""

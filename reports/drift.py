@@ -15,12 +15,13 @@ from reports.plots import stem
 from reports.published import Published
 from reports.readme import diff
 from reports.style import MARK
-from reports.table import Table, build
+from reports.table import DIGITS, Table, build
 
 
 def csv(tables: Sequence[Table]) -> str:
     """All rows of all tables, raw numbers."""
-    return pd.concat([table.frame.assign(suite=table.suite, comparability_key=table.key) for table in tables]).to_csv(index=False)
+    frame = pd.concat([table.frame.assign(suite=table.suite, comparability_key=table.key) for table in tables])
+    return frame.to_csv(index=False, float_format=DIGITS)
 
 
 def drift(folder: Path, runs: Sequence[StoredRun], published: Published | None) -> str:

@@ -16,6 +16,8 @@ from harness.verdict import Verdict, adjust, verdict
 from reports.load import StoredRun, comparable
 
 BASELINE_METHOD = "vanilla"
+DIGITS = "%.6g"
+"""Figures as they are written to files: the last digits of a float differ between versions of a library."""
 NEAR_ZERO = 0.05
 """pass@1 below which a suite is called out of the model's reach."""
 
@@ -90,7 +92,7 @@ class Table:
     @property
     def fingerprint(self) -> str:
         """Hash of every figure in the table."""
-        return hashlib.sha256(self.frame.to_csv(index=False).encode()).hexdigest()[:16]
+        return hashlib.sha256(self.frame.to_csv(index=False, float_format=DIGITS).encode()).hexdigest()[:16]
 
     @cached_property
     def frame(self) -> pd.DataFrame:
