@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from harness import backbone as backbone_module
-from harness import cache, canvas, meter
+from harness import cache, canvas, divided, meter
 from harness.backbone import Backbone, Watch
 from harness.canvas import Canvas, Row
 from harness.records import Audit, Check, Sample
@@ -34,7 +34,7 @@ ROOF_SLACK = 2.0
 def _code() -> dict[str, tuple[object, object]]:
     """Every function of the modules that count and clock: (the object, its code)."""
     found: dict[str, tuple[object, object]] = {}
-    for module in (backbone_module, cache, canvas, meter):
+    for module in (backbone_module, cache, canvas, divided, meter):
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
                 found |= {f"{module.__name__}.{name}.{key}": _identity(member) for key, member in vars(value).items()}
