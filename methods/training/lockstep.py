@@ -24,19 +24,18 @@ class LockstepOptions(StudentOptions):
     """Shares of the kinds of noise; the other rows have a level per block.
 
     ``block_wise``: clean, then ``size`` tokens at a random level, then all masked; ``prefix``: R masked behind a cut. ``waiting`` is the
-    share of the rows (not of the block-wise ones) whose A is all masked. ``tail`` weighs the loss on padding, ``geometric`` is
-    the decay of the context weights.
+    share of the rows (not of the block-wise ones) whose A is all masked. ``tail`` weighs the loss on padding (less than text, but more
+    than elsewhere: the padding of R is what tells where A begins), ``geometric`` is the decay of the context weights.
     """
 
     blocks: bool = True
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     betas: tuple[float, float] = (0.9, 0.95)
     decay: float = 0.0
     block_wise: float = 0.35
     prefix: float = 0.2
     waiting: float = 0.35
     size: int = 8
-    tail: float = 0.2
+    tail: float = 0.6
     geometric: float = 0.3
 
 
