@@ -209,7 +209,7 @@ class Outcome:
 
 def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Outcome:
     """Train from the last checkpoint to ``options.steps``. A run that collapses ends with the weights of its last checkpoint."""
-    options, group, work = setting.options, setting.group, setting.options.work
+    options, group, work = setting.options, setting.group, setting.options.work.absolute()
     done, earlier = group.load(str(work / CHECKPOINT))[0]
     log, rollouts = LossLog(work / LOG, done), LossLog(work / ROLLOUTS, done)
     collapse, started = Collapse(options, work / LOG), time.perf_counter()

@@ -13,6 +13,7 @@ import yaml
 from harness.errors import UserError
 from methods.training.grpo.estimators import Estimator, make_estimator
 from methods.training.grpo.rewards import Form
+from methods.training.grpo.tasks import NANO
 
 PRESETS = files("methods.training") / "presets" / "grpo.yaml"
 
@@ -94,6 +95,8 @@ class GRPOOptions:
             raise OptionsError("--no-ray runs one worker: leave out --workers, or let Ray start them")
         if self.form not in get_args(Form):
             raise OptionsError(f"--form {self.form} is unknown; use {' or '.join(get_args(Form))}")
+        if self.evaluate and not self.held_out and self.suite not in NANO:
+            raise OptionsError("--evaluate needs --held-out SUITE where the training problems come from a file")
         self.make_estimator()
 
     def make_estimator(self) -> Estimator:

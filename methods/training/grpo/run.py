@@ -26,6 +26,8 @@ from methods.training.grpo.tasks import load_tasks
 
 NEEDS_VERL = "reinforcement learning needs verl: pip install 'dllm-bench[train]' -c constraints.txt"
 DEFAULT_CANVAS = 256
+# Settings that a continued run may have otherwise: they change no result, or only how long it takes to come.
+FREE = {"save_every", "loggers", "evaluate", "held_out", "output", "work", "threads", "workers", "ray", "rows", "batch", "data_dir"}
 
 
 def require_verl() -> None:
@@ -76,7 +78,7 @@ def worker_options(options: GRPOOptions, folder: Path) -> Any:
 def check_folder(options: GRPOOptions) -> None:
     """OptionsError if the work folder belongs to a run with other settings; else note these there."""
     path, own = options.work / "card.json", options.plain()
-    free = ("steps", "save_every", "loggers", "evaluate", "output", "work", "threads", "workers", "ray", "rows", "batch")
+    free = FREE | ({"steps"} if options.schedule == "constant" else set())
     if path.exists():
         before = json.loads(path.read_text())["settings"]
         settings = json.loads(json.dumps(own))
@@ -97,7 +99,7 @@ def train(options: GRPOOptions) -> str | None:
     from methods.training.grpo.tracking import tracking
 
     options = complete(options)
-    folder = resolve(location(options.model))
+    folder = resolve(location(options.model)).absolute()
     tokenizer, bos = load_tokenizer(folder), adds_bos(options.model, folder)
     print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
     tasks, unchecked = load_tasks(options.suite, options.seed, options.data_dir)
@@ -117,7 +119,7 @@ def train(options: GRPOOptions) -> str | None:
         first = len((options.work / LOG).read_text().splitlines()) if (options.work / LOG).exists() else 0
         with tracking(options, first) as track:
             outcome = fit(setting, track)
-        group.export(str(options.output))
+        group.export(str(options.output.absolute()))
         peaks = group.memory()
     shown = {"settings": options.plain(), "seconds": round(outcome.seconds, 1), "stopped": outcome.stopped, "peak_memory_bytes": peaks}
     write(options.work / "card.json", shown)
