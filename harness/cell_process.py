@@ -15,6 +15,8 @@ from pathlib import Path
 from harness.sweep import Cell, CellStatus, Outcome, State, SweepError
 
 POLL_S = 0.1
+# Nothing of a sweep leaves the machine, and no token is written to the home folder.
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 # Answers travel through files; Ray's own store only has to start.
 STORE_BYTES = 128 << 20
 
@@ -92,15 +94,17 @@ def run_local(pending: Sequence[Cell], state: State, workers: int, gpus: Sequenc
 
 def run_ray(pending: Sequence[Cell], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher) -> None:
     """The same cells through Ray with up to ``workers`` at a time; Ray gives each task a GPU of its own if ``use_gpu``."""
-    # Nothing of a sweep leaves the machine, and no token is written to the home folder.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    for name, value in RAY.items():
+        os.environ.setdefault(name, value)
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SweepError("--ray needs Ray: pip install 'dllm-bench[train]', or leave --ray out and use --workers") from None
     cpus = None if use_gpu else workers
-    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True, object_store_memory=STORE_BYTES)
+    try:
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True, object_store_memory=STORE_BYTES)
+    except Exception as error:
+        raise SweepError(f"--ray: Ray did not start ({str(error).splitlines()[0]}): leave --ray out and use --workers") from error
     try:
         task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=0)(_to_the_end)
         futures = {task.remote(cell, str(state.log(cell).resolve()), timeout_s, os.getcwd()): cell for cell in pending}
