@@ -1,0 +1,80 @@
+"""Where the time of a decode call is booked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from harness.canvas import Row
+from harness.decode import decode
+from harness.meter import Meter
+from harness.model import ModelSpec
+from methods.base import Forward, Program, RowDecoder, SamplingConfig, propose
+from tests.helpers import backbone
+
+PAUSE, STEPS = 0.02, 4
+
+
+class Slow(RowDecoder):
+    name = "slow"
+
+    def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
+        while at := row.masked()[:2]:
+            logits = yield Forward(window=(0, row.length), at=at)
+            time.sleep(PAUSE)
+            best = propose(logits, row, spec, config)
+            row.commit(at, best.ids, best.probability)
+
+
+def booked(meter: Meter, unit: float) -> Meter:
+    """10 units in the decoder: 6 in forward passes (of these 5 in the model), 1 for writing."""
+    meter.spent("decode", 0 * unit, 10 * unit)
+    meter.spent("forward", 1 * unit, 4 * unit)
+    meter.spent("forward", 5 * unit, 8 * unit)
+    meter.spent("model", 1 * unit, 4 * unit)
+    meter.spent("model", 6 * unit, 8 * unit)
+    meter.spent("write", 8 * unit, 9 * unit)
+    return meter
+
+
+def test_parts_by_hand() -> None:
+    meter = booked(Meter(1), 1.0)
+    assert (meter.forward_s, meter.select_s) == (5.0, 3.0)
+    assert Meter(1).select_s == 0.0
+
+
+@dataclass
+class Event:
+    """Stands in for a CUDA event, whose times are in milliseconds."""
+
+    at: float = 0.0
+
+    def __rmul__(self, factor: float) -> Event:
+        return Event(factor * 1000)
+
+    def elapsed_time(self, other: Event) -> float:
+        return other.at - self.at
+
+
+def test_a_gpu_is_timed_by_the_events_of_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = booked(Meter(1, "cuda:0"), Event())  # pyright: ignore[reportArgumentType]
+    assert (meter.forward_s, meter.select_s) == (5.0, 3.0)
+    recorded = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: type("New", (), {"record": lambda _, stream: recorded.append(stream)})())
+    meter.now()
+    assert recorded == ["stream of cuda:0"]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_methods_own_time_is_its_own(rows: int) -> None:
+    model = backbone("dream_tiny")
+    decoded = decode(model, Slow(), SamplingConfig(), [[5, 6, 7]] * rows, 2 * STEPS, stop_rule="reference")
+    select_s, forward_s = sum(row.select_s for row in decoded), sum(row.forward_s for row in decoded)
+    assert select_s >= rows * STEPS * PAUSE
+    assert forward_s > 0
+    assert forward_s + select_s < sum(row.time_s for row in decoded), "the rest is the harness' own"
