@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Request:
     """One prompt to answer. ``canvas`` is its length in new tokens, ``settings`` override the run's.
 
-    ``blocks``: lengths of reasoning and answer where the suite lays the canvas out in them; empty: one text.
+    ``blocks``: lengths of reasoning and answer where the canvas is laid out in them; empty: one text.
     """
 
     prompt: str | Sequence[int]
@@ -64,14 +64,14 @@ class Generator:
         self.config = build_config(decoder.name, decoder.Config, self.settings)
 
     def canvas(self, suggested: int, blocks: Sequence[int] = ()) -> int:
-        """max_new_tokens: what the suite's blocks need, else the setting, the model's own, what the suite suggests.
+        """max_new_tokens: what the blocks need, else the setting, the model's own, what the suite suggests.
 
         Raises SettingError for a setting that contradicts the blocks.
         """
         asked = getattr(self.config, "max_new_tokens", None)
         if blocks and asked not in (None, sum(blocks)):
             layout = " + ".join(map(str, blocks))
-            raise SettingError(f"max_new_tokens {asked} contradicts the suite's canvas of {layout} tokens: leave max_new_tokens out")
+            raise SettingError(f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave max_new_tokens out")
         return sum(blocks) or asked or self.loaded.canvas or suggested
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:

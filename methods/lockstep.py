@@ -163,7 +163,7 @@ def given(row: Row, config: Config) -> tuple[Span, Span]:
     r, a = (stop - start for start, stop in row.spans)
     for name, length, asked in (("r_length", r, config.r_length), ("a_length", a, config.a_length)):
         if asked not in (None, length):
-            raise SettingError(f"{name} {asked} contradicts the suite's blocks of {r} and {a} tokens: leave {name} out")
+            raise SettingError(f"{name} {asked} contradicts the given blocks of {r} and {a} tokens: leave {name} out")
     _check_grid(r, a, config)
     return row.spans[0], row.spans[1]
 

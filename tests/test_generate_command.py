@@ -81,7 +81,7 @@ def test_trace_has_a_frame_per_forward(model: Path, tmp_path: Path, ending: str)
         ("w5 [R]", ["--method", "lockstep"], MarkerError, "one .R. and then one .A."),
         ("w5 [R:9] [A]", ["--method", "lockstep", "--set", "r_length=4"], GenerateError, "contradicts --set r_length=4"),
         ("w5 [R] [A]", ["--method", "lockstep", "--set", "tau_r=2"], SettingError, "tau_r=2"),
-        ("w5 [R:20] [A:20]", ["--method", "lockstep", "--set", "max_new_tokens=30"], SettingError, "overlap"),
+        ("w5 [R:20] [A:20]", ["--method", "lockstep", "--set", "max_new_tokens=30"], SettingError, "canvas of 20 . 20 tokens"),
         ("w5", ["--trace", "out.mp4"], GenerateError, "--trace out.mp4 must end"),
         ("w5", ["--stop-rule", "never"], SettingError, "--stop-rule never"),
     ],

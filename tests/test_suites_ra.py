@@ -128,7 +128,7 @@ def test_generator_takes_the_canvas_from_the_blocks() -> None:
     assert item.decoded.spans == [(0, 24), (24, 32)]
     assert item.useful == sum(item.block_useful)
     assert len(item.block_useful) == 2
-    with pytest.raises(SettingError, match=r"max_new_tokens 40 contradicts the suite's canvas of 24 \+ 8"):
+    with pytest.raises(SettingError, match=r"max_new_tokens 40 contradicts a canvas of 24 \+ 8"):
         Generator(loaded("dream_eos_tiny"), decoder, {"max_new_tokens": 40}).canvas(32, (24, 8))
 
 
@@ -147,7 +147,7 @@ def test_lockstep_takes_the_suites_blocks_and_refuses_others() -> None:
     assert isinstance(request, Forward)
     assert list(request.at) == list(range(1, 7))
     decode(model, LOCKSTEP, lockstep.Config(r_length=6), [[5]], 8, blocks=[6, 2])
-    with pytest.raises(SettingError, match="a_length 4 contradicts the suite's blocks of 6 and 2"):
+    with pytest.raises(SettingError, match="a_length 4 contradicts the given blocks of 6 and 2"):
         decode(model, LOCKSTEP, lockstep.Config(a_length=4), [[5]], 8, blocks=[6, 2])
     with pytest.raises(SettingError, match="3 blocks"):
         decode(model, LOCKSTEP, lockstep.Config(), [[5]], 8, blocks=[4, 2, 2])

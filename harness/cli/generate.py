@@ -45,7 +45,8 @@ def generate_command(
     """Answer one prompt and show the canvas while it fills.
 
     On a terminal the canvas is redrawn after every forward pass; elsewhere only the finished text is printed. Speed
-    is not reported, since drawing costs time: `bench run` measures. A method without blocks ignores the markers.
+    is not reported, since drawing costs time: `bench run` measures. With the lengths of both blocks, [R:48] [A:16], every method fills
+    them as two texts; markers without lengths are for methods that have blocks of their own.
 
     Example:
 
@@ -69,8 +70,8 @@ def generate_command(
     chosen = block_settings(chosen, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
     loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
     generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule)
-    canvas = sum(lengths.values()) if len(lengths) == 2 and not chosen.get("max_new_tokens") else generator.canvas(256)
-    item = _answer(generator, Request(text, canvas), delay, show=sys.stdout.isatty())
+    blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
+    item = _answer(generator, Request(text, generator.canvas(256, blocks), blocks=blocks), delay, show=sys.stdout.isatty())
     _report(item, entry.name)
     if trace is not None:
         _animate(item, entry.name, loaded, trace)
