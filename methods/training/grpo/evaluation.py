@@ -42,6 +42,10 @@ class Comparison:
     high: float
     p_value: float
 
+    def __str__(self) -> str:
+        change = f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], p {self.p_value:.2g}"
+        return f"pass@1 {self.before:.3f} -> {self.after:.3f}, {change}, {self.documents} documents"
+
 
 def greedy(options: GRPOOptions) -> dict[str, Any]:
     """The decoder's settings without sampling."""

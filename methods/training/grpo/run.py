@@ -22,7 +22,7 @@ from methods.training.grpo.evaluation import evaluate, write
 from methods.training.grpo.memory import report
 from methods.training.grpo.options import GRPOOptions, OptionsError
 from methods.training.grpo.reward_client import RewardOptions, RewardProcess
-from methods.training.grpo.tasks import load_tasks
+from methods.training.grpo.tasks import TaskSource, load_tasks
 
 NEEDS_VERL = "reinforcement learning needs verl: pip install 'dllm-bench[train]' -c constraints.txt"
 DEFAULT_CANVAS = 256
@@ -93,46 +93,42 @@ def check_folder(options: GRPOOptions) -> None:
 def train(options: GRPOOptions) -> str | None:
     """Train (or continue), export, evaluate and draw; returns why training stopped early, None if it did not."""
     require_verl()
-    from methods.training.grpo.fit import LOG, Setting, fit
-    from methods.training.grpo.launch import workers
     from methods.training.grpo.picture import draw
-    from methods.training.grpo.tracking import tracking
 
     options = complete(options)
     folder = resolve(location(options.model)).absolute()
-    tokenizer, bos = load_tokenizer(folder), adds_bos(options.model, folder)
     print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
     tasks, unchecked = load_tasks(options.suite, options.seed, options.data_dir)
     if unchecked:
         print(f"not compared with {', '.join(unchecked)}, whose data are not here: see --data-dir", flush=True)
     check_folder(options)
-    started = time.perf_counter()
-    with (
-        workers(worker_options(options, folder), options.workers, options.ray) as group,
-        RewardProcess(rewards_of(options, tasks.code)) as rewards,
-    ):
-        up = group.init()
-        print(
-            f"{len(up)} worker(s) up in {time.perf_counter() - started:.1f} s, {up[0]['trained'] / 1e6:.2f} M trained weights", flush=True
-        )
+    facts = {"settings": options.plain(), **_learn(options, folder, tasks)}
+    write(options.work / "card.json", facts)
+    write(options.output / "card.json", facts)
+    draw([options.work], options.work / "rewards.png")
+    if options.evaluate:
+        print(f"held-out {evaluate(options)}", flush=True)
+    return facts["stopped"]
+
+
+def _learn(options: GRPOOptions, folder: Path, tasks: TaskSource) -> dict[str, Any]:
+    """Start workers and reward process, run the loop, export; what the card says about it (seconds, bytes)."""
+    from methods.training.grpo.fit import Setting, fit
+    from methods.training.grpo.launch import workers
+    from methods.training.grpo.tracking import tracking
+
+    tokenizer, bos, started = load_tokenizer(folder), adds_bos(options.model, folder), time.perf_counter()
+    rewarder = RewardProcess(rewards_of(options, tasks.code))
+    with workers(worker_options(options, folder), options.workers, options.ray) as group, rewarder as rewards:
+        trained, up = group.init()[0]["trained"], time.perf_counter() - started
+        print(f"{options.workers} worker(s) up in {up:.1f} s, {trained / 1e6:.2f} M trained weights", flush=True)
         setting = Setting(options, group, tasks, rewards, lambda text: encode(tokenizer, text, bos), options.make_estimator().level)
-        first = len((options.work / LOG).read_text().splitlines()) if (options.work / LOG).exists() else 0
-        with tracking(options, first) as track:
+        with tracking(options) as track:
             outcome = fit(setting, track)
         group.export(str(options.output.absolute()))
         peaks = group.memory()
-    shown = {"settings": options.plain(), "seconds": round(outcome.seconds, 1), "stopped": outcome.stopped, "peak_memory_bytes": peaks}
-    write(options.work / "card.json", shown)
-    write(options.output / "card.json", shown)
-    draw([options.work], options.work / "rewards.png")
-    if options.evaluate:
-        found = evaluate(options)
-        print(
-            f"held-out pass@1 {found.before:.3f} -> {found.after:.3f}, difference {found.difference:+.3f} "
-            f"[{found.low:+.3f}, {found.high:+.3f}], {found.documents} documents, p {found.p_value:.2g}",
-            flush=True,
-        )
-    return outcome.stopped
+    seconds = {"seconds": round(outcome.seconds, 1), "start_seconds": round(up, 1)}
+    return {**seconds, "stopped": outcome.stopped, "reward_processes": rewards.starts, "peak_memory_bytes": peaks}
 
 
 def rewards_of(options: GRPOOptions, code: bool) -> RewardOptions:

@@ -13,14 +13,14 @@ TRACKERS = ("console", "file", "tensorboard", "wandb")
 
 
 @contextmanager
-def tracking(options: GRPOOptions, first: int) -> Iterator[Callable[[dict[str, Any], int], None]]:
+def tracking(options: GRPOOptions) -> Iterator[Callable[[dict[str, Any], int], None]]:
     """``track(figures, step)``. Files lie in the work folder; wandb without a key writes there too, to be uploaded with wandb sync."""
     if unknown := [name for name in options.loggers if name not in TRACKERS]:
         raise OptionsError(f"--logger {unknown[0]} is unknown; use {', '.join(TRACKERS)}")
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     # verl opens its file anew at every start, so a resumed run gets another one.
-    os.environ["VERL_FILE_LOGGER_PATH"] = str(work / f"tracking-{first}.jsonl")
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(work / f"tracking-{len(list(work.glob('tracking-*.jsonl')))}.jsonl")
     os.environ.setdefault("TENSORBOARD_DIR", str(work / "tensorboard"))
     os.environ.setdefault("WANDB_DIR", str(work))
     if "WANDB_API_KEY" not in os.environ:
