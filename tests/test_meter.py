@@ -73,7 +73,8 @@ def test_a_gpu_is_timed_by_the_events_of_its_stream(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_methods_own_time_is_its_own(rows: int) -> None:
     model = backbone("dream_tiny")
-    decoded = decode(model, Slow(), SamplingConfig(), [[5, 6, 7]] * rows, 2 * STEPS, stop_rule="reference")
+    slow: Any = Slow()
+    decoded = decode(model, slow, SamplingConfig(), [[5, 6, 7]] * rows, 2 * STEPS, stop_rule="reference")
     select_s, forward_s = sum(row.select_s for row in decoded), sum(row.forward_s for row in decoded)
     assert select_s >= rows * STEPS * PAUSE
     assert forward_s > 0
