@@ -82,7 +82,8 @@ def test_options_name_the_flag_to_change(tmp_path: Path) -> None:
         load_options("tiny", "nano-gsm", **places)
     with pytest.raises(OptionsError, match="do not divide among --workers 3"):
         load_options("nano", "nano-gsm", workers=3, **places)
-    assert load_options("nano", "nano-gsm", settings={"tokens_per_step": 2}, **places).settings["temperature"] == 1.0
+    merged = load_options("nano", "nano-gsm", settings={"alg": "entropy"}, **places).settings
+    assert merged == {"temperature": 1.0, "tokens_per_step": 4, "alg": "entropy"}
 
 
 def test_formats() -> None:

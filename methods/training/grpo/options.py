@@ -129,10 +129,10 @@ def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
     if preset not in table:
         raise OptionsError(f"--preset {preset} is unknown; use {', '.join(table)}")
     values = dict(table[preset])
-    values |= values.pop("suites", {}).get(suite, {})
-    for key, value in given.items():
-        if value is not None:
-            values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    for layer in (values.pop("suites", {}).get(suite, {}), given):
+        for key, value in layer.items():
+            if value is not None:
+                values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
     known = {entry.name for entry in fields(GRPOOptions)}
     if unknown := sorted(set(values) - known):
         raise OptionsError(f"preset {preset}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
