@@ -101,8 +101,8 @@ class Table:
 
 
 def build(runs: Sequence[StoredRun]) -> list[Table]:
-    """Tables of all runs that may be shown, ordered by suite."""
-    return [_table(key, group) for key, group in comparable(runs).items()]
+    """Tables of all runs that may be shown, ordered by suite, its own prompts first."""
+    return sorted([_table(key, group) for key, group in comparable(runs).items()], key=lambda table: (table.suite, table.prompt))
 
 
 def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
