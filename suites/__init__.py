@@ -116,7 +116,7 @@ class Suite:
     @property
     def embedded(self) -> bool:
         """Whether the documents ship with this package, so that stored runs may repeat their prompts."""
-        return (EMBEDDED / f"{self.path.stem}_test.jsonl").is_file()
+        return (EMBEDDED / f"{self.path.stem.removesuffix('_ra')}_test.jsonl").is_file()
 
     @property
     def scorer(self) -> CodeScorer | None:

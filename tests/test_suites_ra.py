@@ -34,6 +34,7 @@ def test_documents_and_prompts_are_those_of_the_plain_suite(name: str, plain: st
     assert ours.fingerprint() == ours.frozen == theirs.frozen
     assert ours.canvas == sum(ours.blocks)
     assert theirs.blocks == ()
+    assert ours.embedded == theirs.embedded
 
 
 @pytest.mark.parametrize(("name", "plain"), PAIRS)
