@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +82,24 @@ def test_adapter_loads_and_a_run_cut_three_times_ends_at_the_same_weights(
             train(again)
     cut = weights(train(again))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_a_student_killed_three_times_ends_at_the_same_weights(base: Path, tmp_path: Path) -> None:
+    whole = weights(TRAINERS["sdtt"].train(smoke("sdtt", base, tmp_path / "whole", every=20)))
+    cut = smoke("sdtt", base, tmp_path / "cut", every=20)
+    places = ["--model", str(base), "--output", str(cut.output), "--work", str(cut.work), "--preset", "smoke", "--set", "every=20"]
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "train", "sdtt", *places]
+    for _ in range(3):
+        before = {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and before == {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}:
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    killed = weights(TRAINERS["sdtt"].train(cut))
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+    logs = [next(folder.glob("work/*/log.jsonl")).read_text() for folder in (tmp_path / "whole", tmp_path / "cut")]
+    assert logs[0] == logs[1]
 
 
 def test_another_setting_does_not_continue_an_old_run(base: Path, tmp_path: Path) -> None:

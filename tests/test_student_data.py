@@ -26,7 +26,7 @@ from methods.training.trainers import TRAINERS
 from suites.generators import frozen
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")
-TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
+TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
 if not app.registered_commands:
     mount(app)
 
