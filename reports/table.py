@@ -101,8 +101,9 @@ class Table:
 
 
 def build(runs: Sequence[StoredRun]) -> list[Table]:
-    """Tables of all runs that may be shown, ordered by suite, its own prompts first."""
-    return sorted([_table(key, group) for key, group in comparable(runs).items()], key=lambda table: (table.suite, table.prompt))
+    """Tables of all runs that may be shown, ordered by suite, its own prompts first; suites that nothing solves come last."""
+    tables = [_table(key, group) for key, group in comparable(runs).items()]
+    return sorted(tables, key=lambda table: (table.near_zero, table.suite, table.prompt))
 
 
 def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
