@@ -33,7 +33,9 @@ TAILS: tuple[Tail, ...] = ("greedy_code", "ancestral")
 
 @dataclass(frozen=True)
 class DuoOptions:
-    """``soft_steps`` of curriculum at temperature 10^``log_tau`` (``top`` > 0: from so many Gaussians per position), then discrete training up to ``base_steps``, then the rounds.
+    """``soft_steps`` of curriculum, then discrete training up to ``base_steps``, then the rounds.
+
+    The curriculum's temperature is 10^``log_tau``; ``top`` > 0 draws that many Gaussians per position.
 
     ``words`` per text; ``batch`` texts per step; ``decay`` of the delivered average; ``evaluate`` lists the steps N at which
     ``samples`` texts are judged.
