@@ -50,6 +50,7 @@ def test_tokens_per_forward_are_compared_by_forwards_alone() -> None:
     ratio = speedup(before, after, cost="nfe")
     assert ratio.estimate == pytest.approx((12 / 8 * 12 / 6) ** 0.5)
     assert ratio.low is not None
+    assert ratio.estimate is not None
     assert ratio.high is not None
     assert 1.5 < ratio.low < ratio.estimate < ratio.high < 2.0
 
