@@ -136,7 +136,7 @@ def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path)
 def test_consistency_variants_run(change: dict[str, Any], base: Path, tmp_path: Path) -> None:
     chosen = smoke("dcd", base, tmp_path, every=1, answers=0, pool_items=100, **change)
     assert TRAINERS["dcd"].train(chosen).is_dir()
-    assert bool(list(chosen.work.glob("integral-K768-*.pt"))) == (chosen.clock == "gaussian")
+    assert bool(list(chosen.work.glob("integral-K1024-*.pt"))) == (chosen.clock == "gaussian")
 
 
 def test_generator_and_auxiliary_model_learn_apart(base: Path, tmp_path: Path) -> None:

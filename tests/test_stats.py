@@ -47,7 +47,7 @@ def test_an_error_costs_its_time_and_counts_as_unsolved() -> None:
 
 
 def test_unknown_is_null_never_zero() -> None:
-    unknown = dict.fromkeys(["useful", "committed", "correct", "latency_s", "first_block_s", "forward_s", "peak_memory_bytes"])
+    unknown = dict.fromkeys(["useful", "committed", "correct", "latency_s", "first_block_s", "forward_s", "select_s", "peak_memory_bytes"])
     figures = summarise([sample.model_copy(update=unknown) for sample in fake_samples(Fake(documents=3))])
     known = {name for name, value in figures.model_dump().items() if value is not None}
     assert known == {"samples", "errors", "nfe", "time_s"}

@@ -104,9 +104,12 @@ class RewardProcess:
             if not part:
                 raise _Failure("reward_died")
             self._unread += part
-            if len(self._unread.partition(b"\n")[0]) > limit:
+            if b"\n" not in self._unread and len(self._unread) > limit:
                 raise _Failure("reward_flooded")
         line, _, self._unread = self._unread.partition(b"\n")
+        # One read may have brought this line whole, together with the one before it.
+        if len(line) > limit:
+            raise _Failure("reward_flooded")
         return line
 
     def _ready(self) -> subprocess.Popen[bytes]:
