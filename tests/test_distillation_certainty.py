@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from methods.training.cfd import CFDOptions, row_rates
 from methods.training.losses import certainty as cfd
 from methods.training.losses import masks
 from tests.distillation import golden, seeded
@@ -52,6 +55,20 @@ def test_16_masks_of_every_row_are_drawn_on_their_own() -> None:
     assert not (masked & complement).any()
     assert abs(float(masked[region].double().mean()) - 0.5005) < 4 * (0.25 / int(region.sum())) ** 0.5
     assert len({tuple(row) for row in masked.tolist()}) == 400
+
+
+def test_masks_at_a_rate_per_row() -> None:
+    region = torch.ones(2, 4000, dtype=torch.bool)
+    masked, _ = cfd.random_masks(region, torch.tensor([[0.2], [1.0]]), seeded())
+    light, heavy = masked.double().mean(1).tolist()
+    assert light == pytest.approx(0.2008, abs=0.025)
+    assert heavy == 1.0
+    options = CFDOptions(output=Path("out"), work=Path("work"), rate=0.5, rate_to=0.9)
+    rates = row_rates(options, 1000, seeded())
+    assert isinstance(rates, torch.Tensor)
+    assert rates.shape == (1000, 1)
+    assert 0.5 <= rates.min() < 0.51
+    assert 0.89 < rates.max() <= 0.9
 
 
 def test_16_trajectory_masks_follow_the_teachers_order() -> None:

@@ -12,19 +12,25 @@ from methods.training.losses.certainty import random_masks, two_sided
 from methods.training.options import StudentOptions
 from methods.training.student import LossAt, Rows, Student, Trainer
 
-THRESHOLDS = tuple(Mode("block", threshold=threshold) for threshold in (0.9, 0.7, 0.5))
+THRESHOLDS = (
+    *(Mode("block", threshold=threshold) for threshold in (0.9, 0.7, 0.5)),
+    *(Mode("block", threshold=threshold, block=24) for threshold in (0.95, 0.9, 0.8)),
+)
 
 
 @dataclass(frozen=True)
 class CFDOptions(StudentOptions):
-    """``rate`` of masked positions (fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA).
+    """``rate`` of masked positions (the paper: fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA).
 
+    ``rate_to``: each row's rate is drawn evenly between ``rate`` and this one; for heavily masked states, which decoding in long blocks
+    starts from.
     ``block`` > 0 is the paper's setting for LLaDA: one random block active, earlier ones clean, later ones masked and without loss.
     0 takes the whole answer as one block, as the paper does for Dream.
     """
 
     answers: int = 4000
     rate: float = 0.5
+    rate_to: float | None = None
     beta: float = 1.0
     block: int = 0
 
@@ -33,9 +39,17 @@ def cfd_loss(student: Student[CFDOptions], batch: int) -> Tensor:
     """Loss of one batch: a mask and its complement, each with its own forward."""
     options, rows, random = student.options, student.rows(batch), student.random(batch)
     active, later = active_blocks(rows, options.block, random)
-    sides = random_masks(active, options.rate, random)
+    sides = random_masks(active, row_rates(options, len(active), random), random)
     logits = [student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible) for side in sides]
     return two_sided(logits[0], logits[1], rows.ids, sides, options.beta)
+
+
+def row_rates(options: CFDOptions, rows: int, random: torch.Generator) -> float | Tensor:
+    """The one rate, or a rate per row [rows, 1]."""
+    if options.rate_to is None:
+        return options.rate
+    draws = torch.rand(rows, 1, generator=random, device=random.device)
+    return options.rate + (options.rate_to - options.rate) * draws
 
 
 def active_blocks(rows: Rows, block: int, random: torch.Generator) -> tuple[Tensor, Tensor]:

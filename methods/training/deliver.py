@@ -33,6 +33,7 @@ def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: in
     tokenizer = Tokenizer.from_file(str(path))
     if tokenizer.token_to_id(MASK) != student.mask_id:
         return {}
+    print(f"{student.method}: answering {count} validation problems of each suite", flush=True)
     student.net.eval()
     if student.options.blocks:
         figures = score_blocks(student.model, student.folder, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)

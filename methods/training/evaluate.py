@@ -23,6 +23,7 @@ from methods.training.corpus import BOS, EOS, MASK
 from suites.generators import Split, code, frozen, gsm
 
 CANVAS = 48
+BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class Mode:
     kind: str
     per_step: int = 1
     threshold: float | None = None
-    block: int = 8
+    block: int = BLOCK
 
     def __str__(self) -> str:
         rate = f"t{self.threshold}" if self.threshold is not None else str(self.per_step)
-        return self.kind if self.kind == "ar" else f"{self.kind}-{rate}"
+        size = str(self.block) if self.kind == "block" and self.block != BLOCK else ""
+        return self.kind if self.kind == "ar" else f"{self.kind}{size}-{rate}"
 
 
 @dataclass(frozen=True)

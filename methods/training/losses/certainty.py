@@ -48,8 +48,8 @@ def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float
     return Certainty(cross_entropy, entropy, correct)
 
 
-def random_masks(region: Tensor, rate: float = 0.5, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """(masked, complement) [rows, length] inside ``region``: each place with chance (1 - 1e-3) * rate + 1e-3.
+def random_masks(region: Tensor, rate: float | Tensor = 0.5, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """(masked, complement) [rows, length] inside ``region``: each place with chance (1 - 1e-3) * rate + 1e-3; ``rate`` one or [rows, 1].
 
     Every row is drawn on its own. The released loop writes the whole batch once per row and is right for single rows only.
     """
