@@ -15,7 +15,7 @@ from harness.records import Sample
 from harness.stats import tps_interval
 from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
-from reports.table import BASELINE_METHOD, Row, Table
+from reports.table import BASELINE_METHOD, Row, Table, setting_text
 
 SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
 PICTURE = "quality-speed"
@@ -129,7 +129,7 @@ def _scatter(table: Table, field: str, x_label: str, heading: str, with_interval
     axes.text(
         1, 1.01, f"{table.documents} problems, 95% intervals", transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=GREY
     )
-    label_points(axes, points, [_two_lines(row) for row in rows], colours, [line for line in lines if line])
+    label_points(axes, points, [_short_name(row, rows) for row in rows], colours, [line for line in lines if line])
     return drawn
 
 
@@ -201,7 +201,14 @@ def _axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlim(low / 1.35, high * 1.6)
 
 
-def _two_lines(row: Row) -> str:
-    method, _, settings = row.label.partition(" ")
-    name = f"{method} (baseline)" if row.is_baseline else method
-    return f"{name}\n{settings}" if settings else name
+def _short_name(row: Row, rows: Sequence[Row]) -> str:
+    """Method, and below it the settings that tell its runs apart and that most of them do not share; the table has the others."""
+    plan = row.stored.run.plan
+    mates = [other for other in rows if other.stored.run.plan.method == plan.method]
+    settings = [
+        setting_text(name, value)
+        for name, value in row.settings.items()
+        if 2 * sum(other.settings.get(name) == value for other in mates) <= len(mates)
+    ]
+    name = f"{plan.method} (baseline)" if row.is_baseline else plan.method
+    return f"{name}\n{' '.join(settings)}" if settings else name

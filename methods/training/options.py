@@ -31,7 +31,8 @@ class StudentOptions:
     ``prompts`` or generated problems), else ``pool_items`` of the generated corpus; ``keep`` drops answers known to be wrong.
     ``blocks``: rows of reasoning and answer (block_rows) instead of all these.
     Size: ``tokens`` of a batch, ``accumulate`` batches per optimiser step, ``canvas`` new tokens of the longest row, which a
-    share ``full_canvas`` of the batches has. ``rank`` 0 trains all weights. ``warmup`` steps, then a constant rate that falls over the
+    share ``full_canvas`` of the batches has. ``rank`` 0 trains all weights, with ``muon_lr`` > 0 the matrices of the blocks by Muon
+    at that rate and the rest by AdamW at ``lr``. ``warmup`` steps, then a constant rate that falls over the
     share ``fall`` (``shape``). ``decay`` of the running average that is delivered; 0 delivers the raw student. ``first``,
     ``every``, ``rounds``: see RoundSchedule.
     """
@@ -60,6 +61,7 @@ class StudentOptions:
     dropout: float = 0.0
     targets: tuple[str, ...] = LINEAR
     lr: float = 2e-4
+    muon_lr: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup: int = 50
@@ -74,6 +76,10 @@ class StudentOptions:
     validate_every: int = 0
     validation_items: int = 0
     wandb: bool = False
+
+    def __post_init__(self) -> None:
+        if self.muon_lr and self.rank:
+            raise TrainingError("muon_lr trains whole matrices: --set rank=0, or leave it out")
 
     @property
     def schedule(self) -> RoundSchedule:

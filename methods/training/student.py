@@ -33,6 +33,7 @@ from methods.training.diffusion import Corruption, lay_out
 from methods.training.estimate import describe
 from methods.training.evaluate import D2FMode, Mode
 from methods.training.losses.masks import aligned, token_log_probs
+from methods.training.optim import build_optimisers
 from methods.training.options import StudentOptions, TrainingError, plain
 from methods.training.rounds import AdapterRounds
 
@@ -145,9 +146,7 @@ class Student(Generic[Options]):
         options, folder = self.options, self.options.work / f"{self.method}-{self.key()}"
         print(describe(self), flush=True)
         state = nn.ModuleList([self.rounds, *(group for group, _ in self.groups[1:])])
-        optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in self.groups
-        ]
+        optimisers = self.optimisers()
         check = lambda _: validate(self, modes, 64)  # noqa: E731
         watch = start(f"train-{self.method}", plain(options), "train") if options.wandb else None
         hooks = Hooks(self.rounds.begin, self.accelerator.backward, watch and watch.log)
@@ -159,6 +158,14 @@ class Student(Generic[Options]):
         if watch is not None:
             watch.finish()
         return options.output
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """AdamW per group of tensors; Muon on the student's matrices where ``muon_lr`` says so."""
+        options, groups = self.options, self.groups
+        first: list[torch.optim.Optimizer] = []
+        if options.muon_lr:
+            first, groups = build_optimisers(self.model, options.muon_lr, options.lr, options.weight_decay), groups[1:]
+        return first + [torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in groups]
 
     def key(self) -> str:
         """Eight digits over the settings that decide the weights: another setting, another work folder."""
