@@ -14,6 +14,7 @@ from methods.training.grpo.options import OptionsError, load_options
 from methods.training.grpo.reward_client import RewardError, RewardOptions, RewardProcess
 from methods.training.grpo.rewards import math_reward, program_of
 from methods.training.grpo.tasks import FileTasks, GeneratedTasks, Task, TaskError, load_tasks, read_tasks
+from methods.training.overlap import OverlapError
 from suites.generators import frozen, gsm, split_of
 
 ADD = Task("def add(a, b):\n", tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"), entry_point="add")
@@ -52,9 +53,9 @@ def test_a_file_with_a_test_problem_is_refused_whatever_stands_around_it(tmp_pat
     stolen = frozen.load("gsm", "test")[17]["prompt"]
     fresh = {"prompt": "What is seven plus two, if you count pears and plums alike?", "answer": "9"}
     path = written(tmp_path / "mine.jsonl", fresh, {"prompt": f"Please solve.\n\n{stolen.upper()}", "answer": "1"})
-    with pytest.raises(TaskError, match=r"1 of 2 problems .*mine.jsonl are in a test suite, first problem 2 = nano-gsm document 17"):
+    with pytest.raises(OverlapError, match=r"1 of 2 problems .*mine.jsonl are in a test suite, first problem 2 = nano-gsm document 17"):
         load_tasks(str(path), 0)
-    source, _ = load_tasks(str(written(tmp_path / "own.jsonl", fresh)), 0)
+    source = load_tasks(str(written(tmp_path / "own.jsonl", fresh)), 0)
     assert source.draw(0, 1)[0].answer == "9"
 
 

@@ -22,6 +22,7 @@ from harness.cli.commands import mount
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
 from methods.training import answers, d3llm, data, estimate, export, nano, options, student
+from methods.training.overlap import OverlapError
 from methods.training.trainers import TRAINERS
 from suites.generators import frozen
 
@@ -95,12 +96,12 @@ def test_a_killed_generation_ends_at_the_same_bytes(base: Path, answered: Path, 
     assert path.read_bytes() == answered.read_bytes()
 
 
-def test_frozen_prompts_and_unreadable_ones_are_refused(base: Path, tmp_path: Path) -> None:
+def test_test_problems_and_unreadable_prompts_are_refused(base: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     wanted = replace(asked(base, tmp_path / "b.jsonl"), prompts=prompts)
     item = frozen.load("code", "test")[3]
     prompts.write_text(json.dumps({"prompt": "Q: 1+1\nA:"}) + "\n" + json.dumps({"prompt": item["prompt"]}) + "\n")
-    with pytest.raises(answers.AnswerError, match=f"prompt 2 is {item['id']}"):
+    with pytest.raises(OverlapError, match=r"1 of 2 problems .* first problem 2 = nano-code document 3"):
         answers.generate_answers(wanted)
     prompts.write_text('{"question": "?"}\n')
     with pytest.raises(answers.AnswerError, match="line 1"):

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from harness.settings import settings_of
 from harness.text import decode_text
 from methods.training.core import progress
 from methods.training.corpus import Mix, items
-from suites.generators import frozen, gsm
+from methods.training.overlap import refuse_overlap
+from suites.generators import gsm
 
 PROMPTS = Mix(gsm=0.5, drills=0.0)
 
@@ -74,7 +74,8 @@ def file_hash(path: Path) -> str:
 def generate_answers(options: AnswerOptions) -> Path:
     """Answer all prompts and write them with their card; returns the file.
 
-    Raises AnswerError for a prompt of a frozen test set, an unreadable prompt, or a file that holds answers made otherwise.
+    Raises OverlapError for a file with a prompt of a test suite (generated ones are apart by construction), AnswerError for an
+    unreadable prompt or a file that holds answers made otherwise.
     """
     entry = load_method(options.method)
     loaded = load(options.model, entry.decoder.requires, adapter=options.adapter, dtype=options.dtype, device=options.device)
@@ -82,7 +83,8 @@ def generate_answers(options: AnswerOptions) -> Path:
     generator = Generator(loaded, entry.decoder, chosen, seed=options.seed)
     made = _identity(options, entry, generator)
     questions = list(_questions(options))
-    _refuse_frozen(questions, loaded)
+    if options.prompts is not None:
+        refuse_overlap([_text(question, loaded) for question in questions], options.prompts)
     done = _resume(options.output, made)
     with options.output.open("a") as file, progress(options.output.name, len(questions), done) as report:
         for index, line in _lines(generator, questions, made["max_new_tokens"], options.batch_size, done):
@@ -129,17 +131,10 @@ def _questions(options: AnswerOptions) -> Iterator[Question]:
             raise AnswerError(f"--prompts {options.prompts} line {number} has neither prompt nor prompt_ids ({error!r})") from None
 
 
-@cache
-def _frozen_prompts() -> dict[str, str]:
-    return {row["prompt"].strip(): row["id"] for suite, split in frozen.SETS for row in frozen.load(suite, split)}
-
-
-def _refuse_frozen(questions: Sequence[Question], loaded: Loaded) -> None:
-    for number, question in enumerate(questions, 1):
-        given = question.prompt
-        text = given if isinstance(given, str) else decode_text(loaded.tokenizer, given) if loaded.tokenizer else ""
-        if name := _frozen_prompts().get(text.strip()):
-            raise AnswerError(f"prompt {number} is {name} of a frozen set: take it out, nothing may be trained on it (--prompts)")
+def _text(question: Question, loaded: Loaded) -> str:
+    if isinstance(question.prompt, str):
+        return question.prompt
+    return decode_text(loaded.tokenizer, question.prompt) if loaded.tokenizer else ""
 
 
 def _resume(path: Path, made: Mapping[str, Any]) -> int:

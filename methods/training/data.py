@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from tokenizers import Tokenizer
 
 from harness.loader import adds_bos
 from harness.model.spec import ModelSpec
-from harness.text import encode
+from harness.text import decode_text, encode
 from harness.tokenizer import load_tokenizer
 from methods.training.answers import AnswerOptions, card_path, file_hash, shared_answers
 from methods.training.block_rows import block_pool, suite_blocks
 from methods.training.corpus import BOS, Mix, Pool, cached_pool
 from methods.training.options import StudentOptions, TrainingError
+from methods.training.overlap import refuse_overlap
 
 CORPUS = Mix(gsm=0.34, drills=0.06)
 UNKNOWN = -1
@@ -42,7 +43,8 @@ def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Dat
     if options.blocks:
         return _blocks(options, folder)
     if options.data is not None:
-        return read_answers(options.data, folder, spec, options)
+        data = read_answers(options.data, folder, spec, options)
+        return replace(data, facts={**data.facts, "not_compared_with": refuse_overlap(_prompts(data.pool, folder), options.data)})
     if options.answers or options.prompts is not None:
         asked = AnswerOptions(
             output=options.work,
@@ -59,14 +61,19 @@ def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Dat
     return _corpus(options, folder)
 
 
+def _prompts(pool: Pool, folder: Path) -> list[str]:
+    tokenizer = load_tokenizer(folder)
+    starts = zip(pool.starts[:-1].tolist(), pool.prompts.tolist(), strict=True)
+    return [decode_text(tokenizer, pool.ids[start : start + length].tolist()) for start, length in starts]
+
+
 def _corpus(options: StudentOptions, folder: Path) -> Data:
     path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path)) if path.exists() else None
     if tokenizer is None or tokenizer.token_to_id(BOS) is None:
         raise TrainingError(f"the built-in corpus is nano's: give {options.model} its own --data FILE, or --prompts FILE to answer")
     pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, CORPUS)
-    facts = {"source": "corpus", "mix": vars(CORPUS), "seed": options.seed + 1, "rows": len(pool)}
-    return Data(pool, np.full(len(pool.ids), UNKNOWN), facts)
+    return _generated(pool, "corpus", {"mix": vars(CORPUS)}, options)
 
 
 def _blocks(options: StudentOptions, folder: Path) -> Data:
@@ -74,8 +81,11 @@ def _blocks(options: StudentOptions, folder: Path) -> Data:
     if options.data is not None or options.prompts is not None or not path.exists():
         raise TrainingError("blocks=true draws its own rows with nano's tokenizer: leave out --data and --prompts, or --set blocks=false")
     pool = block_pool(Tokenizer.from_file(str(path)), options.seed + 1, options.pool_items)
-    facts = {"source": "corpus in blocks", "blocks": suite_blocks(), "seed": options.seed + 1, "rows": len(pool)}
-    return Data(pool, np.full(len(pool.ids), UNKNOWN), facts)
+    return _generated(pool, "corpus in blocks", {"blocks": suite_blocks()}, options)
+
+
+def _generated(pool: Pool, source: str, made: dict[str, Any], options: StudentOptions) -> Data:
+    return Data(pool, np.full(len(pool.ids), UNKNOWN), {"source": source, **made, "seed": options.seed + 1, "rows": len(pool)})
 
 
 def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOptions) -> Data:

@@ -98,9 +98,7 @@ def train(options: GRPOOptions) -> str | None:
     options = complete(options)
     folder = resolve(location(options.model)).absolute()
     print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
-    tasks, unchecked = load_tasks(options.suite, options.seed, options.data_dir)
-    if unchecked:
-        print(f"not compared with {', '.join(unchecked)}, whose data are not here: see --data-dir", flush=True)
+    tasks = load_tasks(options.suite, options.seed, options.data_dir)
     check_folder(options)
     facts = {"settings": options.plain(), **_learn(options, folder, tasks)}
     write(options.work / "card.json", facts)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UserError
-from methods.training.grpo.overlap import overlapping
+from methods.training.overlap import refuse_overlap
 from suites.generators import code, frozen, gsm
 
 NANO = {"nano-gsm": "gsm", "nano-code": "code"}
@@ -118,21 +118,17 @@ def _task(path: Path, number: int, line: str) -> Task:
     return task
 
 
-def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> tuple[TaskSource, list[str]]:
-    """The problems that ``suite`` names, and the suites they could not be compared with because their data are not here.
+def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> TaskSource:
+    """The problems that ``suite`` names: nano-gsm, nano-code or a file.
 
-    Raises TaskError for an evaluation suite, and for a file that shares a problem with one.
+    Raises TaskError for an evaluation suite, OverlapError for a file that shares a problem with one.
     """
     from suites import list_suites
 
     if suite in NANO:
-        return GeneratedTasks(suite, seed), []
+        return GeneratedTasks(suite, seed)
     if suite in list_suites():
         raise TaskError(f"{suite} is a test suite: training on it is refused. Give nano-gsm, nano-code or a file of training problems")
     tasks = read_tasks(Path(suite))
-    found, unchecked = overlapping([task.prompt for task in tasks], data_dir)
-    if found:
-        first = found[0]
-        text = f"{len(found)} of {len(tasks)} problems of {suite} are in a test suite, first problem {first.index + 1}"
-        raise TaskError(f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take them out")
-    return FileTasks(tasks, seed), unchecked
+    refuse_overlap([task.prompt for task in tasks], Path(suite), data_dir)
+    return FileTasks(tasks, seed)

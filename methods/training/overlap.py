@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
 from suites import SuiteDataError, list_suites, load_suite
 
 # Where the suites keep the text of a problem.
 TEXT_FIELDS = ("prompt", "question", "problem", "text")
 WINDOW = 8
+
+
+class OverlapError(UserError, ValueError):
+    """Training prompts that contain test problems."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,21 @@ def overlapping(prompts: Sequence[str], data_dir: str | None = None) -> tuple[li
     heads = sorted({min(WINDOW, len(problem)) for entries in index.values() for problem, _, _ in entries})
     found = [_first(words(prompt), index, heads) for prompt in prompts]
     return [Overlap(place, name, doc_id) for place, hit in enumerate(found) if hit for name, doc_id in [hit]], unchecked
+
+
+def refuse_overlap(prompts: Sequence[str], source: Path, data_dir: str | None = None) -> list[str]:
+    """OverlapError if a prompt of the file ``source`` contains a problem of a suite.
+
+    Returns the suites that the prompts could not be compared with, because their data cannot be had here, and says so.
+    """
+    found, unchecked = overlapping(prompts, data_dir)
+    if found:
+        first = found[0]
+        text = f"{len(found)} of {len(prompts)} problems of {source} are in a test suite, first problem {first.index + 1}"
+        raise OverlapError(f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take them out")
+    if unchecked:
+        print(f"{source.name} not compared with {', '.join(unchecked)}: their data are not here, name a folder by BENCH_DATA", flush=True)
+    return unchecked
 
 
 def _problems(name: str, data_dir: str | None) -> Iterable[tuple[int, tuple[str, ...]]]:
