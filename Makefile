@@ -1,10 +1,11 @@
 # make demo: install, run the quickstart, print the table, write the leaderboard.   make test: install, lint, types, tests.
+# make boards: leaderboards, plots and pages of results/ and the tables of README and docs, from the committed runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint boards clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,6 +15,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/bench run
 	$(BIN)/bench report runs
+
+boards: $(STAMP)
+	$(BIN)/bench report results/leaderboard --published results/published.yaml
+	$(BIN)/bench report results/leaderboard --readme README.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -171,11 +171,14 @@ def test_a_readme_without_its_markers_is_refused(runs_folder: Path, tmp_path: Pa
         updated(readme, load(runs_folder))
 
 
-def test_the_repository_readme_agrees_with_its_results() -> None:
-    readme, results = ROOT / "README.md", ROOT / "results"
-    if not readme.exists() or not any(results.rglob("run.json")):
+@pytest.mark.parametrize(
+    ("board", "page", "published"),
+    [("leaderboard", "README.md", "published.yaml"), ("students", "docs/students.md", "none"), ("lockstep", "docs/lockstep.md", "none")],
+)
+def test_the_repository_agrees_with_its_results(board: str, page: str, published: str) -> None:
+    folder = ROOT / "results" / board
+    if not any(folder.rglob("run.json")):
         pytest.skip("no committed runs yet; drift detection itself is tested on synthetic runs")
-    runs, report = load(results), results / "report"
-    assert check(readme, runs, report / "plots") == ""
-    if report.exists():
-        assert drift(report, runs, read_published(results / "published.yaml")) == ""
+    runs = load(folder)
+    assert check(ROOT / page, runs, folder / "report" / "plots") == ""
+    assert drift(folder / "report", runs, read_published(ROOT / "results" / published)) == ""

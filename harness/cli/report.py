@@ -36,6 +36,9 @@ def report_command(
     formats: Annotated[
         list[str] | None, typer.Option("--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them.")
     ] = None,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Figures from papers, shown apart; default PATH/published.yaml if it is there.")
+    ] = None,
     viewer_samples: Annotated[
         int | None, typer.Option("--viewer-samples", min=0, help="Samples of each run that the page can replay; default all.")
     ] = None,
@@ -44,23 +47,21 @@ def report_command(
 
     Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch, device);
     speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are incomplete or failed
-    their audit are listed below the tables, never in them. Figures in PATH/published.yaml are shown apart. A README shows each
-    table's picture of quality against speed too, once the report with its plots is written.
+    their audit are listed below the tables, never in them. A README shows each table's picture of quality against speed too, once
+    the report with its plots is written.
 
-    `bench report` reads runs/ and writes runs/report/; `bench report results --readme README.md --check` is the drift
-    test of a README.
+    `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md --check` is the
+    drift test of a README.
     """
     from reports.load import load
 
     chosen = _formats(formats)
     runs = load(path)
-    target = output or path / "report"
+    target, apart = output or path / "report", published or path / "published.yaml"
     if check:
-        _check(runs, target, readme, path / "published.yaml")
+        _check(runs, target, readme, apart)
         return
-    written = (
-        _write(runs, target, chosen, path / "published.yaml", viewer_samples) if readme is None or output is not None or formats else []
-    )
+    written = _write(runs, target, chosen, apart, viewer_samples) if readme is None or output is not None or formats else []
     if readme is not None:
         from reports.readme import updated
 
