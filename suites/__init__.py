@@ -181,7 +181,7 @@ class Suite:
         if self.scorer is not None:
             return self.grade_program(doc, result if isinstance(result, str) else result[0], jail)
         scores = self.task.process_results(doc, [result])
-        correct = scores[self.headline[0]] == 1
+        correct = bool(scores[self.headline[0]] == 1)  # exact_match gives a bool of numpy, which JSON does not know
         answer = str(result if isinstance(result, str) else result[0])
         return Grade(correct, "passed" if correct else "failed", answer=answer, detail=", ".join(f"{k} {v:g}" for k, v in scores.items()))
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing i
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -101,3 +102,17 @@ def test_commands(tmp_path: Path) -> None:
     graded = run.invoke(app, ["grade", str(path), "--suite", "nano-code", "--output", str(tmp_path / "o.jsonl")])
     assert "1 of 1 correct" in graded.output
     assert json.loads((tmp_path / "o.jsonl").read_text())["correct"] is True
+
+
+def test_exact_match_grades_can_be_written_as_json(tmp_path: Path) -> None:
+    doc = {"question": "What is 2 + 3?", "answer": "2 + 3 = 5\n#### 5"}
+    for split in ("train", "test"):
+        write(tmp_path / "gsm8k" / f"{split}.jsonl", [doc] * 6)
+    app = typer.Typer()
+    app.command("grade")(grade_command)
+    app.command("score")(score_command)
+    path = write(tmp_path / "a.jsonl", [{"doc_id": 0, "text": doc["answer"]}, {"doc_id": 1, "text": "#### 6"}])
+    flags = ["--suite", "gsm8k", "--data-dir", str(tmp_path), "--output", str(tmp_path / "o.jsonl")]
+    graded = CliRunner().invoke(app, ["grade", str(path), *flags])
+    assert "1 of 2 correct" in graded.output
+    assert [json.loads(line)["correct"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [True, False]
