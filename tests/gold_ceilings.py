@@ -33,7 +33,7 @@ def gold(name: str, doc: dict[str, Any]) -> dict[str, str]:
         text, _, number = doc["answer"].partition("#### ")
         return {"text": f"{text}{MARK if name.endswith('_ra') else ''}The answer is {number}."}
     if name.startswith("minerva"):
-        return {"text": doc["solution"]}
+        return {"text": f"{doc['solution']}\nFinal Answer: The final answer is ${doc['answer']}$. I hope it is correct."}
     return {"text": MARK + doc["response"]} if name.endswith("-ra") else {"text": doc["response"]}
 
 

@@ -55,7 +55,7 @@ def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float])
         "method": student.method,
         "model": student.options.model,
         "model_hash": model_hash(student.options.model),
-        "settings": plain(student.options),
+        "settings": {name: value for name, value in plain(student.options).items() if name not in ("output", "work")},
         "data": student.data.facts,
         "frozen_sets": data_hash(DATA),
         "seconds": round(seconds, 1),
