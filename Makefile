@@ -19,6 +19,8 @@ demo: $(STAMP)
 boards: $(STAMP)
 	$(BIN)/bench report results/leaderboard --published results/published.yaml
 	$(BIN)/bench report results/leaderboard --readme README.md
+	$(BIN)/bench report results/lockstep
+	$(BIN)/bench report results/lockstep --readme docs/lockstep.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

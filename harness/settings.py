@@ -44,6 +44,8 @@ def build_config(method: str, config_type: type[Any], settings: Mapping[str, Any
         return TypeAdapter(config_type).validate_python(values)
     except ValidationError as error:
         detail = error.errors()[0]
+        if not detail["loc"]:  # raised by the class itself: settings that do not go together
+            raise SettingError(f"{detail['msg'].removeprefix('Value error, ')} (method {method})") from None
         key = str(detail["loc"][0])
         raise SettingError(f"--set {key}={settings.get(key)}: {detail['msg']} (method {method})") from None
 

@@ -84,6 +84,31 @@ def test_adapter_loads_and_a_run_cut_three_times_ends_at_the_same_weights(
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
+def test_all_weights_by_muon_cut_once_end_at_the_same_weights(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"rank": 0, "muon_lr": 5e-3, "every": 4, "complement": False, "rate": 0.7, "rate_to": 1.0}
+    whole = TRAINERS["cfd"].train(smoke("cfd", base, tmp_path / "whole", **given))
+    again, real = smoke("cfd", base, tmp_path / "cut", **given), core.save_checkpoint
+
+    def save_and_die(path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float) -> None:
+        real(path, model, optimisers, step, seconds)
+        assert [type(one).__name__ for one in optimisers] == ["Muon", "AdamW"]
+        if step < 3:
+            raise Cut
+
+    monkeypatch.setattr(core, "save_checkpoint", save_and_die)
+    with pytest.raises(Cut):
+        TRAINERS["cfd"].train(again)
+    monkeypatch.setattr(core, "save_checkpoint", real)
+    cut = TRAINERS["cfd"].train(again)
+    before, after, resumed = (load_transformer(folder, torch.float32, CPU).state_dict() for folder in (base, whole, cut))
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert any("q_proj" in name for name in moved)
+    assert any("norm" in name or "embed" in name for name in moved)
+    assert all(torch.equal(after[name], resumed[name]) for name in after)
+    with pytest.raises(SettingError, match=r"muon_lr trains whole matrices: --set rank=0, .*method cfd"):
+        smoke("cfd", base, tmp_path, muon_lr=5e-3)
+
+
 def test_a_student_killed_three_times_ends_at_the_same_weights(base: Path, tmp_path: Path) -> None:
     whole = weights(TRAINERS["sdtt"].train(smoke("sdtt", base, tmp_path / "whole", every=20)))
     cut = smoke("sdtt", base, tmp_path / "cut", every=20)
