@@ -52,6 +52,17 @@ def test_all_labels_lie_inside_the_picture_and_apart(table: Table) -> None:
         assert not any(box.overlaps(other) for other in boxes[place + 1 :])
 
 
+def test_labels_name_what_tells_the_runs_of_a_method_apart(tmp_path: Path) -> None:
+    chosen = [("dual", 0.9), ("prefix", 0.9), ("none", 0.9), ("dual", 0.7)]
+    for place, (cache, threshold) in enumerate(chosen):
+        write_fake(tmp_path, Fake("fast_dllm", {"cache": cache, "threshold": threshold}, documents=8, seed=place))
+    write_fake(tmp_path, Fake("d2f", {"block_size": 16}, documents=8))
+    figure = draw(build(load(tmp_path))[0])["quality-speed"]
+    names = {note.get_text() for note in figure.axes[0].texts}
+    prefix = "fast_dllm\ncache="
+    assert {f"{prefix}{cache}" for cache in ("dual", "prefix", "none")} | {f"{prefix}dual threshold=0.7", "d2f"} <= names
+
+
 def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, Fake(documents=8))
     unknown = {"correct": None, "forward_s": None, "latency_s": None}
