@@ -15,7 +15,7 @@ from harness.records import Sample
 from harness.stats import tps_interval
 from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
-from reports.table import BASELINE_METHOD, Row, Table, setting_text
+from reports.table import BASELINE_METHOD, Row, Table, setting_text, unusual
 
 SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
 PICTURE = "quality-speed"
@@ -208,7 +208,7 @@ def _short_name(row: Row, rows: Sequence[Row]) -> str:
     settings = [
         setting_text(name, value)
         for name, value in row.settings.items()
-        if 2 * sum(other.settings.get(name) == value for other in mates) <= len(mates)
+        if unusual(value, [other.settings.get(name) for other in mates])
     ]
     name = f"{plan.method} (baseline)" if row.is_baseline else plan.method
     return f"{name}\n{' '.join(settings)}" if settings else name

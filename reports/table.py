@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.blocks import BlockMeans, block_means
+from harness.records import Plan
 from harness.verdict import Verdict, adjust, verdict
 from reports.load import StoredRun, comparable
 
@@ -130,19 +131,33 @@ def _table(key: str, runs: Sequence[StoredRun]) -> Table:
 
 
 def _settings(stored: StoredRun, runs: Sequence[StoredRun]) -> dict[str, Any]:
-    """Settings to name: those changed from their defaults, and those that tell runs of one method apart."""
+    """Settings to name: those changed from their defaults, and those that differ from what most runs of the method have."""
     plans = [other.run.plan for other in runs if other.run.plan.method == stored.run.plan.method]
-    siblings = [plan.settings for plan in plans]
     changed = stored.run.changed or {}
-    named: dict[str, Any] = {}
-    for name, value in stored.run.plan.settings.items():
-        if name in changed or any(name not in other or other[name] != value for other in siblings):
-            named[name] = value
-    if any(plan.adapter != stored.run.plan.adapter for plan in plans):
-        named["adapter"] = Path(stored.run.plan.adapter).name if stored.run.plan.adapter else None
+    named = {
+        name: value
+        for name, value in stored.run.plan.settings.items()
+        if name in changed or unusual(value, [plan.settings.get(name) for plan in plans])
+    }
+    if unusual(name := _adapter(stored.run.plan, plans), [_adapter(plan, plans) for plan in plans]):
+        named["adapter"] = name
     if any(plan.seed != stored.run.plan.seed for plan in plans):
         named["seed"] = stored.run.plan.seed
     return named
+
+
+def unusual(value: Any, all_values: Sequence[Any]) -> bool:
+    """Whether no more than half of the values are this one."""
+    return 2 * sum(other == value for other in all_values) <= len(all_values)
+
+
+def _adapter(plan: Plan, plans: Sequence[Plan]) -> str | None:
+    """Name of the adapter's folder, with its hash where another adapter goes by the same name."""
+    if plan.adapter is None:
+        return None
+    name = Path(plan.adapter).name
+    namesakes = {other.adapter_hash for other in plans if other.adapter is not None and Path(other.adapter).name == name}
+    return name if len(namesakes) == 1 else f"{name}@{(plan.adapter_hash or '')[:6]}"
 
 
 def _record(row: Row) -> dict[str, Any]:
