@@ -206,9 +206,7 @@ def _short_name(row: Row, rows: Sequence[Row]) -> str:
     plan = row.stored.run.plan
     mates = [other for other in rows if other.stored.run.plan.method == plan.method]
     settings = [
-        setting_text(name, value)
-        for name, value in row.settings.items()
-        if unusual(value, [other.settings.get(name) for other in mates])
+        setting_text(name, value) for name, value in row.settings.items() if unusual(value, [other.settings.get(name) for other in mates])
     ]
     name = f"{plan.method} (baseline)" if row.is_baseline else plan.method
     return f"{name}\n{' '.join(settings)}" if settings else name
