@@ -79,7 +79,7 @@ class StudentOptions:
 
     def __post_init__(self) -> None:
         if self.muon_lr and self.rank:
-            raise TrainingError("muon_lr trains whole matrices: --set rank=0, or leave it out")
+            raise TrainingError("muon_lr trains whole matrices: --set rank=0, or --set muon_lr=0 for an adapter")
 
     @property
     def schedule(self) -> RoundSchedule:
