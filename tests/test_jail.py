@@ -258,6 +258,30 @@ def test_nothing_survives_a_killed_supervisor() -> None:
     assert not left
 
 
+def test_a_program_ends_with_its_killed_runner_even_without_a_namespace() -> None:
+    script = (
+        "from harness.sandbox import Check, open_jail\n"
+        "with open_jail(workers=1, backend='landlock+seccomp') as jail:\n"
+        "    print('ready', flush=True)\n"
+        "    jail.run(Check('import time\\ndef solve(a, b): time.sleep(60)', ('solve',), tests='solve(1, 2)'))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            pytest.skip("Landlock is not available here")
+        time.sleep(2.0)
+        before = _descendants(process.pid)
+        for pid in before:
+            if set(_descendants(pid)) & set(before):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while (left := [pid for pid in before if _alive(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    assert len(before) >= 2
+    assert not left
+
+
 def _descendants(root: int) -> list[int]:
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):

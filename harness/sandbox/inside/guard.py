@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import resource
+import signal
 import struct
 from typing import Any
 
@@ -30,6 +31,13 @@ def become_reaper() -> None:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
+
+
+def die_with(parent: int) -> None:
+    """End this process when its parent, process ``parent``, ends: without a process namespace nothing else would stop it."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 def limit_resources(limits: dict[str, Any]) -> None:

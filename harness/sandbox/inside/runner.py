@@ -51,8 +51,10 @@ def serve(plan: dict[str, Any]) -> None:
     wire.send(control, {"python": sys.version.split()[0], "isolation": isolation})
     while True:
         request, data = _accept(control)
-        child = os.fork()
+        runner, child = os.getpid(), os.fork()
         if child == 0:
+            if LINUX:
+                guard.die_with(runner)
             control.close()
             _run_child(plan["role"], request, data)
         for sock in data:
