@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.text import ANSWER
 from suites import list_suites, load_suite
 from tests.test_run import BENCH
 
-MARK = " [A] "
+MARK = f" {ANSWER} "
 
 
 def gold(name: str, doc: dict[str, Any]) -> dict[str, str]:

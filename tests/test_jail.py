@@ -269,11 +269,12 @@ def test_a_program_ends_with_its_killed_runner_even_without_a_namespace() -> Non
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             pytest.skip("Landlock is not available here")
-        time.sleep(2.0)
+        deadline = time.monotonic() + 30
+        while not (runners := [pid for pid in _descendants(process.pid) if _descendants(pid)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
         before = _descendants(process.pid)
-        for pid in before:
-            if set(_descendants(pid)) & set(before):
-                os.kill(pid, signal.SIGKILL)
+        for pid in runners:
+            os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
         while (left := [pid for pid in before if _alive(pid)]) and time.monotonic() < deadline:
             time.sleep(0.05)

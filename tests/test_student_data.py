@@ -110,6 +110,13 @@ def test_test_problems_and_unreadable_prompts_are_refused(base: Path, tmp_path: 
     assert rows_of(answers.generate_answers(wanted))[0]["prompt_ids"] == [1, 30, 31]
 
 
+def test_a_generator_that_leaks_a_frozen_problem_is_stopped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaked = frozen.load("gsm", "validation")[5]
+    monkeypatch.setattr(answers, "items", lambda *_: iter([("Q: 1+1\nA:", " 2"), (leaked["prompt"], leaked["response"])]))
+    with pytest.raises(answers.AnswerError, match=f"generated prompt 2 is {leaked['id']} of a frozen set"):
+        answers.generate_answers(asked(base, tmp_path / "b.jsonl"))
+
+
 def test_answers_agree_by_number_or_text() -> None:
     assert answers.matches(" 1+2=3\n#### 3", " 2+1=3\n#### 3")
     assert not answers.matches(" 1+2=4\n#### 4", " 1+2=3\n#### 3")

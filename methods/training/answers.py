@@ -25,7 +25,7 @@ from harness.text import decode_text
 from methods.training.core import progress
 from methods.training.corpus import Mix, items
 from methods.training.overlap import refuse_overlap
-from suites.generators import gsm
+from suites.generators import frozen, gsm
 
 PROMPTS = Mix(gsm=0.5, drills=0.0)
 
@@ -74,8 +74,8 @@ def file_hash(path: Path) -> str:
 def generate_answers(options: AnswerOptions) -> Path:
     """Answer all prompts and write them with their card; returns the file.
 
-    Raises OverlapError for a file with a prompt of a test suite (generated ones are apart by construction), AnswerError for an
-    unreadable prompt or a file that holds answers made otherwise.
+    Raises OverlapError for a file with a prompt of a test suite, AnswerError if the generator ever gives one of the frozen sets, for an
+    unreadable prompt, or a file that holds answers made otherwise.
     """
     entry = load_method(options.method)
     loaded = load(options.model, entry.decoder.requires, adapter=options.adapter, dtype=options.dtype, device=options.device)
@@ -83,7 +83,9 @@ def generate_answers(options: AnswerOptions) -> Path:
     generator = Generator(loaded, entry.decoder, chosen, seed=options.seed)
     made = _identity(options, entry, generator)
     questions = list(_questions(options))
-    if options.prompts is not None:
+    if options.prompts is None:
+        _refuse_frozen(questions)
+    else:
         refuse_overlap([_text(question, loaded) for question in questions], options.prompts)
     done = _resume(options.output, made)
     with options.output.open("a") as file, progress(options.output.name, len(questions), done) as report:
@@ -129,6 +131,13 @@ def _questions(options: AnswerOptions) -> Iterator[Question]:
             yield Question(row["prompt_ids"] if "prompt_ids" in row else row["prompt"], row.get("response"))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise AnswerError(f"--prompts {options.prompts} line {number} has neither prompt nor prompt_ids ({error!r})") from None
+
+
+def _refuse_frozen(questions: Sequence[Question]) -> None:
+    held_out = {row["prompt"]: row["id"] for suite, split in frozen.SETS for row in frozen.load(suite, split)}
+    for number, question in enumerate(questions, 1):
+        if isinstance(question.prompt, str) and (name := held_out.get(question.prompt)):
+            raise AnswerError(f"generated prompt {number} is {name} of a frozen set: nothing may be trained on it")
 
 
 def _text(question: Question, loaded: Loaded) -> str:

@@ -42,12 +42,13 @@ def cfd_loss(student: Student[CFDOptions], batch: int) -> Tensor:
     options, rows, random = student.options, student.rows(batch), student.random(batch)
     active, later = active_blocks(rows, options.block, random)
     sides = random_masks(active, row_rates(options, len(active), random), random)
-    logits = [
-        student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible) for side in sides[: 1 + options.complement]
-    ]
+
+    def log_probs(side: Tensor) -> Tensor:
+        return student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible)
+
     if not options.complement:
-        return certainty(logits[0], rows.ids, sides[0]).total(options.beta)
-    return two_sided(logits[0], logits[1], rows.ids, sides, options.beta)
+        return certainty(log_probs(sides[0]), rows.ids, sides[0]).total(options.beta)
+    return two_sided(log_probs(sides[0]), log_probs(sides[1]), rows.ids, sides, options.beta)
 
 
 def row_rates(options: CFDOptions, rows: int, random: torch.Generator) -> float | Tensor:

@@ -72,11 +72,13 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return matrices, rest
 
 
-def build_optimisers(model: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01) -> list[torch.optim.Optimizer]:
-    """Muon over the blocks' matrices and AdamW over embeddings, head, norms and biases."""
+def build_optimisers(
+    model: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95)
+) -> list[torch.optim.Optimizer]:
+    """Muon over the blocks' matrices, with the weight decay, and AdamW over embeddings, head, norms and biases, with the betas."""
     matrices, rest = split_parameters(model)
     muon = Muon(matrices, lr=muon_lr, weight_decay=weight_decay)
-    return [muon, torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+    return [muon, torch.optim.AdamW(rest, lr=adam_lr, betas=betas, weight_decay=0.0)]
 
 
 def set_rates(optimisers: list[torch.optim.Optimizer], scale: float) -> None:

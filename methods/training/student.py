@@ -164,7 +164,8 @@ class Student(Generic[Options]):
         options, groups = self.options, self.groups
         first: list[torch.optim.Optimizer] = []
         if options.muon_lr:
-            first, groups = build_optimisers(self.model, options.muon_lr, options.lr, options.weight_decay), groups[1:]
+            first = build_optimisers(self.model, options.muon_lr, options.lr, options.weight_decay, options.betas)
+            groups = groups[1:]
         return first + [torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in groups]
 
     def key(self) -> str:
