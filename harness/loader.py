@@ -80,7 +80,8 @@ def load(
 ) -> Loaded:
     """Load what ``model`` and the method's requirements call for (weights are shared between calls).
 
-    ``adapter`` None takes the model's known companion if the method requires one, "none" takes none.
+    ``adapter`` None takes the model's known companion if the method requires one, "none" takes none; a student's checkpoint (all
+    weights) counts as an adapter of the model that its card names.
     Raises CheckpointError for anything missing or of the wrong kind.
     """
     started = time.perf_counter()
@@ -93,6 +94,8 @@ def load(
             raise CheckpointError(f"this method needs an autoregressive model and {model} is none: pass --model CAUSAL_CHECKPOINT")
         checkpoint = companions["causal_lm"]
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
+    found = resolve(folder_of(adapter)) if adapter else None
+    whole = found is not None and holds_all_weights(found)
     backbone = _backbone(checkpoint, adapter, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and backbone.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
@@ -109,8 +112,8 @@ def load(
         weights_hash=model_hash(checkpoint),
         tokenizer_hash=tokenizer_hash(folder),
         adapter=adapter,
-        adapter_hash=_hash(resolve(folder_of(adapter)), "adapter_model") if adapter else None,
-        merged=merge if adapter else None,
+        adapter_hash=_hash(found, "model" if whole else "adapter_model") if found else None,
+        merged=merge if found and not whole else None,
         canvas=lookup(model).canvas or known.canvas,
         add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
@@ -164,10 +167,32 @@ def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
+def holds_all_weights(folder: Path) -> bool:
+    """Whether a student's folder is a checkpoint instead of a PEFT adapter."""
+    return (folder / "config.json").exists() and not (folder / "adapter_config.json").exists()
+
+
+def check_student(folder: Path, model: str) -> None:
+    """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer are the same."""
+    base, card = resolve(location(model)), folder / "card.json"
+    if not card.exists():
+        raise CheckpointError(f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead of --adapter")
+    told = json.loads(card.read_text())
+    if told.get("model_hash") != model_hash(model):
+        origin = f"{told.get('model')} ({told.get('model_hash')})"
+        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter or --model")
+    if ModelSpec.from_folder(folder) != ModelSpec.from_folder(base) or tokenizer_hash(folder) != tokenizer_hash(base):
+        raise CheckpointError(f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter")
+
+
 @lru_cache(maxsize=3)
 def _backbone(checkpoint: str, adapter: str | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
+    folder = resolve(folder_of(adapter)) if adapter is not None else None
+    if folder is not None and holds_all_weights(folder):
+        check_student(folder, checkpoint)
+        return Backbone(load_transformer(folder, dtype, device), device, dtype)
     model = transformer_of(checkpoint, dtype, device)
-    if adapter is not None:
-        weights = Adapter(resolve(folder_of(adapter)))
+    if folder is not None:
+        weights = Adapter(folder)
         weights.merge(model) if merge else weights.attach(model)
     return Backbone(model, device, dtype)

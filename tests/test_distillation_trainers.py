@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from harness.model.load import Adapter, load_transformer
-from harness.model.spec import ModelSpec
+from harness.loader import load
+from harness.model.load import Adapter, load_transformer, weights_hash
+from harness.model.spec import CheckpointError, ModelSpec
 from harness.settings import SettingError
 from harness.wandb_log import WandbError
 from methods.training import core, corpus, dimo, distill_cli, duo, export, nano, options, student
@@ -153,6 +154,19 @@ def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path)
     changed = [name for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(old, new)]
     assert "model.layers.0.mlp.up_proj.weight" in changed
     assert (folder / "tokenizer.json").exists()
+    ran = load(str(base), adapter=str(folder), device="cpu")
+    assert torch.equal(ran.backbone._model.get_parameter(changed[0]), after.get_parameter(changed[0]))
+    assert (ran.weights_hash, ran.adapter_hash, ran.merged) == (weights_hash(base), weights_hash(folder), None)
+    (stranger := tmp_path / "stranger").mkdir()
+    for file in folder.iterdir():
+        (stranger / file.name).write_bytes(file.read_bytes())
+    card = json.loads((folder / "card.json").read_text())
+    (stranger / "card.json").write_text(json.dumps({**card, "model_hash": "0" * 16}))
+    with pytest.raises(CheckpointError, match=r"was trained from .* \(0{16}\), not from .*: change --adapter or --model"):
+        load(str(base), adapter=str(stranger), device="cpu")
+    (stranger / "card.json").unlink()
+    with pytest.raises(CheckpointError, match="pass it as --model instead of --adapter"):
+        load(str(base), adapter=str(stranger), device="cpu")
     with pytest.raises(options.TrainingError, match="needs an adapter"):
         TRAINERS["d2f"].train(smoke("d2f", base, tmp_path, rank=0))
 

@@ -14,7 +14,10 @@ from harness.settings import SettingError
 Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
 Adapter = Annotated[
     str | None,
-    typer.Option("--adapter", help="PEFT LoRA folder or hub id; default: the model's known companion if the method needs one; none: none."),
+    typer.Option(
+        "--adapter",
+        help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the method needs one; none: none.",
+    ),
 ]
 NoMerge = Annotated[
     bool, typer.Option("--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).")

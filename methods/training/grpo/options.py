@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from harness.errors import UserError
+from harness.registry import load_method
 from methods.training.grpo.estimators import Estimator, make_estimator
 from methods.training.grpo.rewards import Form
 from methods.training.grpo.tasks import NANO
@@ -111,8 +112,9 @@ class GRPOOptions:
         return self.lr * rise * (self.floor + (1 - self.floor) * fall)
 
     def plain(self) -> dict[str, Any]:
-        """Settings as JSON values."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        """Settings as JSON values, without the folders of this machine."""
+        shown = {key: value for key, value in asdict(self).items() if key not in ("output", "work", "data_dir")}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
 
 
 def presets() -> dict[str, dict[str, Any]]:
@@ -123,17 +125,28 @@ def presets() -> dict[str, dict[str, Any]]:
 def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
     """Settings of a preset, overridden by what is given and not None; ``settings`` and ``weights`` are merged key by key.
 
-    A preset's section ``suites`` holds what differs per suite. Raises OptionsError for an unknown preset or setting.
+    A preset's section ``suites`` holds what differs per suite. A ``method`` other than the preset's keeps those of the preset's
+    decoder settings that it has too. Raises OptionsError for an unknown preset or setting.
     """
     table = presets()
     if preset not in table:
         raise OptionsError(f"--preset {preset} is unknown; use {', '.join(table)}")
     values = dict(table[preset])
-    for layer in (values.pop("suites", {}).get(suite, {}), given):
-        for key, value in layer.items():
-            if value is not None:
-                values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    values = _merged(values, values.pop("suites", {}).get(suite, {}))
+    method = given.get("method")
+    if method not in (None, values["method"]):
+        own = {entry.name for entry in fields(load_method(method).decoder.Config)}
+        values["settings"] = {key: value for key, value in values["settings"].items() if key in own}
+    values = _merged(values, given)
     known = {entry.name for entry in fields(GRPOOptions)}
     if unknown := sorted(set(values) - known):
         raise OptionsError(f"preset {preset}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     return GRPOOptions(suite=suite, **values)
+
+
+def _merged(values: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in layer.items():
+        if value is not None:
+            merged[key] = {**merged.get(key, {}), **value} if isinstance(value, dict) else value
+    return merged

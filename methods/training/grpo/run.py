@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import location, lookup
-from harness.loader import adds_bos, pick_device
+from harness.loader import adds_bos, model_hash, pick_device
 from harness.model.load import resolve
 from harness.model.spec import ModelSpec
 from harness.registry import load_method
@@ -27,7 +27,7 @@ from methods.training.grpo.tasks import TaskSource, load_tasks
 NEEDS_VERL = "reinforcement learning needs verl: pip install 'dllm-bench[train]' -c constraints.txt"
 DEFAULT_CANVAS = 256
 # Settings that a continued run may have otherwise: they change no result, or only how long it takes to come.
-FREE = {"save_every", "loggers", "evaluate", "held_out", "output", "work", "threads", "workers", "ray", "rows", "batch", "data_dir"}
+FREE = {"save_every", "loggers", "evaluate", "held_out", "threads", "workers", "ray", "rows", "batch"}
 
 
 def require_verl() -> None:
@@ -82,10 +82,10 @@ def check_folder(options: GRPOOptions) -> None:
     if path.exists():
         before = json.loads(path.read_text())["settings"]
         settings = json.loads(json.dumps(own))
-        changed = [name for name in before if name not in free and before[name] != settings.get(name)]
+        changed = [name for name in settings if name not in free and before.get(name) != settings[name]]
         if changed:
             name = changed[0]
-            text = f"--work {options.work} holds a run with {name} {before[name]}, not {own[name]}"
+            text = f"--work {options.work} holds a run with {name} {before.get(name)}, not {own[name]}"
             raise OptionsError(f"{text}: take another folder, or delete this one to start again")
     write(path, {"settings": own})
 
@@ -100,7 +100,8 @@ def train(options: GRPOOptions) -> str | None:
     print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
     tasks = load_tasks(options.suite, options.seed, options.data_dir)
     check_folder(options)
-    facts = {"settings": options.plain(), **_learn(options, folder, tasks)}
+    origin = {"method": "grpo", "model": options.model, "model_hash": model_hash(options.model)}
+    facts = {**origin, "settings": options.plain(), **_learn(options, folder, tasks)}
     write(options.work / "card.json", facts)
     write(options.output / "card.json", facts)
     draw([options.work], options.work / "rewards.png")
