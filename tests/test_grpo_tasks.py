@@ -84,9 +84,9 @@ def test_options_name_the_flag_to_change(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match="do not divide among --workers 3"):
         load_options("nano", "nano-gsm", workers=3, **places)
     merged = load_options("nano", "nano-gsm", settings={"alg": "entropy"}, **places).settings
-    assert merged == {"temperature": 1.0, "tokens_per_step": 4, "alg": "entropy"}
-    other = load_options("nano", "nano-gsm", method="fast_dllm", settings={"threshold": "0.5"}, **places).settings
-    assert other == {"temperature": 1.0, "threshold": "0.5"}
+    assert merged == {"cache": "none", "block_length": 48, "threshold": 0.7, "temperature": 1.0, "alg": "entropy"}
+    other = load_options("nano", "nano-gsm", method="vanilla", settings={"tokens_per_step": "4"}, **places).settings
+    assert other == {"temperature": 1.0, "tokens_per_step": "4"}
 
 
 def test_formats() -> None:

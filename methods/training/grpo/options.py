@@ -12,6 +12,7 @@ import yaml
 
 from harness.errors import UserError
 from harness.registry import load_method
+from methods.base import SamplingConfig
 from methods.training.grpo.estimators import Estimator, make_estimator
 from methods.training.grpo.rewards import Form
 from methods.training.grpo.tasks import NANO
@@ -125,8 +126,8 @@ def presets() -> dict[str, dict[str, Any]]:
 def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
     """Settings of a preset, overridden by what is given and not None; ``settings`` and ``weights`` are merged key by key.
 
-    A preset's section ``suites`` holds what differs per suite. A ``method`` other than the preset's keeps those of the preset's
-    decoder settings that it has too. Raises OptionsError for an unknown preset or setting.
+    A preset's section ``suites`` holds what differs per suite. A ``method`` other than the preset's keeps of its decoder settings
+    only how tokens are sampled. Raises OptionsError for an unknown preset or setting.
     """
     table = presets()
     if preset not in table:
@@ -135,8 +136,8 @@ def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
     values = _merged(values, values.pop("suites", {}).get(suite, {}))
     method = given.get("method")
     if method not in (None, values["method"]):
-        own = {entry.name for entry in fields(load_method(method).decoder.Config)}
-        values["settings"] = {key: value for key, value in values["settings"].items() if key in own}
+        sampling = {entry.name for entry in fields(SamplingConfig)} & {entry.name for entry in fields(load_method(method).decoder.Config)}
+        values["settings"] = {key: value for key, value in values["settings"].items() if key in sampling}
     values = _merged(values, given)
     known = {entry.name for entry in fields(GRPOOptions)}
     if unknown := sorted(set(values) - known):
