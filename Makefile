@@ -19,8 +19,11 @@ demo: $(STAMP)
 boards: $(STAMP)
 	$(BIN)/bench report results/leaderboard --published results/published.yaml
 	$(BIN)/bench report results/leaderboard --readme README.md
+	$(BIN)/bench report results/students
+	$(BIN)/bench report results/students --readme docs/students.md
 	$(BIN)/bench report results/lockstep
 	$(BIN)/bench report results/lockstep --readme docs/lockstep.md
+	$(BIN)/bench train grpo-curves results/grpo/* --picture docs/grpo.png --page docs/grpo.md
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -119,14 +119,19 @@ def _settings(pairs: list[str] | None, temperature: float | None) -> dict[str, A
 
 
 def curves(
-    folders: Annotated[list[Path], typer.Argument(help="Work folders of runs of `bench train grpo`.")],
+    folders: Annotated[list[Path], typer.Argument(help="Work folders of finished runs of `bench train grpo`.")],
     picture: Annotated[Path, typer.Option(help="Image to write.")] = Path("rewards.png"),
+    page: Annotated[Path | None, typer.Option(help="Markdown file whose table of runs, between its two markers, is renewed.")] = None,
 ) -> None:
-    """Draw reward, solved share, entropy and KL of several GRPO runs (seeds, suites, controls) into one picture.
+    """Draw reward, solved share, entropy and KL of several GRPO runs (seeds, suites, controls) into one picture, and print their table.
 
     Example:  bench train grpo-curves trained/*-work --picture rewards.png
     """
     from methods.training.grpo.picture import draw
+    from methods.training.grpo.summary import table, updated
 
+    print(table(folders))
     draw(folders, picture)
+    if page is not None:
+        page.write_text(updated(page, folders))
     print(f"written to {picture}")
