@@ -21,7 +21,7 @@ def curves(folders: Sequence[Path]) -> pd.DataFrame:
         window = max(1, round(SMOOTH * len(rows)))
         kind = "shuffled rewards (control)" if card["shuffle_rewards"] else "trained"
         for name in (panel for panel in PANELS if panel in rows):
-            value = rows[name].rolling(window, min_periods=1).mean()
+            value = rows[name].rolling(window, min_periods=max(1, window // 2)).mean()
             frames.append(
                 pd.DataFrame(
                     {"step": rows["step"], "value": value, "figure": name, "run": folder.name, "rewards": kind, "suite": card["suite"]}
@@ -39,8 +39,8 @@ def draw(folders: Sequence[Path], path: Path) -> None:
 
     data = curves(folders)
     grid = sns.relplot(
-        data=data, x="step", y="value", row="figure", col="suite", hue="rewards", style="run", kind="line", dashes=False,
-        height=2.2, aspect=2.0, facet_kws={"sharey": False, "margin_titles": True},
+        data=data, x="step", y="value", row="figure", col="suite", hue="rewards", units="run", estimator=None, kind="line",
+        height=2.2, aspect=2.0, facet_kws={"sharex": "col", "sharey": False, "margin_titles": True},
     )  # fmt: skip
     grid.set_titles(row_template="{row_name}", col_template="{col_name}")
     grid.set_axis_labels("step", "")
