@@ -96,7 +96,7 @@ def load(
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
     found = resolve(folder_of(adapter)) if adapter else None
     whole = found is not None and holds_all_weights(found)
-    backbone = _backbone(checkpoint, adapter, merge, pick_dtype(dtype, target), target)
+    backbone = _backbone(checkpoint, found, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and backbone.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
     if "uniform_state" in needs and not backbone.spec.uniform_state:
@@ -186,8 +186,8 @@ def check_student(folder: Path, model: str) -> None:
 
 
 @lru_cache(maxsize=3)
-def _backbone(checkpoint: str, adapter: str | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
-    folder = resolve(folder_of(adapter)) if adapter is not None else None
+def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
+    """The model with what is in the adapter's ``folder``."""
     if folder is not None and holds_all_weights(folder):
         check_student(folder, checkpoint)
         return Backbone(load_transformer(folder, dtype, device), device, dtype)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.pages import around
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, StoredRun
 from reports.plots import PICTURE, stem
@@ -20,17 +21,10 @@ def updated(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) 
 
     ``plots``: folder of the pictures that ``bench report`` drew; those that are there are shown.
     """
-    try:
-        text = readme.read_text()
-    except OSError as error:
-        raise ReportError(f"cannot read --readme {readme}: {error.strerror}") from None
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise ReportError(f"--readme {readme} needs one line {BEGIN} and, below it, one line {END}; the leaderboard goes between them")
+    above, below = around(readme, "--readme", BEGIN, END, ReportError)
     tables = build(runs)
     board = leaderboard(runs, "###", tables=tables, pictures=_pictures(readme, tables, plots))
-    return f"{before}{BEGIN}\n\n{board}\n{END}{after}"
+    return f"{above}\n\n{board}\n{below}"
 
 
 def check(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:

@@ -131,7 +131,7 @@ def curves(
     from methods.training.grpo.summary import table, updated
 
     print(table(folders))
-    draw(folders, picture)
     if page is not None:
         page.write_text(updated(page, folders))
+    draw(folders, picture)
     print(f"written to {picture}")

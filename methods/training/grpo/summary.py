@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
+from harness.pages import around
 
 BEGIN, END = "<!-- grpo:begin -->", "<!-- grpo:end -->"
 COLUMNS = (
@@ -59,8 +60,5 @@ def table(folders: Sequence[Path]) -> str:
 
 def updated(page: Path, folders: Sequence[Path]) -> str:
     """The page's text with the table between its markers renewed. SummaryError without exactly one pair of them."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise SummaryError(f"--page {page} needs one line {BEGIN} and, below it, one line {END}; the table goes between them")
-    return f"{before}{BEGIN}\n\n{table(folders)}\n\n{END}{after}"
+    above, below = around(page, "--page", BEGIN, END, SummaryError)
+    return f"{above}\n\n{table(folders)}\n\n{below}"
