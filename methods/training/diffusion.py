@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.model.transformer import Transformer
 from methods.training.batches import Batch, Stream, cross_entropy_at
 from methods.training.core import generator_for
+from methods.training.precision import fast_products
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def diffusion_loss(model: Transformer, noisy: Noisy) -> Tensor:
     """Weighted mean cross-entropy of the masked tokens; logits at p are read for token p + 1."""
     ids = torch.from_numpy(noisy.ids)
     visible = torch.from_numpy(visible_columns(noisy))[:, None, None, :]
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products():
         hidden = model.hidden(ids, mask=visible)
         target = torch.from_numpy(np.flatnonzero(noisy.masked))
         losses = cross_entropy_at(model, hidden, target - 1, torch.from_numpy(noisy.clean).flatten()[target])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from harness.model.transformer import Transformer
 from methods.training.corpus import BOS, EOS, MASK
+from methods.training.precision import fast_products
 from suites.generators import Split, code, frozen, gsm
 
 CANVAS = 48
@@ -131,7 +132,7 @@ def _choose(model: Transformer, ids: Tensor, offsets: Tensor, masked: Tensor, mo
         current = torch.where(masked, offsets // width, 10**6).min(1, keepdim=True).values
         masked = masked & (offsets // width == current)
     at = masked.flatten().nonzero().squeeze(1)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products():
         logits = model.head(model.hidden(ids, mask=visible).flatten(0, 1)[at - 1]).float()  # the Dream shift
     logits[:, mask_id] = -torch.inf  # a mask is never an answer
     probability = logits.softmax(-1)
@@ -200,7 +201,7 @@ def decode_d2f(model: Transformer, rows: Rows, mode: D2FMode, canvas: int = CANV
             break
         forwards += masked.any(1)
         at = masked.flatten().nonzero().squeeze(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_products():
             logits = model.head(model.hidden(ids, mask=attend).flatten(0, 1)[at - 1]).float()
         logits[:, rows.mask] = -torch.inf
         ids.view(-1)[at] = _accept(logits, at, block, full, rows.mask, mode.confidence)

@@ -27,6 +27,7 @@ from methods.training.diffusion import Corruption, corrupt, diffusion_loss
 from methods.training.evaluate import AR, DIFFUSION_MODES, Mode, score
 from methods.training.export import data_hash, nano_spec, save_card, save_model
 from methods.training.optim import build_optimisers
+from methods.training.precision import fast_products, native_bfloat16
 from suites.generators.frozen import DATA
 
 
@@ -92,7 +93,7 @@ def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
     """Mean next-token loss over response and eos; prompts are context only."""
     ids = torch.from_numpy(batch.ids)
     length = ids.shape[1]
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_products():
         hidden = model.hidden(ids, mask=causal_mask(length))
         column = np.arange(length)[None]
         wanted = (column >= batch.prompts[:, None]) & (column < batch.ends[:, None])
@@ -181,7 +182,7 @@ def ship(
         "command": "`bench train nano`",
         "seed": options.seed,
         "steps": f"{phase.loop.steps} of {phase.tokens} tokens",
-        "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), bfloat16 autocast",
+        "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), {'bfloat16 autocast' if native_bfloat16() else 'float32'}",
         "training items": f"{options.pool_items} generated",
         "hash of the frozen sets": data_hash(DATA),
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

@@ -14,15 +14,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from methods.training.precision import product_dtype
+
 Shape = Literal["linear", "cosine"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(update: Tensor, iterations: int = 5) -> Tensor:
-    """Nearest (roughly) semi-orthogonal matrices of ``update`` [count, rows, columns], in bfloat16."""
+    """Nearest (roughly) semi-orthogonal matrices of ``update`` [count, rows, columns], in the fast type of the device."""
     a, b, c = COEFFICIENTS
-    x = update.bfloat16()
+    x = update.to(product_dtype(update.device))
     wide = x.shape[-2] <= x.shape[-1]
     if not wide:
         x = x.mT
