@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.backbone import Backbone, Forward
-from harness.cache import KVCache
-from harness.canvas import Canvas, Row
+from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.cache import KVCache
+from harness.decoding.canvas import Canvas, Row
+from harness.decoding.settings import SettingError
 from harness.model import ModelSpec
-from harness.settings import SettingError
 
 Program = Generator[Forward, Tensor, None]
 __all__ = ["Candidates", "Decoder", "Forward", "Program", "RowDecoder", "SamplingConfig", "SettingError", "propose"]

@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.backbone import Forward, MaskKind
-from harness.canvas import Row
+from harness.decoding.backbone import Forward, MaskKind
+from harness.decoding.canvas import Row
 from harness.model import ModelSpec
 from methods import d2f
 from methods.base import Candidates, Fraction, Program, RowDecoder, propose

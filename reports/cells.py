@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.records import Summary
-from harness.verdict import Verdict, times
+from harness.records.schema import Summary
+from harness.statistics.verdict import Verdict, times
 from reports.table import Row
 
 UNKNOWN = "n/a"

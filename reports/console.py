@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from harness.paired import changes, speedup
-from harness.verdict import Verdict
+from harness.statistics.paired import changes, speedup
+from harness.statistics.verdict import Verdict
 from reports.cells import COLUMNS, UNKNOWN, accuracy, number, percent
 from reports.leaderboard import SHARES, device, notes
 from reports.load import StoredRun, left_out, read_stored

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.records import Run, Sample, Summary, find_runs, read_run, read_samples
-from harness.stats import summarise
+from harness.records.schema import Run, Sample, Summary, find_runs, read_run, read_samples
+from harness.statistics.summary import summarise
 
 
 class ReportError(UserError):

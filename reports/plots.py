@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.records import Sample
-from harness.stats import tps_interval
+from harness.records.schema import Sample
+from harness.statistics.summary import tps_interval
 from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
 from reports.table import BASELINE_METHOD, Row, Table, setting_text, unusual

@@ -6,8 +6,8 @@ import re
 from itertools import groupby
 from typing import Any
 
-from harness.blocks import names_of
-from harness.records import Sample
+from harness.records.schema import Sample
+from harness.statistics.blocks import names_of
 
 SPECIAL = re.compile(r"<\|[^|]*\|>")
 """Pieces of special tokens, such as an end-of-text, are shown as one sign."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.blocks import BlockMeans, block_means
-from harness.records import Plan
-from harness.verdict import Verdict, adjust, verdict
+from harness.records.schema import Plan
+from harness.statistics.blocks import BlockMeans, block_means
+from harness.statistics.verdict import Verdict, adjust, verdict
 from reports.load import StoredRun, comparable
 
 BASELINE_METHOD = "vanilla"

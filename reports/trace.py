@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from harness.records import Sample
+from harness.records.schema import Sample
 from reports.load import ReportError
 from reports.replay import replay
 

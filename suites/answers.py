@@ -9,7 +9,7 @@ from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
-from harness.text import behind_marker
+from harness.model.text import behind_marker
 
 FINAL_NUMBER = re.compile(r"####\s*(-?[0-9][0-9.,]*)")
 

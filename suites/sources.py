@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from harness.errors import UserError
-from harness.text import ANSWER
+from harness.model.text import ANSWER
 from suites.generators import code, gsm
 
 DATA_VARIABLE = "BENCH_DATA"

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from harness.engine import Cell, Options, render, run_cells
-from harness.generate import Generator
-from harness.loader import load
-from harness.records import Sample, find_runs, read_samples
-from harness.registry import load_method
-from harness.verdict import Verdict, verdict
-from suites import load_suite
+from harness.decoding.registry import load_method
+from harness.engine.generator import Generator
+from harness.engine.loader import load
+from harness.records.schema import Sample, find_runs, read_samples
+from harness.runs.cell import Cell, Options, render, run_cells
+from harness.statistics.verdict import Verdict, verdict
+from suites.suite import load_suite
 
 SUITE = "nano-gsm"
 PLANTED = Path(__file__).parent / "planted"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from harness.sandbox import open_jail
 from harness.sandbox.backends import bubblewrap_binary
-from suites import Suite, load_suite
+from suites.suite import Suite, load_suite
 
 SUITES = {"humaneval": "humaneval_plus", "mbpp": "mbpp_plus"}
 FILES = {"humaneval": "HumanEvalPlus-v0.1.10.jsonl", "mbpp": "MbppPlus-v0.2.0.jsonl"}

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.text import ANSWER
-from suites import list_suites, load_suite
+from harness.model.text import ANSWER
+from suites.suite import list_suites, load_suite
 from tests.test_run import BENCH
 
 MARK = f" {ANSWER} "

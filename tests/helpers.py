@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from harness.backbone import Backbone
-from harness.canvas import Canvas, StopRule
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas, StopRule
 from harness.model.load import Adapter, load_transformer
 from tests.conftest import GOLDEN
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 import psutil
 
 from harness.sandbox import Check, Jail, Limits, open_jail
-from suites import load_suite
 from suites.plus import PLUS_SLOW
+from suites.suite import load_suite
 
 TYPICAL_CASES = 200
 

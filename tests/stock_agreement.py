@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.sandbox import Check, Jail, Limits, open_jail
-from suites import load_suite
 from suites.code import humaneval_check, mbpp_check
+from suites.suite import load_suite
 from tests.evalplus_agreement import mutate
 
 LIMITS = Limits(seconds=4)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import Audit, Check, Plan, Run, Sample, write_run
-from harness.stats import summarise
+from harness.records.schema import Audit, Check, Plan, Run, Sample, write_run
+from harness.statistics.summary import summarise
 
 WORDS = ["the", " sum", " of", " two", " and", " three", " is", " five", ".", "\n", "####", " 5"]
 

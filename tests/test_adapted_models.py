@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import catalog, loader
-from harness.catalog import Entry, base_of, folder_of, location
+from harness.engine import loader
+from harness.model import catalog
+from harness.model.catalog import Entry, base_of, folder_of, location
 from harness.model.load import Adapter, load_transformer, weights_hash
 from tests.conftest import GOLDEN
 from tests.helpers import CPU

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backbone import Forward, TooManyForwards
-from harness.cache import KVCache
+from harness.decoding.backbone import Forward, TooManyForwards
+from harness.decoding.cache import KVCache
 from harness.model import ModelSpec
 from harness.model.load import Adapter, CheckpointError, load_transformer
 from tests.conftest import GOLDEN

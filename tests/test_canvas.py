@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.canvas import Canvas, CanvasError
+from harness.decoding.canvas import Canvas, CanvasError
 
 
 def make(stop_rule: str = "harness", new_tokens: int = 6) -> Canvas:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.audit import CHECK_NAMES
-from harness.check import WITNESS_CHECKS, check_method, open_method, sample_prompts
-from harness.loader import load
-from harness.meter import Meter
-from harness.records import Check
-from harness.registry import load_method
-from harness.scan import SCAN_CHECKS, scan
+from harness.conformance.check import WITNESS_CHECKS, check_method, open_method, sample_prompts
+from harness.conformance.scan import SCAN_CHECKS, scan
+from harness.decoding.meter import Meter
+from harness.decoding.registry import load_method
+from harness.engine.loader import load
+from harness.measuring.audit import CHECK_NAMES
+from harness.records.schema import Check
 from tests.conftest import GOLDEN
 
 CHEATERS = Path(__file__).parent / "cheaters"
@@ -103,13 +103,13 @@ def test_peeking_is_heard_whatever_the_source_says(name: str) -> None:
 
 
 def _runtime_part(name: str) -> str:
-    from harness.generate import Generator
-    from harness.witness import WatchedBackbone, Witness
+    from harness.conformance.witness import WatchedBackbone, Witness
+    from harness.engine.generator import Generator
 
     method, source, _ = open_method(str(CHEATERS / f"{name}.py"))
     loaded = load(str(GOLDEN / "dream_eos_tiny"))
     witness = Witness(method.decoder, source)
-    from harness.decode import decode
+    from harness.measuring.clock import decode
 
     decode(WatchedBackbone(loaded.backbone), witness, Generator(loaded, method.decoder, {}).config, [[5, 6, 7]], 8)
     return "\n".join(witness.heard)
@@ -152,7 +152,7 @@ def test_an_honest_method_of_another_kind_passes(tmp_path: Path) -> None:
 def test_scan_is_not_fooled_by_names_of_our_own() -> None:
     text = "class A:\n    def f(self, row):\n        self._own = row.token(0)\n        return self._own\n"
     assert not any(scan(text).values())
-    assert scan("import harness.meter")["no_own_counts"]
+    assert scan("import harness.decoding.meter")["no_own_counts"]
     assert scan("from harness import meter")["no_own_counts"]
     assert scan("print(1)")["no_printing_or_arguments"]
     assert scan("x = getattr(canvas, name)")["no_private_parts"]

@@ -10,8 +10,8 @@ import torch
 from scipy.special import ndtr
 from scipy.stats import chisquare, multivariate_normal
 
-from methods.duo import cache as integral
-from methods.duo.cache import CacheError, IntegralCache, alpha_of_keep, gamma_at_alpha, keep_probability, window
+from methods.training.losses import integral_cache as integral
+from methods.training.losses.integral_cache import CacheError, IntegralCache, alpha_of_keep, gamma_at_alpha, keep_probability, window
 from tests.distillation import golden, seeded
 
 VOCABULARIES = (2, 3, 32, 1000, 50257, 151936, 152064)

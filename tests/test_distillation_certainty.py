@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.training.cfd import CFDOptions, row_rates
 from methods.training.losses import certainty as cfd
 from methods.training.losses import masks
+from methods.training.students.cfd import CFDOptions, row_rates
 from tests.distillation import golden, seeded
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.duo import consistency, usdm
-from methods.duo.cache import IntegralCache
+from methods.duo import usdm
 from methods.duo.model import Denoiser, denoiser_spec
+from methods.training.duo import consistency
+from methods.training.loop.rounds import Rounds, RoundSchedule, average_decay
 from methods.training.losses import dcd, masks
 from methods.training.losses.divergences import kl, log_mse, reverse_kl, total_variation
-from methods.training.rounds import Rounds, RoundSchedule, average_decay
+from methods.training.losses.integral_cache import IntegralCache
 from tests.distillation import MASK, bayes_masked, bayes_uniform, draw_pairs, golden, joint, seeded
 
 TABLE = IntegralCache.build(3, -3.0, 4.0, points=4000)

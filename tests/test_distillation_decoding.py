@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.audit import finished_length
-from harness.backbone import Forward
+from harness.decoding.backbone import Forward
+from harness.measuring.audit import finished_length
 from methods import fewstep, lockstep
 from methods.duo import sampling
 from reports.aup import aup

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
-from methods.duo.words import Language, Quality
+from methods.training.duo.words import Language, Quality
+from methods.training.loop.rounds import Rounds, RoundSchedule
 from methods.training.losses import dcd, masks, sdtt
-from methods.training.rounds import Rounds, RoundSchedule
 from tests.distillation import seeded
 
 LETTERS, MASK, WORDS, ROWS = 10, 10, 5, 32

@@ -10,9 +10,10 @@ import torch
 from scipy.stats import chi2_contingency, chisquare, kstest
 from torch import Tensor
 
-from methods.duo import pairs, usdm
-from methods.duo.cache import IntegralCache, alpha_of_keep, keep_of_mu, keep_probability
+from methods.duo import usdm
+from methods.training.losses import couplings as pairs
 from methods.training.losses import masks
+from methods.training.losses.integral_cache import IntegralCache, alpha_of_keep, keep_of_mu, keep_probability
 from tests.distillation import golden, seeded
 
 VOCAB = 32

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.duo import cache, curriculum, pairs, sparse
+from methods.training.duo import curriculum, sparse
+from methods.training.losses import couplings as pairs
+from methods.training.losses import integral_cache as cache
 from tests.distillation import seeded
 
 VOCAB, ROWS = 32, 40_000

@@ -20,14 +20,19 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from harness.loader import load
+from harness.decoding.settings import SettingError
+from harness.engine.loader import load
 from harness.model.load import Adapter, load_transformer, weights_hash
 from harness.model.spec import CheckpointError, ModelSpec
-from harness.settings import SettingError
-from harness.wandb_log import WandbError
-from methods.training import core, corpus, dimo, distill_cli, duo, export, nano, options, student
-from methods.training.rounds import AdapterRounds, Rounds, RoundSchedule
-from methods.training.trainers import TRAINERS
+from harness.runs.wandb_log import WandbError
+from methods.training import export, nano, options
+from methods.training.cli import distill as distill_cli
+from methods.training.data import corpus
+from methods.training.duo import recipe as duo
+from methods.training.loop import loop as core
+from methods.training.loop.rounds import AdapterRounds, Rounds, RoundSchedule
+from methods.training.students import dimo, student
+from methods.training.students.trainers import TRAINERS
 
 CPU = torch.device("cpu")
 TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.duo import curriculum, pairs, usdm
-from methods.duo.cache import IntegralCache
+from methods.duo import usdm
 from methods.duo.model import Denoiser, SoftEmbedding, denoiser_spec
+from methods.training.duo import curriculum
+from methods.training.losses import couplings as pairs
+from methods.training.losses.integral_cache import IntegralCache
 from tests.distillation import golden, joint, seeded
 
 PREDICTION = torch.tensor([0.1, 0.2, 0.4, 0.25, 0.05], dtype=torch.float64)

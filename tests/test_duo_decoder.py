@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backbone import Backbone, Forward
-from harness.decode import decode
-from harness.loader import load
+from harness.decoding.backbone import Backbone, Forward
+from harness.engine.loader import load
+from harness.measuring.clock import decode
 from harness.model.load import load_transformer
 from harness.model.spec import CheckpointError, ModelSpec
 from methods.duo import decoder

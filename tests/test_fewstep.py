@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.audit import finished_length
-from harness.backbone import Forward
-from harness.canvas import Canvas, StopRule
-from harness.settings import SettingError, build_config
+from harness.decoding.backbone import Forward
+from harness.decoding.canvas import Canvas, StopRule
+from harness.decoding.settings import SettingError, build_config
+from harness.measuring.audit import finished_length
 from methods import fewstep, vanilla
 from tests.helpers import backbone, canvas
 

@@ -14,10 +14,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from typer.testing import CliRunner
 
-from harness.backbone import Forward
 from harness.cli.generate import END, HOLE, GenerateError, block_settings, generate_command, picture, watched
-from harness.settings import SettingError
-from harness.text import MarkerError
+from harness.decoding.backbone import Forward
+from harness.decoding.settings import SettingError
+from harness.model.text import MarkerError
 from methods import fewstep
 from methods.lockstep import Config
 from tests.conftest import GOLDEN

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.registry import load_method
-from harness.settings import build_config
+from harness.decoding.registry import load_method
+from harness.decoding.settings import build_config
 from tests.helpers import backbone, canvas, golden_cases
 
 METHODS = ("vanilla", "fast_dllm", "d2f", "lopa")

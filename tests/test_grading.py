@@ -10,10 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.suites import grade_command, score_command, suite_app
-from harness.grading import GradingError, grade_file, score_run
 from harness.sandbox import backends
-from suites import load_suite
+from suites.cli import grade_command, score_command, suite_app
+from suites.grading import GradingError, grade_file, score_run
+from suites.suite import load_suite
 
 pytestmark = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing isolates here")
 

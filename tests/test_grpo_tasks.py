@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from methods.training.data.overlap import OverlapError
 from methods.training.grpo.options import OptionsError, load_options
 from methods.training.grpo.reward_client import RewardError, RewardOptions, RewardProcess
 from methods.training.grpo.rewards import math_reward, program_of
 from methods.training.grpo.tasks import FileTasks, GeneratedTasks, Task, TaskError, load_tasks, read_tasks
-from methods.training.overlap import OverlapError
 from suites.generators import frozen, gsm, split_of
 
 ADD = Task("def add(a, b):\n", tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"), entry_point="add")

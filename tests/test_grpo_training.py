@@ -169,7 +169,7 @@ def test_any_decoder_rolls_out_and_an_adapter_comes_out(options: GRPOOptions) ->
     row = rows_of(options)[0]
     assert row["nfe"] < 6
     assert (options.output / "adapter_model.safetensors").exists()
-    from harness.loader import load
+    from harness.engine.loader import load
 
     assert load(options.model, adapter=str(options.output)).adapter == str(options.output)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.settings import SettingError, build_config
+from harness.decoding.settings import SettingError, build_config
 from methods import fast_dllm, fewstep, lockstep, vanilla
 from methods.base import RowDecoder
 from methods.hooks import HookedDecoder

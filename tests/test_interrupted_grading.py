@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness.records import find_runs, read_samples
+from harness.records.schema import find_runs, read_samples
 from tests.test_run import BENCH, answers, bench
 
 ENDLESS = """

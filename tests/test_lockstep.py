@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.backbone import Forward
-from harness.blocks import block_stats
-from harness.canvas import StopRule
-from harness.decode import Decoded, decode
-from harness.loader import load
+from harness.decoding.backbone import Forward
+from harness.decoding.canvas import StopRule
+from harness.decoding.settings import SettingError, build_config
+from harness.engine.loader import load
+from harness.measuring.clock import Decoded, decode
 from harness.model.spec import CheckpointError
-from harness.records import Sample
-from harness.settings import SettingError, build_config
+from harness.records.schema import Sample
+from harness.statistics.blocks import block_stats
 from methods.lockstep import METHOD, Config, Lockstep
 from tests.conftest import GOLDEN
 from tests.helpers import backbone, canvas

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.backbone import Forward
-from harness.canvas import Canvas
-from harness.settings import SettingError, build_config
+from harness.decoding.backbone import Forward
+from harness.decoding.canvas import Canvas
+from harness.decoding.settings import SettingError, build_config
 from methods import d2f, lopa
 from tests.helpers import backbone, canvas, golden_cases
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.canvas import Row
-from harness.decode import decode
-from harness.meter import Meter
+from harness.decoding.canvas import Row
+from harness.decoding.meter import Meter
+from harness.measuring.clock import decode
 from harness.model import ModelSpec
 from methods.base import Forward, Program, RowDecoder, SamplingConfig, propose
 from tests.helpers import backbone

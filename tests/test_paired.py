@@ -7,16 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from harness.paired import (
-    documents_to_decide,
-    holm,
-    mcnemar_exact,
-    non_inferiority,
-    paired_bootstrap_difference,
-    speedup,
-    tango,
-)
-from harness.records import Sample
+from harness.records.schema import Sample
+from harness.statistics.paired import documents_to_decide, holm, mcnemar_exact, non_inferiority, paired_bootstrap_difference, speedup, tango
 from tests.synthetic_runs import Fake, fake_samples
 
 TEMPLATE = fake_samples(Fake(documents=1))[0]

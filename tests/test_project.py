@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.project import DEVICES, MODELS, Comparison, ProjectError, device_key, project, with_prompt
-from harness.records import Run, Sample
+from harness.records.schema import Run, Sample
+from reports.projection import DEVICES, MODELS, Comparison, ProjectError, device_key, project, with_prompt
 from tests.synthetic_runs import Fake, fake_run, fake_samples, write_fake
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]

@@ -11,8 +11,8 @@ from statistics import NormalDist
 
 import pytest
 
-from harness.protocol import PROTOCOLS, ProtocolError, bucket, determinism, interleaved, protocol, timing_slice, variation
-from harness.records import find_runs, read_run, read_samples
+from harness.measuring.protocol import PROTOCOLS, ProtocolError, bucket, determinism, interleaved, protocol, timing_slice, variation
+from harness.records.schema import find_runs, read_run, read_samples
 from tests.synthetic_runs import Fake, fake_samples
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]

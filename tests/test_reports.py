@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.records import Audit, Check, RecordError, read_run, write_run
+from harness.records.schema import Audit, Check, RecordError, read_run, write_run
 from reports.console import render
 from reports.drift import drift
 from reports.leaderboard import leaderboard

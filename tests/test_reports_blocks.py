@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageSequence
 
-from harness.blocks import block_means
-from harness.records import Sample
-from harness.stats import summarise
+from harness.records.schema import Sample
+from harness.statistics.blocks import block_means
+from harness.statistics.summary import summarise
 from reports.cells import columns
 from reports.load import StoredRun
 from reports.replay import replay

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.cli.report import compare_command, report_command, trace_command
+from reports.cli.report import compare_command, report_command, trace_command
 from reports.readme import BEGIN, END
 from tests.synthetic_runs import Fake, write_fake, write_table
 

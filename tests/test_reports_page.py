@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageSequence
 
-from harness.records import read_samples
+from harness.records.schema import read_samples
 from reports.load import ReportError, load
 from reports.page import page
 from reports.published import read_published

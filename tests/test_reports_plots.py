@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.records import read_samples
+from harness.records.schema import read_samples
 from reports.cells import columns
 from reports.load import load
 from reports.plots import PLOTS, draw, pareto, quality_speed, write

@@ -8,15 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.audit import audit_run
-from harness.backbone import Backbone
-from harness.decode import decode
-from harness.loader import load
-from harness.model import ModelSpec, Transformer
-from harness.project import DEVICES, MODELS
-from harness.records import Run, Sample
-from harness.registry import load_method
-from harness.roofline import (
+from harness.decoding.backbone import Backbone
+from harness.decoding.registry import load_method
+from harness.engine.loader import load
+from harness.measuring.audit import audit_run
+from harness.measuring.clock import decode
+from harness.measuring.roofline import (
     Hardware,
     ModelCost,
     Roofline,
@@ -28,6 +25,9 @@ from harness.roofline import (
     roofline_for,
     settled_share,
 )
+from harness.model import ModelSpec, Transformer
+from harness.records.schema import Run, Sample
+from reports.projection import DEVICES, MODELS
 from tests.conftest import GOLDEN
 from tests.synthetic_runs import Fake, fake_run, fake_samples
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.records import find_runs, read_run, read_samples
+from harness.records.schema import find_runs, read_run, read_samples
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
 TIMING = {"time_s", "latency_s", "first_block_s", "forward_s", "select_s", "peak_memory_bytes", "order"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records import read_run, read_samples, write_run
+from harness.records.schema import read_run, read_samples, write_run
 from reports import sensitivity
 from reports.leaderboard import leaderboard
 from reports.load import load

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.loader import pick_dtype
+from harness.decoding.registry import MethodError, load_method, method_names
+from harness.decoding.settings import SettingError, build_config, describe, parse_pairs
+from harness.engine.loader import pick_dtype
 from harness.model.load import resolve
 from harness.model.spec import CheckpointError
-from harness.plan import Wish, settings_for
-from harness.registry import MethodError, load_method, method_names
-from harness.settings import SettingError, build_config, describe, parse_pairs
+from harness.runs.plan import Wish, settings_for
 from tests.helpers import CPU
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.stats import binomtest
 
-from harness.stats import pass_rates, summarise, token_entropy, tps_interval, wilson
+from harness.statistics.summary import pass_rates, summarise, token_entropy, tps_interval, wilson
 from tests.synthetic_runs import Fake, fake_samples
 
 

@@ -21,9 +21,12 @@ from harness.cli import app
 from harness.cli.commands import mount
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
-from methods.training import answers, d3llm, data, estimate, export, nano, options, student
-from methods.training.overlap import OverlapError
-from methods.training.trainers import TRAINERS
+from methods.training import export, nano, options
+from methods.training.data import answers
+from methods.training.data import sources as data
+from methods.training.data.overlap import OverlapError
+from methods.training.students import d3llm, estimate, student
+from methods.training.students.trainers import TRAINERS
 from suites.generators import frozen
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")

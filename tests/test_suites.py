@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.sandbox import JailError, backends
-from suites import SuiteDataError, SuiteError, list_suites, load_suite
+from suites.suite import SuiteDataError, SuiteError, list_suites, load_suite
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "stock_prompts.json").read_text())["tasks"]
 EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code")

@@ -9,19 +9,19 @@ import pytest
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 
-from harness.backbone import Forward
-from harness.canvas import Canvas
-from harness.catalog import location
-from harness.decode import decode
-from harness.generate import Generator, Request
-from harness.lm import DiffusionLM
-from harness.loader import Loaded
+from harness.decoding.backbone import Forward
+from harness.decoding.canvas import Canvas
+from harness.decoding.settings import SettingError
+from harness.engine.generator import Generator, Request
+from harness.engine.loader import Loaded
+from harness.lm_eval.model import DiffusionLM
+from harness.measuring.clock import decode
+from harness.model.catalog import location
+from harness.model.text import ANSWER
 from harness.sandbox import backends
-from harness.settings import SettingError
-from harness.text import ANSWER
 from methods import ar, d2f, fast_dllm, lockstep, lopa, vanilla
-from suites import load_suite
 from suites.generators import code, frozen, gsm
+from suites.suite import load_suite
 from tests.helpers import backbone
 
 PAIRS = [("nano-gsm-ra", "nano-gsm"), ("nano-code-ra", "nano-code")]

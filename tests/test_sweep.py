@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cell_process import run_local
-from harness.records import find_runs, read_run, read_samples
-from harness.sweep import Cell, Outcome, State, Sweep, SweepError, cells, read_sweep
-from suites import list_suites
+from harness.records.schema import find_runs, read_run, read_samples
+from harness.runs.sweep import Cell, Outcome, State, Sweep, SweepError, cells, read_sweep
+from harness.runs.workers import run_local
+from suites.suite import list_suites
 from tests.test_run import answers
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]

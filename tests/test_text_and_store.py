@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from harness import likelihood
+from harness.lm_eval import likelihood
 from harness.model.load import canonical_name, load_transformer, tensors
-from harness.records import RecordError, Sample, read_samples
-from harness.text import MarkerError, answer_of_blocks, before_eos, behind_marker, cut_at_stops, encode, split_markers
+from harness.model.text import MarkerError, answer_of_blocks, before_eos, behind_marker, cut_at_stops, encode, split_markers
+from harness.records.schema import RecordError, Sample, read_samples
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
 

@@ -18,8 +18,13 @@ from tokenizers import Tokenizer
 
 from harness.model.load import Adapter, load_transformer
 from harness.model.spec import ModelSpec
-from methods.training import core, corpus, d2f, diffusion, evaluate, nano, optim
-from methods.training.batches import Stream
+from methods.training import evaluate, nano
+from methods.training.data import corpus
+from methods.training.data import corruption as diffusion
+from methods.training.data.batches import Stream
+from methods.training.loop import loop as core
+from methods.training.loop import optim
+from methods.training.students import d2f
 from tests.conftest import GOLDEN
 
 CPU = torch.device("cpu")

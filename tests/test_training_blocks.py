@@ -10,14 +10,15 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from harness.canvas import Canvas
+from harness.decoding.canvas import Canvas
 from harness.model.spec import ModelSpec
-from methods.training import block_rows, corpus, export, nano
-from methods.training.core import generator_for
-from methods.training.lockstep import LockstepOptions, corrupt
+from methods.training import export, nano
+from methods.training.data import block_rows, corpus
+from methods.training.loop.loop import generator_for
 from methods.training.options import TrainingError, preset
-from methods.training.student import Rows, Student
-from methods.training.trainers import TRAINERS
+from methods.training.students.lockstep import LockstepOptions, corrupt
+from methods.training.students.student import Rows, Student
+from methods.training.students.trainers import TRAINERS
 from suites.generators import split_of
 
 TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)

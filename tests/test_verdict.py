@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.verdict import Verdict, adjust, verdict
+from harness.statistics.verdict import Verdict, adjust, verdict
 from tests.synthetic_runs import Fake, fake_samples
 
 BASE = Fake(documents=64, repeats=3)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness.records import find_runs, read_samples
-from harness.wandb_log import WandbError, package
+from harness.records.schema import find_runs, read_samples
+from harness.runs.wandb_log import WandbError, package
 from tests.test_run import BENCH
 
 needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="the extra wandb is not installed")

@@ -10,7 +10,7 @@ import typer
 from harness.cli.options import Adapter, Device, Dtype, Model, Settings
 
 if TYPE_CHECKING:
-    from harness.records import Check
+    from harness.records.schema import Check
 
 REFERENCE = "vanilla"
 SUITES = ("nano-gsm", "nano-code")
@@ -41,11 +41,11 @@ def check_command(
 
         bench check d2f --model Dream-org/Dream-v0-Base-7B --limit 2
     """
-    from harness.check import check_method, open_method, sample_prompts
-    from harness.loader import load
-    from harness.plan import Wish, settings_for
-    from harness.registry import load_method
-    from harness.settings import parse_pairs
+    from harness.conformance.check import check_method, open_method, sample_prompts
+    from harness.decoding.registry import load_method
+    from harness.decoding.settings import parse_pairs
+    from harness.engine.loader import load
+    from harness.runs.plan import Wish, settings_for
 
     entry, source, opened = open_method(method)
     loaded = load(model, entry.decoder.requires, adapter=adapter, dtype=dtype, device=device)

@@ -10,9 +10,9 @@ from harness.cli.check import check_command
 from harness.cli.decode import decode_command
 from harness.cli.generate import generate_command
 from harness.cli.listing import list_command
-from harness.cli.project import project_command
 from harness.cli.run import run_command
 from harness.cli.sweep import sweep_command
+from reports.cli.project import project_command
 
 _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -33,7 +33,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def _mount_suites(app: typer.Typer) -> None:
-    from harness.cli.suites import grade_command, score_command, suite_app
+    from suites.cli import grade_command, score_command, suite_app
 
     app.add_typer(suite_app, name="suite")
     app.command("grade")(grade_command)
@@ -41,7 +41,7 @@ def _mount_suites(app: typer.Typer) -> None:
 
 
 def _mount_reports(app: typer.Typer) -> None:
-    from harness.cli.report import compare_command, report_command, trace_command
+    from reports.cli.report import compare_command, report_command, trace_command
 
     app.command("report")(report_command)
     app.command("compare")(compare_command)
@@ -50,7 +50,7 @@ def _mount_reports(app: typer.Typer) -> None:
 
 def _mount_training(app: typer.Typer) -> None:
     from methods.training.cli import app as training
-    from methods.training.data_cli import generate_data_command
+    from methods.training.cli.data import generate_data_command
 
     app.command("generate-data")(generate_data_command)
     app.add_typer(training, name="train", help="Train nano and distil students.")
@@ -58,6 +58,6 @@ def _mount_training(app: typer.Typer) -> None:
 
 def lm_eval_command(context: typer.Context) -> None:
     """Hand the rest of the command line to lm-eval."""
-    from harness.cli.lm_eval import run_lm_eval
+    from harness.lm_eval.command import run_lm_eval
 
     sys.exit(run_lm_eval(context.args))

@@ -37,11 +37,11 @@ def decode_command(
     **positions**, **forwards** ([query length, cached length, stored length] each) and **step_map** (per id, the
     forward that wrote it). `--set key=none` means null.
     """
-    from harness.generate import Generator, Request
-    from harness.loader import load
-    from harness.plan import Wish, settings_for
-    from harness.registry import load_method
-    from harness.settings import parse_pairs
+    from harness.decoding.registry import load_method
+    from harness.decoding.settings import parse_pairs
+    from harness.engine.generator import Generator, Request
+    from harness.engine.loader import load
+    from harness.runs.plan import Wish, settings_for
 
     rule = stop_rule_of(stop_rule)
     entry = load_method(method)

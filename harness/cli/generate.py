@@ -16,10 +16,10 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from harness.backbone import Backbone
-    from harness.canvas import Row
-    from harness.generate import Generation, Generator
-    from harness.loader import Loaded
+    from harness.decoding.backbone import Backbone
+    from harness.decoding.canvas import Row
+    from harness.engine.generator import Generation, Generator
+    from harness.engine.loader import Loaded
 
 HOLE, END = "\u00b7", "\u220e"
 
@@ -54,12 +54,12 @@ def generate_command(
     """
     import sys
 
-    from harness.generate import Generator, Request
-    from harness.loader import load
-    from harness.plan import Wish, settings_for
-    from harness.registry import load_method
-    from harness.settings import parse_pairs
-    from harness.text import split_markers
+    from harness.decoding.registry import load_method
+    from harness.decoding.settings import parse_pairs
+    from harness.engine.generator import Generator, Request
+    from harness.engine.loader import load
+    from harness.model.text import split_markers
+    from harness.runs.plan import Wish, settings_for
 
     rule = stop_rule_of(stop_rule)
     if trace is not None and trace.suffix not in (".gif", ".webp"):
@@ -116,7 +116,7 @@ def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Gen
 
 def watched(backbone: Backbone, draw: Any) -> Backbone:
     """The same backbone; ``draw`` gets the first row before every forward pass."""
-    from harness.backbone import Backbone
+    from harness.decoding.backbone import Backbone
 
     class Shown(Backbone):
         def forward_rows(self, canvas: Any, requests: Any, cache: Any = None) -> Any:
@@ -130,8 +130,8 @@ def picture(row: Row, tokenizer: Any) -> Text:
     """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph per block."""
     from rich.text import Text
 
-    from harness.blocks import names_of
-    from harness.text import pieces
+    from harness.model.text import pieces
+    from harness.statistics.blocks import names_of
 
     shown, newest = Text(), max(row.step_map, default=-1)
     for (start, stop), name in zip(row.spans, names_of(row.spans), strict=True):
@@ -161,9 +161,9 @@ def _report(item: Generation, method: str) -> None:
 
 
 def _animate(item: Generation, method: str, loaded: Loaded, path: Path) -> None:
-    from harness.engine import measured
-    from harness.plan import digest
-    from harness.records import Sample
+    from harness.records.schema import Sample
+    from harness.runs.cell import measured
+    from harness.runs.plan import digest
     from reports.trace import animate
 
     sample = Sample(

@@ -27,8 +27,8 @@ def list_command(
 def _methods(console: object) -> None:
     from rich.table import Table
 
-    from harness.registry import load_method, method_names
-    from harness.settings import describe
+    from harness.decoding.registry import load_method, method_names
+    from harness.decoding.settings import describe
 
     table = Table("method", "what it is", "settings (default)", title="Methods (`bench list NAME` explains the settings)")
     for name in method_names():
@@ -41,8 +41,8 @@ def _methods(console: object) -> None:
 def _settings(console: object, name: str) -> None:
     from rich.table import Table
 
-    from harness.registry import load_method
-    from harness.settings import describe
+    from harness.decoding.registry import load_method
+    from harness.decoding.settings import describe
 
     method = load_method(name)
     table = Table("setting", "values", "default", "meaning", title=f"{method.name}: {method.decoder.summary}")
@@ -55,7 +55,7 @@ def _settings(console: object, name: str) -> None:
 def _suites(console: object) -> None:
     from rich.table import Table
 
-    from suites import list_suites, load_suite
+    from suites.suite import list_suites, load_suite
 
     table = Table("suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)")
     for name in list_suites():
@@ -66,7 +66,7 @@ def _suites(console: object) -> None:
 def _models(console: object) -> None:
     from rich.table import Table
 
-    from harness.catalog import catalog
+    from harness.model.catalog import catalog
 
     table = Table("model", "what it is", "canvas", "companions", title="Known models (any folder or hub id with these layouts works)")
     for name, entry in catalog().items():

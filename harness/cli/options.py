@@ -8,8 +8,8 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from harness.records import StopRule
-from harness.settings import SettingError
+from harness.decoding.settings import SettingError
+from harness.records.schema import StopRule
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
 Adapter = Annotated[
@@ -54,10 +54,10 @@ def chat_of(model: str) -> Callable[..., str]:
     """What writes messages with the chat template of ``model``; CheckpointError at its first use if there is none."""
     from functools import partial
 
-    from harness.catalog import location
+    from harness.model.catalog import location
     from harness.model.load import resolve
-    from harness.text import chat_text
-    from harness.tokenizer import load_tokenizer
+    from harness.model.text import chat_text
+    from harness.model.tokenizer import load_tokenizer
 
     return partial(chat_text, load_tokenizer(resolve(location(model))))
 

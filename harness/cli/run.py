@@ -27,8 +27,8 @@ from harness.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from harness.engine import Cell
-    from suites import Rendering
+    from harness.runs.cell import Cell
+    from suites.suite import Rendering
 
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
@@ -93,7 +93,7 @@ def run_command(
     """
     quick = not method and not suite
     if wandb:
-        from harness.wandb_log import package
+        from harness.runs.wandb_log import package
 
         package()
     if threads is not None:
@@ -104,9 +104,9 @@ def run_command(
         os.environ["BENCH_DATA"] = str(data_dir)
     if allow_unsafe_code:
         os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
-    from harness.engine import Options
-    from harness.protocol import protocol as find_protocol
-    from suites import Rendering
+    from harness.measuring.protocol import protocol as find_protocol
+    from harness.runs.cell import Options
+    from suites.suite import Rendering
 
     chosen_limit = limit or (QUICK_LIMIT if quick else None)
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
@@ -134,13 +134,13 @@ def _cells(
     stop_rule: str,
     rendering: Rendering,
 ) -> list[Cell]:
-    from harness.engine import Cell, render
-    from harness.generate import Generator
-    from harness.loader import load
-    from harness.plan import Wish, settings_for
-    from harness.registry import load_method
-    from harness.settings import parse_pairs
-    from suites import load_suite
+    from harness.decoding.registry import load_method
+    from harness.decoding.settings import parse_pairs
+    from harness.engine.generator import Generator
+    from harness.engine.loader import load
+    from harness.runs.cell import Cell, render
+    from harness.runs.plan import Wish, settings_for
+    from suites.suite import load_suite
 
     rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
@@ -169,7 +169,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from harness.cli.wandb import RunLog
-    from harness.engine import run_cells
+    from harness.runs.cell import run_cells
 
     log = RunLog(cells) if wandb else None
     waiting = [cell for cell in cells if cell.pending]

@@ -11,8 +11,8 @@ import typer
 from harness.cli.options import OutputPath
 
 if TYPE_CHECKING:
-    from harness.records import Summary
-    from harness.sweep import Cell, Outcome, State
+    from harness.records.schema import Summary
+    from harness.runs.sweep import Cell, Outcome, State
 
 
 def sweep_command(
@@ -47,8 +47,8 @@ def sweep_command(
 
         bench sweep suites/sweeps/nano.yaml -o runs/nano --workers 2
     """
-    from harness.cell_process import run_local, run_ray
-    from harness.sweep import State, cells, read_sweep
+    from harness.runs.sweep import State, cells, read_sweep
+    from harness.runs.workers import run_local, run_ray
 
     sweep = read_sweep(file)
     wanted = cells(sweep, output_path)
@@ -125,7 +125,7 @@ def _number(value: float | None) -> str:
 
 def _summaries(output: Path) -> dict[str, Summary]:
     """Summary by the command that made the run."""
-    from harness.records import find_runs, read_run
+    from harness.records.schema import find_runs, read_run
 
     runs = [read_run(folder) for folder in find_runs(output)]
     return {run.command: run.summary for run in runs if run.summary is not None}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.wandb_log import package, start
+from harness.runs.wandb_log import package, start
 
 if TYPE_CHECKING:
-    from harness.engine import Cell
+    from harness.runs.cell import Cell
 
 METRICS = ("correct", "useful", "committed", "nfe", "positions", "time_s", "latency_s", "first_block_s", "forward_s", "select_s")
 

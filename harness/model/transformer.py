@@ -16,7 +16,7 @@ from harness.model.spec import ModelSpec
 
 
 class KVView(Protocol):
-    """Where one forward pass writes and reads keys and values (see harness.cache)."""
+    """Where one forward pass writes and reads keys and values (see harness.decoding.cache)."""
 
     def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Take new [batch, kv_heads, query, head_dim] rows, return those to attend to."""

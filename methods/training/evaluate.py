@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.model.transformer import Transformer
-from methods.training.corpus import BOS, EOS, MASK
+from methods.training.data.corpus import BOS, EOS, MASK
 from methods.training.precision import fast_products
 from suites.generators import Split, code, frozen, gsm
 

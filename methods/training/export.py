@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
-from methods.training.corpus import BOS, EOS, MASK, save_tokenizer
+from methods.training.data.corpus import BOS, EOS, MASK, save_tokenizer
 
 CONTEXT = 2048
 

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
-from methods.training.batches import Batch, Stream, causal_mask, cross_entropy_at
-from methods.training.core import LoopOptions, generator_for, train_loop
-from methods.training.corpus import EOS, MASK, Mix, cached_pool, save_tokenizer, train_tokenizer
-from methods.training.diffusion import Corruption, corrupt, diffusion_loss
+from methods.training.data.batches import Batch, Stream, causal_mask, cross_entropy_at
+from methods.training.data.corpus import EOS, MASK, Mix, cached_pool, save_tokenizer, train_tokenizer
+from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
 from methods.training.evaluate import AR, DIFFUSION_MODES, Mode, score
 from methods.training.export import data_hash, nano_spec, save_card, save_model
-from methods.training.optim import build_optimisers
+from methods.training.loop.loop import LoopOptions, generator_for, train_loop
+from methods.training.loop.optim import build_optimisers
 from methods.training.precision import fast_products, native_bfloat16
 from suites.generators.frozen import DATA
 

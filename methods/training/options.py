@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from harness.decoding.settings import build_config
 from harness.errors import UserError
-from harness.settings import build_config
-from methods.training.core import LoopOptions
-from methods.training.optim import Shape
-from methods.training.rounds import RoundSchedule
+from methods.training.loop.loop import LoopOptions
+from methods.training.loop.optim import Shape
+from methods.training.loop.rounds import RoundSchedule
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

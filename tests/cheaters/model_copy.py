@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from harness.backbone import Backbone, Forward
-from harness.canvas import Canvas
+from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.canvas import Canvas
 from harness.model import Transformer
 from methods.vanilla import Config, Vanilla
 

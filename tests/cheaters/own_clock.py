@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from harness.backbone import Backbone
-from harness.canvas import Canvas
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas
 from methods.vanilla import Config, Vanilla
 
 

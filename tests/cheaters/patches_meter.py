@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.backbone import Backbone
-from harness.canvas import Canvas
-from harness.meter import Meter
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas
+from harness.decoding.meter import Meter
 from methods.vanilla import Config, Vanilla
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import harness
-from harness.backbone import Backbone
-from harness.canvas import Canvas
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas
 from methods.vanilla import Config, Vanilla
 
 

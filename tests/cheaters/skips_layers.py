@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.backbone import Backbone
-from harness.canvas import Canvas
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas
 from methods.vanilla import Config, Vanilla
 
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.generate import Generator, Request
-from harness.loader import Loaded, load
-from harness.paired import mcnemar_exact, tango
-from harness.registry import load_method
+from harness.decoding.registry import load_method
+from harness.engine.generator import Generator, Request
+from harness.engine.loader import Loaded, load
 from harness.sandbox import open_jail
+from harness.statistics.paired import mcnemar_exact, tango
 from methods.training.grpo.options import GRPOOptions
-from suites import Suite, load_suite
+from suites.suite import Suite, load_suite
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from verl import DataProto  # pyright: ignore[reportMissingImports]
 
-from methods.training.core import LossLog, generator_for, progress
 from methods.training.grpo.objective import advantages, informative
 from methods.training.grpo.options import GRPOOptions
 from methods.training.grpo.reward_client import RewardProcess, total
 from methods.training.grpo.rewards import Reward
 from methods.training.grpo.tasks import Task, TaskSource
+from methods.training.loop.loop import LossLog, generator_for, progress
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"

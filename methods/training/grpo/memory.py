@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.model.spec import ModelSpec
-from methods.training.estimate import activation_width
 from methods.training.grpo.options import GRPOOptions
+from methods.training.students.estimate import activation_width
 
 H200_BYTES = 141e9
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from harness.decoding.registry import load_method
 from harness.errors import UserError
-from harness.registry import load_method
 from methods.base import SamplingConfig
 from methods.training.grpo.estimators import Estimator, make_estimator
 from methods.training.grpo.rewards import Form

@@ -15,12 +15,12 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.backbone import Backbone
+from harness.decoding.backbone import Backbone
 from harness.errors import UserError
 from harness.model.load import canonical_name, load_transformer, tensors
 from harness.model.transformer import Transformer
-from methods.training.core import load_checkpoint, save_checkpoint
 from methods.training.grpo.scoring import Scorer
+from methods.training.loop.loop import load_checkpoint, save_checkpoint
 from methods.training.options import LINEAR
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.backbone import Backbone
-from harness.decode import Decoded
-from harness.generate import Generation, Generator, Request
-from harness.loader import Loaded
-from harness.registry import load_method
-from harness.tokenizer import load_tokenizer
+from harness.decoding.backbone import Backbone
+from harness.decoding.registry import load_method
+from harness.engine.generator import Generation, Generator, Request
+from harness.engine.loader import Loaded
+from harness.measuring.clock import Decoded
+from harness.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)

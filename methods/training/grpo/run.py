@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.catalog import location, lookup
-from harness.loader import adds_bos, model_hash, pick_device
+from harness.decoding.registry import load_method
+from harness.decoding.settings import build_config
+from harness.engine.loader import adds_bos, model_hash, pick_device
+from harness.model.catalog import location, lookup
 from harness.model.load import resolve
 from harness.model.spec import ModelSpec
-from harness.registry import load_method
-from harness.settings import build_config
-from harness.text import encode
-from harness.tokenizer import load_tokenizer
+from harness.model.text import encode
+from harness.model.tokenizer import load_tokenizer
 from methods.training.grpo.evaluation import evaluate, write
 from methods.training.grpo.memory import report
 from methods.training.grpo.options import GRPOOptions, OptionsError

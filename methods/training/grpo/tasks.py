@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UserError
-from methods.training.overlap import refuse_overlap
+from methods.training.data.overlap import refuse_overlap
 from suites.generators import code, frozen, gsm
 
 NANO = {"nano-gsm": "gsm", "nano-code": "code"}
@@ -123,7 +123,7 @@ def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> TaskSource
 
     Raises TaskError for an evaluation suite, OverlapError for a file that shares a problem with one.
     """
-    from suites import list_suites
+    from suites.suite import list_suites
 
     if suite in NANO:
         return GeneratedTasks(suite, seed)

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.duo.cache import IntegralCache
-from methods.duo.pairs import mask_coupling
+from methods.training.losses.couplings import mask_coupling
+from methods.training.losses.integral_cache import IntegralCache
 
 Clock = Literal["linear", "gaussian"]
 

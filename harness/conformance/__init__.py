@@ -1,0 +1,1 @@
+"""`bench check`: what a decoder must keep to, tried on it and read in its source."""

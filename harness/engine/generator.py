@@ -1,0 +1,157 @@
+"""Requests in, graded-ready generations out: batching, seeds, text. Shared by every front end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.decoding.backbone import TooManyForwards
+from harness.decoding.canvas import CanvasError, StopRule
+from harness.decoding.settings import SettingError, build_config
+from harness.engine.loader import Loaded
+from harness.errors import UserError
+from harness.measuring.clock import ContextError, Decoded, decode
+from harness.model.text import answer_of_blocks, encode
+from harness.records.schema import Status
+
+if TYPE_CHECKING:
+    from methods.base import Decoder
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to answer. ``canvas`` is its length in new tokens, ``settings`` override the run's.
+
+    ``blocks``: lengths of reasoning and answer where the canvas is laid out in them; empty: one text.
+    """
+
+    prompt: str | Sequence[int]
+    canvas: int
+    stops: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 0
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass
+class Generation:
+    """A request's answer: ``decoded`` is None and ``error`` says why if nothing could be decoded.
+
+    ``block_useful``: the useful ids of each block of a divided answer; empty: one text.
+    """
+
+    request: Request
+    prompt_ids: list[int]
+    decoded: Decoded | None
+    text: str | None = None
+    useful: int | None = None
+    block_useful: list[int] = field(default_factory=list)
+    error: str | None = None
+    status: Status = "ok"
+
+
+class Generator:
+    """One (model, decoder, settings) that answers requests in batches."""
+
+    def __init__(
+        self, loaded: Loaded, decoder: Decoder, settings: Mapping[str, Any], *, seed: int = 0, stop_rule: StopRule = "harness"
+    ) -> None:
+        self.loaded, self.decoder, self.seed = loaded, decoder, seed
+        self.stop_rule: StopRule = stop_rule
+        self.settings = dict(settings)
+        self.config = build_config(decoder.name, decoder.Config, self.settings)
+
+    def canvas(self, suggested: int, blocks: Sequence[int] = ()) -> int:
+        """max_new_tokens: what the blocks need, else the setting, the model's own, what the suite suggests.
+
+        Raises SettingError for a setting that contradicts the blocks.
+        """
+        asked = getattr(self.config, "max_new_tokens", None)
+        if blocks and asked not in (None, sum(blocks)):
+            layout = " + ".join(map(str, blocks))
+            raise SettingError(f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave max_new_tokens out")
+        return sum(blocks) or asked or self.loaded.canvas or suggested
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return encode(self.loaded.tokenizer, prompt, self.loaded.add_bos)
+        return list(prompt)
+
+    def run(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Generation]]:
+        """Decode in order, yielding each batch as soon as it is done.
+
+        Only neighbours with the same canvas and settings share a batch. A prompt that does not fit, a crash of
+        the decoder, running out of memory or of forward passes is an answer with that status, never the end of
+        the run; contradictory settings (UserError) are.
+        """
+        batch: list[Generation] = []
+        for request in requests:
+            item = Generation(request, self.prompt_ids(request.prompt), None)
+            if batch and (len(batch) == batch_size or not _alike(batch[0].request, request)):
+                yield self._decode(batch)
+                batch = []
+            batch.append(item)
+        if batch:
+            yield self._decode(batch)
+
+    def _decode(self, batch: list[Generation]) -> list[Generation]:
+        first = batch[0].request
+        config = self.config
+        if first.settings:
+            config = build_config(self.decoder.name, self.decoder.Config, {**self.settings, **first.settings})
+        seeds = [self.row_seed(item.prompt_ids, item.request.repeat) for item in batch]
+        try:
+            rows = decode(
+                self.loaded.backbone,
+                self.decoder,
+                config,
+                [item.prompt_ids for item in batch],
+                first.canvas,
+                stop_rule=self.stop_rule,
+                seeds=seeds,
+                blocks=first.blocks,
+            )
+        except ContextError as error:
+            if len(batch) > 1:
+                return [done for item in batch for done in self._decode([item])]
+            batch[0].status, batch[0].error = "error", str(error)
+            return batch
+        except UserError:
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                return [done for item in batch for done in self._decode([item])]
+            batch[0].status, batch[0].error = _failure(error), f"{type(error).__name__}: {error}".splitlines()[0]
+            return batch
+        for item, row in zip(batch, rows, strict=True):
+            self._finish(item, row)
+        return batch
+
+    def _finish(self, item: Generation, row: Decoded) -> None:
+        item.decoded = row
+        eos_ids, stops = self.loaded.spec.eos_ids, item.request.stops
+        marked = bool(item.request.blocks)
+        useful, item.text = answer_of_blocks(self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops, marked)
+        item.useful, item.block_useful = sum(useful), useful if len(useful) > 1 else []
+        if not row.audit_passed:
+            item.status = "audit_failed"
+            item.error = "; ".join(f"{check.name}: {check.detail}" for check in row.checks if not check.passed)
+
+    def row_seed(self, prompt: Sequence[int], repeat: int) -> int:
+        """The random stream of a row depends on the run's seed, its prompt and repeat, never on its batch."""
+        digest = hashlib.sha256(f"{self.seed}/{repeat}/{list(prompt)}".encode()).digest()
+        return int.from_bytes(digest[:7], "big")
+
+
+def _failure(error: Exception) -> Status:
+    if isinstance(error, CanvasError):
+        return "audit_failed"
+    if isinstance(error, TooManyForwards):
+        return "timeout"
+    return "oom" if isinstance(error, MemoryError) or "out of memory" in str(error).lower() else "error"
+
+
+def _alike(one: Request, other: Request) -> bool:
+    return (one.canvas, one.blocks, dict(one.settings)) == (other.canvas, other.blocks, dict(other.settings))

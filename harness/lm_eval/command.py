@@ -1,0 +1,33 @@
+"""``bench lm-eval``: lm-eval's own command line, our model and suites registered, counts in the samples."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from typing import Any
+
+
+def run_lm_eval(arguments: list[str]) -> int:
+    """Run ``lm-eval`` with ``arguments``; our suites are found unless --include_path says otherwise."""
+    from lm_eval._cli import HarnessCLI
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.utils import setup_logging
+
+    from harness.lm_eval.model import LATEST, merge_counts
+
+    save = EvaluationTracker.save_results_samples
+
+    def save_with_counts(self: Any, task_name: str, samples: Any) -> Any:
+        for model in LATEST:
+            merge_counts(model, task_name, samples)
+        return save(self, task_name, samples)
+
+    EvaluationTracker.save_results_samples = save_with_counts  # pyright: ignore[reportAttributeAccessIssue]
+    helping = not arguments or "-h" in arguments or "--help" in arguments
+    if not helping and not any(argument.split("=")[0] == "--include_path" for argument in arguments):
+        arguments = [*arguments, "--include_path", str(files("suites"))]
+    setup_logging()
+    sys.argv = ["lm-eval", *arguments]
+    cli = HarnessCLI()
+    cli.execute(cli.parse_args())
+    return 0

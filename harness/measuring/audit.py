@@ -1,0 +1,184 @@
+"""What every decode call must have kept to. A run that fails is stored, marked and kept out of tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+
+from harness.decoding import backbone as backbone_module
+from harness.decoding import cache, canvas, divided, meter
+from harness.decoding.backbone import Backbone, Watch
+from harness.decoding.canvas import Canvas, Row
+from harness.records.schema import Audit, Check, Sample
+
+CHECK_NAMES = (
+    "nfe_equals_hook_count",
+    "positions_equal_hook",
+    "prompt_unchanged",
+    "no_mask_left",
+    "ids_match_commits",
+    "nfe_positive",
+    "rules_unchanged",
+    "clock_intact",
+    "harness_untouched",
+)
+# A share of the roof above 1 by measurement noise is no finding; twice the roof is forwards that were not run.
+ROOF_SLACK = 2.0
+
+
+def _code() -> dict[str, tuple[object, object]]:
+    """Every function of the modules that count and clock: (the object, its code)."""
+    found: dict[str, tuple[object, object]] = {}
+    for module in (backbone_module, cache, canvas, divided, meter):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                found |= {f"{module.__name__}.{name}.{key}": _identity(member) for key, member in vars(value).items()}
+            elif isinstance(value, (FunctionType, ModuleType)):
+                found[f"{module.__name__}.{name}"] = _identity(value)
+    return {name: entry for name, entry in found.items() if entry[1] is not None}
+
+
+def _identity(member: Any) -> tuple[object, object]:
+    function = member.fget if isinstance(member, property) else member
+    if isinstance(function, ModuleType):
+        return function, function
+    return function, getattr(getattr(function, "__wrapped__", function), "__code__", None)
+
+
+_CODE = _code()
+_CLOCK = time.perf_counter
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The outer clock of a decode call, seconds."""
+
+    started: float
+    elapsed: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a decode call was started with; a decoder may replace none of it."""
+
+    parts: dict[str, Any]
+
+    @classmethod
+    def of(cls, backbone: Backbone, canvas: Canvas) -> Start:
+        rules = ("eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "vocab_size", "first_block", "blocks")
+        parts: dict[str, Any] = {name: getattr(canvas, name) for name in rules}
+        parts |= {"spec": backbone.spec, "layers": len(backbone._model.model.layers), "threads": torch.get_num_threads()}
+        parts |= {"rows": [id(row) for row in canvas.rows], "prompt lengths": [row.prompt_length for row in canvas.rows]}
+        parts |= {"lengths": [row.length for row in canvas.rows], "meter": (id(canvas.meter), [id(row) for row in canvas.meter.rows])}
+        objects = {"backbone": backbone, "canvas": canvas, "canvas.meter": canvas.meter}
+        parts |= {f"attributes of {name}": sorted(vars(part)) for name, part in objects.items()}
+        return cls(parts)
+
+    def changed(self, backbone: Backbone, canvas: Canvas) -> list[str]:
+        """Names of what is no longer as it was."""
+        now = Start.of(backbone, canvas).parts
+        return [name for name, value in self.parts.items() if now[name] != value]
+
+
+def audit_rows(
+    canvas: Canvas,
+    prompts: Sequence[Sequence[int]],
+    device_ids: Sequence[Sequence[int]],
+    seen: Watch,
+    changed: Sequence[str],
+    timing: Timing,
+) -> list[list[Check]]:
+    """Checks of every row: prompt, masks, ids, counts, rules, clock.
+
+    ``device_ids``: the canvas as it lies on the device, [rows, width]; ``seen``: the forward passes that a hook on
+    the model itself saw; ``changed``: what Start.changed found.
+    """
+    common = [*_count_checks(canvas, seen), _listed("rules_unchanged", list(changed)), _clock_check(canvas, timing)]
+    now = _code()
+    common.append(_listed("harness_untouched", [name for name in {**_CODE, **now} if now.get(name) != _CODE.get(name)]))
+    return [common + _row_checks(row, list(prompt), list(ids)) for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)]
+
+
+def _listed(name: str, faults: list[str]) -> Check:
+    return Check(name=name, passed=not faults, detail=", ".join(faults[:5]))
+
+
+def _count_checks(canvas: Canvas, seen: Watch) -> list[Check]:
+    """The meter against the hook: calls, each row's share of them, and positions (exact without padding)."""
+    rows, counted = canvas.meter.rows, canvas.meter.calls
+    shares, true_shares = sum(row.nfe for row in rows), sum(count for count, _ in seen.shapes)
+    positions, true_positions = sum(row.positions for row in rows), sum(count * length for count, length in seen.shapes)
+    exact = len(rows) > 1 or [query for query, _, _ in rows[0].forwards] == [count * length for count, length in seen.shapes]
+    keys = all(sum(max(cached, query) for query, cached, _ in row.forwards) <= row.kv_read for row in rows)
+    return [
+        Check(
+            name="nfe_equals_hook_count",
+            passed=counted == seen.calls and shares == true_shares,
+            detail=f"metered {counted} ({shares} over rows), seen {seen.calls} ({true_shares})",
+        ),
+        Check(
+            name="positions_equal_hook",
+            passed=positions <= true_positions and exact and keys,
+            detail=f"metered {positions}, seen {true_positions} with padding",
+        ),
+    ]
+
+
+def _clock_check(canvas: Canvas, timing: Timing) -> Check:
+    faults = [] if time.perf_counter is _CLOCK else ["time.perf_counter was replaced"]
+    if canvas.meter.started != timing.started:
+        faults.append("meter.started was changed")
+    if not 0 <= canvas.meter.forward_s <= timing.elapsed:
+        faults.append(f"forward_s {canvas.meter.forward_s:.6f} of {timing.elapsed:.6f} s")
+    marks = [mark for row in canvas.meter.rows for mark in (row.first_block_s, row.finished_s) if mark is not None]
+    if any(not 0 <= mark <= timing.elapsed for mark in marks):
+        faults.append("a row's times lie outside the call")
+    return _listed("clock_intact", faults)
+
+
+def audit_run(samples: Sequence[Sample], roof_share: float | None = None) -> Audit:
+    """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by that name.
+
+    ``roof_share``: the run's speed as a share of the device's roofline (harness.measuring.roofline), if it was measured.
+    """
+    failed = [sample for sample in samples if sample.status == "audit_failed"]
+    checks = []
+    for name in (*CHECK_NAMES, "canvas_contract"):
+        hits = [sample for sample in failed if _blames(sample, name)]
+        detail = f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}" if hits else ""
+        checks.append(Check(name=name, passed=not hits, detail=detail))
+    if roof_share is not None:
+        checks.append(Check(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
+    return Audit(passed=not failed and all(check.passed for check in checks), checks=checks)
+
+
+def _blames(sample: Sample, name: str) -> bool:
+    text = sample.error or ""
+    return f"{name}:" in text if name in CHECK_NAMES else not any(f"{known}:" in text for known in CHECK_NAMES)
+
+
+def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:
+    final = finished_length(row)
+    steps = row.step_map
+    holes = [position for start, stop in row.finals for position in range(start, stop) if not row.written(position)]
+    region = ids[row.prompt_length : row.end]
+    # Unwritten positions must hold the fill id: a token put there behind the canvas would steer the model unseen.
+    stray = [k for k, (here, told) in enumerate(zip(region, row.output, strict=True)) if here != told]
+    stray += [k for k, step in enumerate(steps) if step >= row.nfe or (step < 0 and row.output[k] != row.fill_id)]
+    behind = [value for value in ids[row.end :] if value != row.fill_id]
+    return [
+        Check(name="prompt_unchanged", passed=row.prompt == prompt and ids[: len(prompt)] == prompt),
+        Check(name="no_mask_left", passed=not holes and final > 0, detail=f"{len(holes)} unwritten positions" if holes else ""),
+        Check(name="ids_match_commits", passed=not stray and not behind, detail=f"{len(stray) + len(behind)} ids were not committed"),
+        Check(name="nfe_positive", passed=row.nfe > 0, detail=f"nfe {row.nfe}"),
+    ]
+
+
+def finished_length(row: Row) -> int:
+    """Length of the answer: of each block up to and including its first end-of-text, else the whole block."""
+    return sum(stop - start for start, stop in row.finals)

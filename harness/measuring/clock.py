@@ -1,0 +1,152 @@
+"""One decode call: canvas in, counted and timed rows out. The only clock of a generation.
+
+The clock runs from prompt ids on the device to final ids on the host, with a device synchronisation at
+both ends. Loading, tokenising, detokenising, grading and logging are outside.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.decoding.backbone import Backbone
+from harness.decoding.canvas import Canvas, StopRule
+from harness.errors import UserError
+from harness.measuring import memory
+from harness.measuring.audit import Start, Timing, audit_rows
+from harness.records.schema import Check
+
+if TYPE_CHECKING:
+    from methods.base import Decoder
+
+# Bound here, so that a method that replaces time.perf_counter changes no measured time.
+_clock = time.perf_counter
+
+
+class ContextError(UserError, ValueError):
+    """A prompt that does not fit the model's context together with the canvas."""
+
+
+@dataclass
+class Decoded:
+    """One row's ids, counts and times (seconds); see records.Sample for the fields.
+
+    ``spans``: blocks of the output, [start, stop) in output positions; one unless the suite or the method divided the row.
+    """
+
+    prompt: list[int]
+    output: list[int]
+    step_map: list[int]
+    confidence: list[float | None]
+    spans: list[tuple[int, int]]
+    committed: int
+    nfe: int
+    positions: int
+    kv_read: int
+    forwards: list[tuple[int, int, int]]
+    time_s: float
+    latency_s: float | None
+    first_block_s: float | None
+    forward_s: float
+    select_s: float
+    peak_memory_bytes: int | None
+    checks: list[Check]
+
+    @property
+    def audit_passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_context(backbone: Backbone, prompt: Sequence[int], new_tokens: int) -> None:
+    """ContextError if prompt and canvas exceed the model's positions, or the prompt is unusable."""
+    limit, total = backbone.spec.max_positions, len(prompt) + new_tokens
+    if total > limit:
+        text = f"prompt of {len(prompt)} tokens and canvas of {new_tokens} exceed the model's context of {limit}"
+        raise ContextError(f"{text}: shorten the prompt or lower max_new_tokens")
+    if not prompt:
+        raise ContextError("empty prompt: give at least one token (add_bos_token=true adds one)")
+    if bad := [token for token in prompt if not 0 <= token < backbone.spec.vocab_size]:
+        raise ContextError(f"prompt holds id {bad[0]}, outside the vocabulary of {backbone.spec.vocab_size}")
+
+
+def decode(
+    backbone: Backbone,
+    decoder: Decoder,
+    config: Any,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    stop_rule: StopRule = "harness",
+    seeds: Sequence[int] | None = None,
+    blocks: Sequence[int] = (),
+) -> list[Decoded]:
+    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``: see harness.decoding.canvas.
+
+    Raises ContextError before any work; whatever the decoder raises passes through.
+    """
+    for prompt in prompts:
+        check_context(backbone, prompt, new_tokens)
+    spec, device = backbone.spec, backbone.device
+    canvas = Canvas(
+        prompts,
+        new_tokens,
+        vocab_size=spec.vocab_size,
+        mask_id=spec.mask_id,
+        eos_ids=spec.eos_ids,
+        device=device,
+        stop_rule=stop_rule,
+        seeds=seeds,
+        blocks=blocks,
+    )
+    memory.reset_peak(device)
+    start = Start.of(backbone, canvas)
+    with backbone.watch() as seen:
+        ids, timing = _timed(backbone, decoder, config, canvas)
+    checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
+    peak = memory.peak(device)
+    return [_row(canvas, index, timing.elapsed, peak, checks[index]) for index in range(len(prompts))]
+
+
+def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) -> tuple[list[list[int]], Timing]:
+    """Run the decoder between two idle moments of the device: all ids [rows][width] on the host, and the clock."""
+    _synchronise(backbone.device)
+    started = canvas.meter.started = _clock()
+    begin = canvas.meter.now()
+    decoder.decode(backbone, canvas, config)
+    canvas.meter.spent("decode", begin)
+    ids = canvas.ids.tolist()
+    _synchronise(backbone.device)
+    return ids, Timing(started, _clock() - started)
+
+
+def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: list[Check]) -> Decoded:
+    row, meter, rows = canvas.rows[index], canvas.meter.rows[index], len(canvas.rows)
+    output, steps = row.output, row.step_map
+    return Decoded(
+        prompt=row.prompt,
+        output=output,
+        step_map=steps,
+        confidence=row.confidences,
+        spans=[(start - row.prompt_length, stop - row.prompt_length) for start, stop in row.spans],
+        committed=sum(step >= 0 for step in steps),
+        nfe=meter.nfe,
+        positions=meter.positions,
+        kv_read=meter.kv_read,
+        forwards=meter.forwards,
+        time_s=elapsed / rows,
+        latency_s=meter.finished_s if meter.finished_s is not None else elapsed,
+        first_block_s=meter.first_block_s,
+        forward_s=canvas.meter.forward_s / rows,
+        select_s=canvas.meter.select_s / rows,
+        peak_memory_bytes=peak,
+        checks=checks,
+    )

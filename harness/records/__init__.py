@@ -1,0 +1,1 @@
+"""Stored truth: the schema of runs and samples, run folders, files that survive a kill."""

@@ -1,0 +1,235 @@
+"""The stored truth of a run: ``run.json`` and one line of ``samples.jsonl`` per finished sample.
+
+Unknown is null, never 0. Reports read these records and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError
+
+SCHEMA_VERSION = 1
+
+StopRule = Literal["harness", "reference"]
+Status = Literal["ok", "timeout", "oom", "error", "audit_failed"]
+Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
+
+
+class RecordError(UserError, ValueError):
+    """A run folder that cannot be read, with the file and line."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Plan(Record):
+    """Everything that decides a run's answers; its hash is the run id."""
+
+    model: str = Field(description="model as asked for: nano, a folder name or a hub id")
+    checkpoint: str = Field(description="checkpoint that runs (the AR companion for causal methods)")
+    weights_hash: str = Field(description="sha256 over the checkpoint's weights, 16 hex digits")
+    adapter: str | None = None
+    adapter_hash: str | None = None
+    merged: bool | None = Field(default=None, description="adapter merged into the weights; null without adapter")
+    tokenizer_hash: str | None = None
+    method: str
+    method_source: str = Field(description="'built-in', the distribution that provides it, or sha256 of the file it was loaded from")
+    settings: dict[str, Any] = Field(description="all settings of the method, defaults included")
+    suite: str
+    prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
+    limit: int | None = Field(default=None, description="number of documents asked for; null: all")
+    max_new_tokens: int = Field(description="canvas length in tokens")
+    blocks: list[int] = Field(default=[], description="tokens of reasoning and answer where the suite divides the canvas; empty: one text")
+    stop_rule: StopRule = "harness"
+    chat_template: bool = False
+    template: str = Field(default="default", description="which of the suite's prompt templates")
+    num_fewshot: int | None = Field(default=None, description="solved examples in the prompt; null: the suite's own number")
+    fewshot_seed: int | None = Field(default=None, description="seed that drew them; null: the suite's own examples")
+    batch_size: int = 1
+    repeats: int = 1
+    protocol: str = Field(default="quick", description="how the run is timed: quick, standard or publish; see harness.measuring.protocol")
+    device: str = Field(description="torch device: cpu, cuda:0")
+    device_name: str = Field(description="device slug, first folder of the run's path")
+    dtype: str
+    attention: str = Field(description="attention kernel")
+    threads: int | None = None
+    seed: int = 0
+
+
+class Check(Record):
+    """One audit check."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+class Audit(Record):
+    passed: bool
+    checks: list[Check] = []
+
+
+class Summary(Record):
+    """Figures over the samples of a run; times in seconds, rates in tokens per second."""
+
+    samples: int
+    errors: int = Field(description="samples whose status is not ok")
+    pass_at_1: float | None
+    pass_at_1_low: float | None = Field(description="Wilson 95% interval")
+    pass_at_1_high: float | None
+    tps: float | None = Field(description="sum(useful) / sum(time)")
+    tps_committed: float | None
+    tpf: float | None = Field(description="sum(useful) / sum(nfe)")
+    nfe: float | None = Field(description="mean forward passes per sample")
+    work: float | None = Field(description="sum(positions) / sum(useful)")
+    useful: float | None = Field(description="mean useful tokens per sample")
+    output_entropy: float | None = Field(
+        default=None,
+        description="mean over samples of the entropy (nats) of the histogram of useful tokens; low: answers repeat themselves",
+    )
+    waste: float | None = Field(description="1 - useful / committed")
+    latency_p50: float | None
+    latency_p90: float | None
+    latency_p99: float | None
+    first_block_p50: float | None
+    time_s: float = Field(description="sum of decode time")
+    forward_share: float | None = Field(description="share of decode time inside model forwards")
+    select_share: float | None = Field(default=None, description="share of decode time in the method's own code; the rest is the harness'")
+    peak_memory_bytes: int | None
+    roof_share: float | None = Field(default=None, description="least time the hardware allows for the forwards of the run / decode time")
+
+
+class Run(Record):
+    """``run.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["running", "complete"] = "running"
+    created: str
+    finished: str | None = None
+    command: str
+    plan: Plan
+    changed: dict[str, Any] | None = Field(default=None, description="settings that differ from the method's defaults; null: not recorded")
+    comparability_key: str = Field(description="hash of what all rows of one table must share")
+    comparability: dict[str, Any] = Field(description="the fields behind the key")
+    environment: dict[str, Any]
+    tuning: dict[str, Any] | None = Field(
+        default=None, description="settings tried for this method and on which split; null: none recorded"
+    )
+    load_s: float | None = None
+    wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
+    roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
+    protocol: dict[str, Any] | None = Field(
+        default=None, description="what was done: warm-up runs and variation per shape, timing passes, determinism rate over repeats"
+    )
+    audit: Audit | None = None
+    summary: Summary | None = None
+
+
+class Sample(Record):
+    """One line of ``samples.jsonl``: one (document, repeat)."""
+
+    run_id: str
+    suite: str
+    method: str
+    doc_id: int
+    prompt_hash: str
+    template: str = "default"
+    repeat: int = 0
+    order: int = Field(description="place in the order of decoding")
+    prompt_tokens: int
+    output_ids: list[int] = Field(description="ids of the generation region up to the last written one; holes hold the mask (or fill) id")
+    pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
+    text: str | None = Field(description="decoded useful ids")
+    program: str | None = Field(
+        default=None, description="program that was executed; null where it holds a third party's prompt, text rebuilds it"
+    )
+    answer: str | None = Field(default=None, description="extracted answer (other suites)")
+    correct: bool | None = None
+    useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
+    block_useful: list[int] = Field(default=[], description="the same for each of the blocks; empty: one text")
+    committed: int | None = Field(description="generated ids that are written")
+    nfe: int | None = Field(description="forward passes; null if nothing could be decoded")
+    positions: int | None
+    kv_read: int | None
+    time_s: float | None = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
+    latency_s: float | None = Field(default=None, description="seconds until this row was finished")
+    first_block_s: float | None = None
+    forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
+    select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
+    peak_memory_bytes: int | None = None
+    output_hash: str
+    forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
+    step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
+    confidence: list[float | None] = []
+    blocks: list[tuple[int, int]] = Field(default=[], description="[start, stop) in output_ids of each text; empty: one text")
+    status: Status = "ok"
+    error: str | None = None
+    grading: Grading = "not_run"
+
+
+def read_run(folder: Path) -> Run:
+    """``run.json`` of a run folder; RecordError names the file and what is wrong."""
+    path = folder / "run.json"
+    try:
+        return Run.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        raise RecordError(f"{path} not found: not a run folder") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} is damaged ({_first(error)}); move the folder away or use --fresh") from None
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        detail = error.errors()[0]
+        return f"{'.'.join(map(str, detail['loc'])) or 'file'}: {detail['msg']}"
+    return str(error)
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All samples of a run in (doc_id, repeat) order.
+
+    A torn last line (the process was killed while writing) is ignored; any other damaged line is a RecordError.
+    """
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return []
+    samples: dict[tuple[int, int], Sample] = {}
+    data = path.read_bytes()
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            sample = Sample.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):
+                break
+            raise RecordError(f"{path} line {number} is damaged ({_first(error)}); move the folder away or use --fresh") from None
+        samples[sample.doc_id, sample.repeat] = sample
+    return [samples[key] for key in sorted(samples)]
+
+
+def find_runs(root: Path) -> Iterator[Path]:
+    """Run folders below ``root`` (or ``root`` itself), sorted by path."""
+    return iter(sorted(path.parent for path in root.rglob("run.json")))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file so that a kill leaves either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write ``run.json`` atomically, indented for reading and diffing."""
+    write_atomic(folder / "run.json", json.dumps(run.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,265 @@
+"""The run engine: cells (method x suite) decoded, graded and stored sample by sample.
+
+Cells of one suite that share the machine are interleaved document by document in A B B A order, so that
+slow minutes of the machine hit every method alike.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.decoding.registry import Method
+from harness.decoding.settings import changed_settings
+from harness.engine.generator import Generation, Generator, Request
+from harness.measuring.audit import audit_run
+from harness.measuring.clock import Decoded
+from harness.measuring.environment import capture
+from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
+from harness.measuring.roofline import roofline_for, settled_share
+from harness.model.text import pieces
+from harness.records.schema import Run, Sample
+from harness.records.store import RunFolder, now
+from harness.runs.plan import comparability, digest, make_plan, run_id
+from harness.statistics.summary import summarise
+from suites.suite import Suite
+
+log = logging.getLogger(__name__)
+
+Key = tuple[int, int]
+Progress = Callable[["Cell", int], None]
+
+# Above this many parameters only one checkpoint is kept in memory, so cells run one after another.
+INTERLEAVE_BELOW = 500_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One document of a suite, rendered."""
+
+    doc_id: int
+    doc: dict[str, Any]
+    prompt: str
+
+
+@dataclass
+class Options:
+    """What applies to every cell of an invocation."""
+
+    output_path: Path
+    batch_size: int = 1
+    repeats: int = 1
+    limit: int | None = None
+    fresh: bool = False
+    protocol: Protocol = PROTOCOLS["quick"]
+
+
+@dataclass
+class Cell:
+    """One (method, settings, suite): its generator, documents and run folder."""
+
+    generator: Generator
+    method: Method
+    suite: Suite
+    items: Sequence[Item]
+    options: Options
+    folder: RunFolder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
+        self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats)
+        self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
+        self.started = time.perf_counter()
+
+    def _run(self) -> Run:
+        loaded, options = self.generator.loaded, self.options
+        plan = make_plan(
+            loaded,
+            self.method,
+            self.generator,
+            suite=self.suite.name,
+            prompts=[item.prompt for item in self.items],
+            limit=options.limit,
+            canvas=self.canvas,
+            blocks=self.suite.blocks,
+            batch_size=options.batch_size,
+            repeats=options.repeats,
+            rendering=self.suite.rendering,
+        )
+        plan.protocol = options.protocol.name
+        shared = comparability(plan)
+        return Run(
+            run_id=run_id(plan),
+            created=now(),
+            command=shlex.join(["bench", *sys.argv[1:]]),
+            plan=plan,
+            changed=changed_settings(self.generator.config),
+            comparability_key=digest(shared),
+            comparability=shared,
+            environment=capture(loaded.backbone.device),
+            load_s=loaded.load_s,
+            roofline=roofline_for(loaded).record(),
+        )
+
+    @property
+    def label(self) -> str:
+        """Suite, method and the settings that differ from the defaults, for progress lines."""
+        changed = self.folder.run.changed or {}
+        return " ".join([f"{self.suite.name:<10} {self.method.name}", *(f"{key}={value}" for key, value in changed.items())])
+
+    @property
+    def pending(self) -> list[Key]:
+        return [] if self.folder.complete else self.folder.missing(self.keys)
+
+    def chunks(self) -> Iterator[list[Key]]:
+        """Missing samples, in batches that keep their places from run to run."""
+        size, missing = self.options.batch_size, set(self.pending)
+        for start in range(0, len(self.keys), size):
+            chunk = [key for key in self.keys[start : start + size] if key in missing]
+            if chunk:
+                yield chunk
+
+    def warm_up(self) -> None:
+        """Unrecorded answers until the protocol calls each shape warm, so that lazy initialisation is outside every clock."""
+        if not self.pending:
+            return
+        protocol = self.options.protocol
+        if protocol.cv is None:
+            list(self.generator.run([self._request(self.items[0], 0)], 1))
+            return
+        shapes = {bucket(len(self.generator.prompt_ids(item.prompt))): item for item in reversed(self.items)}
+        self.folder.run.protocol = {"name": protocol.name, "passes": protocol.passes, "warm_up": {}}
+        for shape, item in sorted(shapes.items()):
+            times = self._warm(item)
+            steady = round(variation(times[-STEADY_RUNS:]), 4) if len(times) > 1 else None
+            self.folder.run.protocol["warm_up"][f"prompt<={shape}"] = {"runs": len(times), "variation": steady}
+
+    def _warm(self, item: Item) -> list[float]:
+        """Seconds of each warm-up batch of one shape; ends early if the prompt cannot be decoded at all."""
+        times: list[float] = []
+        requests = [self._request(item, 0)] * self.options.batch_size
+        while not self.options.protocol.warm(times):
+            rows = [generation.decoded for batch in self.generator.run(requests, len(requests)) for generation in batch]
+            if any(row is None for row in rows):
+                break
+            times.append(sum(row.time_s for row in rows if row is not None))
+        return times
+
+    def step(self, chunk: Sequence[Key], jail: Any) -> None:
+        """Decode, grade and store one batch."""
+        items = {item.doc_id: item for item in self.items}
+        requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
+        done = 0
+        for batch in self.generator.run(requests, self.options.batch_size):
+            for generation in batch:
+                doc_id, repeat = chunk[done]
+                self.folder.append(self._sample(items[doc_id], repeat, generation, jail))
+                done += 1
+
+    def _request(self, item: Item, repeat: int) -> Request:
+        return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat, blocks=self.suite.blocks)
+
+    def _sample(self, item: Item, repeat: int, generation: Generation, jail: Any) -> Sample:
+        row = generation.decoded
+        grade = self.suite.grade(item.doc, generation.text, jail) if generation.text is not None else None
+        return Sample(
+            run_id=self.folder.run.run_id,
+            suite=self.suite.name,
+            method=self.method.name,
+            doc_id=item.doc_id,
+            prompt_hash=digest(item.prompt),
+            template=self.suite.rendering.template,
+            repeat=repeat,
+            order=len(self.folder.samples),
+            prompt_tokens=len(generation.prompt_ids),
+            text=generation.text,
+            program=grade.program if grade and self.suite.embedded else None,
+            answer=grade.answer if grade else None,
+            correct=grade.correct if grade else False,
+            grading=grade.grading if grade else "not_run",  # pyright: ignore[reportArgumentType]
+            useful=generation.useful,
+            block_useful=generation.block_useful,
+            status=generation.status,
+            error=generation.error,
+            **measured(row, self.generator.loaded.tokenizer),
+        )
+
+    def finish(self) -> None:
+        """Write summary, audit and status once every sample is there."""
+        run = self.folder.run
+        if self.folder.complete:
+            return
+        samples = self.folder.ordered()
+        run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
+        share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded, fresh=True))
+        run.summary = summarise(samples).model_copy(update={"roof_share": share})
+        run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
+        run.audit = audit_run(samples, share)
+        if not self.folder.missing(self.keys):
+            run.status, run.finished = "complete", now()
+        self.folder.save()
+
+
+def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
+    """The fields of a Sample that come from decoding, null where nothing was decoded."""
+    if row is None:
+        counts = dict.fromkeys(("committed", "nfe", "positions", "kv_read", "time_s"))
+        return {**counts, "output_ids": [], "output_hash": digest([])}
+    end = 1 + max((place for place, step in enumerate(row.step_map) if step >= 0), default=-1)
+    return {
+        "output_ids": row.output[:end],
+        "output_hash": digest(row.output),
+        "pieces": pieces(tokenizer, row.output[:end]),
+        "committed": row.committed,
+        "nfe": row.nfe,
+        "positions": row.positions,
+        "kv_read": row.kv_read,
+        "time_s": row.time_s,
+        "latency_s": row.latency_s,
+        "first_block_s": row.first_block_s,
+        "forward_s": row.forward_s,
+        "select_s": row.select_s,
+        "peak_memory_bytes": row.peak_memory_bytes,
+        "forwards": row.forwards,
+        "step_map": row.step_map[:end],
+        "blocks": row.spans if len(row.spans) > 1 else [],
+        "confidence": [None if value is None else round(value, 4) for value in row.confidence[:end]],
+    }
+
+
+def render(suite: Suite, limit: int | None) -> list[Item]:
+    """The documents of a run with their exact prompts."""
+    return [Item(doc_id, doc, suite.prompt(doc)) for doc_id, doc in suite.docs(limit)]
+
+
+def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
+    """Run all cells to the end; ``progress`` is called with (cell, samples done) after each batch."""
+    for group in _groups(cells):
+        for cell in group:
+            cell.warm_up()
+        queues = [list(cell.chunks()) for cell in group]
+        for place, turn in interleaved([len(queue) for queue in queues]):
+            group[place].step(queues[place][turn], jail)
+            progress(group[place], len(queues[place][turn]))
+        for cell in group:
+            cell.finish()
+
+
+def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    small = all(_parameters(cell) < INTERLEAVE_BELOW for cell in cells)
+    if not small:
+        yield from ([cell] for cell in cells)
+        return
+    for suite in dict.fromkeys(cell.suite.name for cell in cells):
+        yield [cell for cell in cells if cell.suite.name == suite]
+
+
+def _parameters(cell: Cell) -> int:
+    spec = cell.generator.loaded.spec
+    return spec.num_layers * (4 * spec.hidden_size**2 + 3 * spec.hidden_size * spec.intermediate_size) + spec.vocab_size * spec.hidden_size

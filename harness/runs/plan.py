@@ -1,0 +1,132 @@
+"""From command-line wishes to frozen plans, run ids and comparability keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.decoding.registry import Method
+from harness.decoding.settings import SettingError, parse_pairs, settings_of
+from harness.engine.generator import Generator
+from harness.engine.loader import Loaded, model_hash
+from harness.measuring.environment import device_name
+from harness.model.catalog import lookup
+from harness.records.schema import Plan
+from suites.suite import Rendering
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One method as asked for: ``vanilla`` or ``vanilla:tokens_per_step=4,alg=entropy``."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Wish:
+        """A method name or file, optionally with settings behind a colon."""
+        name, _, tail = text.partition(":")
+        return cls(name, dict(parse_pairs(tail.split(","), "--method")) if tail else {})
+
+
+def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str]) -> dict[str, Any]:
+    """Model defaults, then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
+
+    ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
+    """
+    mine = set(getattr(method.decoder.Config, "__dataclass_fields__", {}))
+    merged: dict[str, Any] = dict(lookup(model).settings.get(method.name, {}))
+    for key, value in shared.items():
+        target, _, bare = key.rpartition(".")
+        if target and target != method.name:
+            continue
+        if target or bare in mine:
+            merged[bare] = value
+        elif bare not in known:
+            raise SettingError(f"--set {bare}: no chosen method has this setting; {method.name} has {', '.join(sorted(mine))}")
+    return {**merged, **wish.settings}
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON, 16 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()[:16]
+
+
+def prompts_hash(prompts: Sequence[str]) -> str:
+    """One hash over all rendered prompts, in order."""
+    return digest(list(prompts))
+
+
+def run_id(plan: Plan) -> str:
+    """Method, suite and the plan's hash: stable across machines that make the same plan."""
+    return f"{plan.method}-{plan.suite}-{digest(plan.model_dump(mode='json'))[:10]}"
+
+
+def make_plan(
+    loaded: Loaded,
+    method: Method,
+    generator: Generator,
+    *,
+    suite: str,
+    prompts: Sequence[str],
+    limit: int | None,
+    canvas: int,
+    blocks: Sequence[int],
+    batch_size: int,
+    repeats: int,
+    rendering: Rendering,
+) -> Plan:
+    """Freeze everything that decides the answers."""
+    device = loaded.backbone.device
+    provenance = ("model", "checkpoint", "weights_hash", "adapter", "adapter_hash", "merged", "tokenizer_hash")
+    return Plan(
+        **{name: getattr(loaded, name) for name in provenance},
+        method=method.name,
+        method_source=method.source,
+        settings=settings_of(generator.config),
+        suite=suite,
+        prompts_hash=prompts_hash(prompts),
+        limit=limit,
+        max_new_tokens=canvas,
+        blocks=list(blocks),
+        stop_rule=generator.stop_rule,
+        chat_template=rendering.chat is not None,
+        template=rendering.template,
+        num_fewshot=rendering.num_fewshot,
+        fewshot_seed=None if rendering.num_fewshot is None else rendering.fewshot_seed,
+        batch_size=batch_size,
+        repeats=repeats,
+        device=str(device),
+        device_name=device_name(device),
+        dtype=str(loaded.backbone.dtype).removeprefix("torch."),
+        attention="sdpa",
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
+        seed=generator.seed,
+    )
+
+
+def comparability(plan: Plan) -> dict[str, Any]:
+    """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
+    # Named only where they are not the suite's own, so that the key of a plain run does not depend on what else could be chosen.
+    unusual = {name: value for name in ("blocks", "num_fewshot", "fewshot_seed") if (value := getattr(plan, name)) not in (None, [])}
+    unusual |= {"template": plan.template} if plan.template != "default" else {}
+    return {
+        **unusual,
+        "suite": plan.suite,
+        "prompts_hash": plan.prompts_hash,
+        "model": plan.model,
+        "weights_hash": model_hash(plan.model),
+        "dtype": plan.dtype,
+        "attention": plan.attention,
+        "max_new_tokens": plan.max_new_tokens,
+        "stop_rule": plan.stop_rule,
+        "chat_template": plan.chat_template,
+        "batch_size": plan.batch_size,
+        "device": plan.device_name,
+        "threads": plan.threads,
+    }

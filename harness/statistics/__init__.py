@@ -1,0 +1,1 @@
+"""Figures over stored samples: summaries with intervals, paired comparisons, verdicts, blocks."""

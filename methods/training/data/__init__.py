@@ -1,0 +1,1 @@
+"""Training data: corpora, answers of a teacher, batches, overlap with the suites."""

@@ -1,0 +1,135 @@
+"""What students learn from: files of answers, the teacher's own answers, or the generated corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from harness.engine.loader import adds_bos
+from harness.model.spec import ModelSpec
+from harness.model.text import decode_text, encode
+from harness.model.tokenizer import load_tokenizer
+from methods.training.data.answers import AnswerOptions, card_path, file_hash, shared_answers
+from methods.training.data.block_rows import block_pool, suite_blocks
+from methods.training.data.corpus import BOS, Mix, Pool, cached_pool
+from methods.training.data.overlap import refuse_overlap
+from methods.training.options import StudentOptions, TrainingError
+
+CORPUS = Mix(gsm=0.34, drills=0.06)
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to learn from.
+
+    ``orders`` [tokens of the pool]: for each answer token its place (0-based) in the order in which the teacher wrote the answer;
+    -1 in prompts and where no order is known. ``facts`` go into the student's card.
+    """
+
+    pool: Pool
+    orders: np.ndarray
+    facts: dict[str, Any]
+
+
+def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Data:
+    """The data of a student of the model in ``folder``; generated into the work folder first where the options say so."""
+    if options.blocks:
+        return _blocks(options, folder)
+    if options.data is not None:
+        data = read_answers(options.data, folder, spec, options)
+        return replace(data, facts={**data.facts, "not_compared_with": refuse_overlap(_prompts(data.pool, folder), options.data)})
+    if options.answers or options.prompts is not None:
+        asked = AnswerOptions(
+            output=options.work,
+            model=options.model,
+            method=options.teacher,
+            settings=options.teacher_settings,
+            prompts=options.prompts,
+            count=options.answers,
+            seed=options.seed + 1,
+            device=options.device,
+            dtype="bfloat16" if options.precision == "bf16" else "auto",
+        )
+        return read_answers(shared_answers(asked, options.work), folder, spec, options)
+    return _corpus(options, folder)
+
+
+def _prompts(pool: Pool, folder: Path) -> list[str]:
+    tokenizer = load_tokenizer(folder)
+    starts = zip(pool.starts[:-1].tolist(), pool.prompts.tolist(), strict=True)
+    return [decode_text(tokenizer, pool.ids[start : start + length].tolist()) for start, length in starts]
+
+
+def _corpus(options: StudentOptions, folder: Path) -> Data:
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path)) if path.exists() else None
+    if tokenizer is None or tokenizer.token_to_id(BOS) is None:
+        raise TrainingError(f"the built-in corpus is nano's: give {options.model} its own --data FILE, or --prompts FILE to answer")
+    pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, CORPUS)
+    return _generated(pool, "corpus", {"mix": vars(CORPUS)}, options)
+
+
+def _blocks(options: StudentOptions, folder: Path) -> Data:
+    path = folder / "tokenizer.json"
+    if options.data is not None or options.prompts is not None or not path.exists():
+        raise TrainingError("blocks=true draws its own rows with nano's tokenizer: leave out --data and --prompts, or --set blocks=false")
+    pool = block_pool(Tokenizer.from_file(str(path)), options.seed + 1, options.pool_items)
+    return _generated(pool, "corpus in blocks", {"blocks": suite_blocks()}, options)
+
+
+def _generated(pool: Pool, source: str, made: dict[str, Any], options: StudentOptions) -> Data:
+    return Data(pool, np.full(len(pool.ids), UNKNOWN), {"source": source, **made, "seed": options.seed + 1, "rows": len(pool)})
+
+
+def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOptions) -> Data:
+    """A file of JSON lines with ids (``prompt_ids``, ``output_ids``) or texts (``prompt``, ``response``).
+
+    Lines without an answer are left out, and with keep=correct those marked wrong. Raises TrainingError naming the line that is
+    none of this, or a file with nothing to learn from.
+    """
+    tokenizer = load_tokenizer(folder)
+    add_bos = adds_bos(options.model, folder)
+    rows, skipped = [], 0
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            if "output_ids" in row:
+                prompt, answer = list(row["prompt_ids"]), list(row["output_ids"])
+            else:
+                prompt, answer = encode(tokenizer, row["prompt"], add_bos), [*encode(tokenizer, row["response"], False), spec.eos_ids[0]]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path} line {number} is no answer: give prompt_ids and output_ids, or texts ({error!r})") from None
+        if not answer or (options.keep == "correct" and row.get("correct") is False):
+            skipped += 1
+        else:
+            rows.append((prompt, answer, row.get("step_map")))
+    if not rows:
+        raise TrainingError(f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all")
+    return Data(*_join(rows), _facts(path, len(rows), skipped))
+
+
+def _join(rows: Sequence[tuple[list[int], list[int], list[int] | None]]) -> tuple[Pool, np.ndarray]:
+    starts = np.cumsum([0, *(len(prompt) + len(answer) for prompt, answer, _ in rows)])
+    ids = np.concatenate([np.array([*prompt, *answer]) for prompt, answer, _ in rows])
+    orders = [np.concatenate([np.full(len(prompt), UNKNOWN), decoding_order(answer, steps)]) for prompt, answer, steps in rows]
+    return Pool(ids, starts, np.array([len(prompt) for prompt, _, _ in rows])), np.concatenate(orders)
+
+
+def decoding_order(answer: Sequence[int], steps: Sequence[int] | None) -> np.ndarray:
+    """Place of each answer token in the teacher's order, ties from left to right; -1 throughout without a step map."""
+    if steps is None:
+        return np.full(len(answer), UNKNOWN)
+    return np.argsort(np.argsort(np.asarray(steps), kind="stable"), kind="stable")
+
+
+def _facts(path: Path, rows: int, skipped: int) -> dict[str, Any]:
+    card = card_path(path)
+    made = json.loads(card.read_text()) if card.exists() else None
+    return {"source": path.name, "sha256": file_hash(path), "rows": rows, "left_out": skipped, "made": made}

@@ -1,0 +1,1 @@
+"""DUO: curriculum and consistency distillation of uniform-state models."""

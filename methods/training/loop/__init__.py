@@ -1,0 +1,1 @@
+"""The training loop: steps, optimisers, rounds, checkpoints that survive a kill."""

@@ -1,0 +1,200 @@
+"""What every training recipe shares: resumable loop, checkpoints, loss log, progress.
+
+A recipe is a function ``loss(step) -> Tensor`` whose randomness is keyed by (seed, step); then model,
+optimiser state and step number are the whole state, and a run killed at any moment continues to the
+same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from methods.training.loop.optim import Shape, schedule, set_rates
+
+
+def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
+    """Random numbers of one step: a function of (seed, stream, step) only."""
+    return np.random.default_rng([seed, stream, step])
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Length and bookkeeping of one training loop.
+
+    ``warmup`` in steps; ``decay`` is the final share of the steps over which rates fall to 0 (``shape``: along a line or half a
+    cosine); ``clip`` bounds the gradient norm; a checkpoint is written every ``save_every`` steps; a step is the mean over
+    ``accumulate`` batches.
+    """
+
+    steps: int
+    warmup: int = 100
+    decay: float = 0.4
+    clip: float = 1.0
+    save_every: int = 250
+    log_every: int = 10
+    accumulate: int = 1
+    shape: Shape = "linear"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a recipe may add to the loop: ``before`` each step, its own ``backward``, and a reader of every logged ``row``."""
+
+    before: Callable[[int], object] | None = None
+    backward: Callable[[Tensor], None] = Tensor.backward
+    row: Callable[[dict[str, Any]], None] | None = None
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float) -> None:
+    """Write everything needed to go on after ``step`` finished steps (``seconds`` so far); never leaves a torn file."""
+    state = {
+        "model": model.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+        "step": step,
+        "seconds": seconds,
+        "rng": torch.get_rng_state(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+    """Restore a checkpoint; returns finished steps and seconds spent on them, 0 and 0 if there is none."""
+    if not path.exists():
+        return 0, 0.0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
+    torch.set_rng_state(state["rng"])
+    return int(state["step"]), float(state["seconds"])
+
+
+class LossLog:
+    """JSON lines of the run; a resumed run drops the lines after its checkpoint."""
+
+    def __init__(self, path: Path, step: int, reader: Callable[[dict[str, Any]], None] | None = None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in path.read_text().splitlines() if _step_of(line) < step] if path.exists() else []
+        path.write_text("".join(line + "\n" for line in kept))
+        self.path, self.reader = path, reader
+
+    def write(self, **row: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.reader is not None:
+            self.reader(row)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")  # a line cut short by a kill
+
+
+Reporter = Callable[[int, float | None], None]
+
+
+@contextmanager
+def progress(title: str, steps: int, done: int) -> Iterator[Reporter]:
+    """``report(finished steps, loss or None)``: a bar with time left on a terminal, else a line every 5%."""
+    if sys.stdout.isatty():
+        with _bar(title, steps, done) as report:
+            yield report
+        return
+    started, every = time.perf_counter(), max(1, steps // 20)
+
+    def line(step: int, loss: float | None) -> None:
+        if step % every == 0 or step == steps:
+            spent = time.perf_counter() - started
+            left = spent / max(1, step - done) * (steps - step)
+            told = "" if loss is None else f" loss {loss:.4f},"
+            print(f"{title}: {step}/{steps},{told} {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
+
+    yield line
+
+
+@contextmanager
+def _bar(title: str, steps: int, done: int) -> Iterator[Reporter]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    loss_column = TextColumn("{task.fields[loss]}")
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn()) as bar:
+        task = bar.add_task(title, total=steps, completed=done, loss="")
+        yield lambda step, loss: bar.update(task, completed=step, loss="" if loss is None else f"loss {loss:.4f}")
+
+
+def train_loop(
+    title: str,
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    loss_at: Callable[[int], Tensor],
+    options: LoopOptions,
+    folder: Path,
+    every: Callable[[int], dict[str, Any]] | None = None,
+    every_steps: int = 0,
+    hooks: Hooks = Hooks(),
+) -> float:
+    """Run (or continue) ``options.steps`` steps; ``every(step)`` adds validation figures to the log.
+
+    ``loss_at`` is called with the number of the batch: step * accumulate + 0 .. accumulate - 1.
+
+    Returns the seconds spent, those of interrupted runs up to their last checkpoint included.
+    """
+    path = folder / "checkpoint.pt"
+    set_rates(optimisers, 1.0)
+    done, earlier = load_checkpoint(path, model, optimisers)
+    started = time.perf_counter()
+    log = LossLog(folder / "log.jsonl", done, hooks.row)
+    with progress(title, options.steps, done) as report:
+        for step in range(done, options.steps):
+            loss = _one_step(model, optimisers, loss_at, options, step, hooks)
+            finished = step + 1
+            report(finished, loss)
+            if finished % options.log_every == 0:
+                log.write(step=step, loss=round(loss, 5))
+            if every and every_steps and (finished % every_steps == 0 or finished == options.steps):
+                figures = every(finished)
+                log.write(step=step, **figures)
+                print(f"{title}: step {finished}: {json.dumps(figures)}", flush=True)
+            if finished % options.save_every == 0 or finished == options.steps:
+                save_checkpoint(path, model, optimisers, finished, earlier + time.perf_counter() - started)
+    return earlier + time.perf_counter() - started
+
+
+def _one_step(
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    loss_at: Callable[[int], Tensor],
+    options: LoopOptions,
+    step: int,
+    hooks: Hooks,
+) -> float:
+    set_rates(optimisers, schedule(step, options.steps, options.warmup, options.decay, options.shape))
+    if hooks.before is not None:
+        hooks.before(step)
+    total = 0.0
+    for batch in range(step * options.accumulate, (step + 1) * options.accumulate):
+        loss = loss_at(batch)
+        hooks.backward(loss / options.accumulate)
+        total += float(loss.detach()) / options.accumulate
+    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], options.clip)
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return total

@@ -1,0 +1,1 @@
+"""Students of masked models: one file per distiller, and what they share."""

@@ -1,0 +1,81 @@
+"""Certainty-forcing student (dParallel); loss in ``methods.training.losses.certainty``. No teacher: labels are its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from methods.training.evaluate import Mode
+from methods.training.losses.certainty import certainty, random_masks, two_sided
+from methods.training.options import StudentOptions
+from methods.training.students.student import LossAt, Rows, Student, Trainer
+
+THRESHOLDS = (
+    *(Mode("block", threshold=threshold) for threshold in (0.9, 0.7, 0.5)),
+    *(Mode("block", threshold=threshold, block=24) for threshold in (0.95, 0.9, 0.8)),
+)
+
+
+@dataclass(frozen=True)
+class CFDOptions(StudentOptions):
+    """``rate`` of masked positions (the paper: fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA).
+
+    ``rate_to``: each row's rate is drawn evenly between ``rate`` and this one; for heavily masked states, which decoding in long blocks
+    starts from.
+    ``complement`` False leaves out the second forward, on the complement of the mask: half the cost, for rates near 1.
+    ``block`` > 0 is the paper's setting for LLaDA: one random block active, earlier ones clean, later ones masked and without loss.
+    0 takes the whole answer as one block, as the paper does for Dream.
+    """
+
+    answers: int = 4000
+    rate: float = 0.5
+    rate_to: float | None = None
+    complement: bool = True
+    beta: float = 1.0
+    block: int = 0
+
+
+def cfd_loss(student: Student[CFDOptions], batch: int) -> Tensor:
+    """Loss of one batch: a mask and (unless left out) its complement, each with its own forward."""
+    options, rows, random = student.options, student.rows(batch), student.random(batch)
+    active, later = active_blocks(rows, options.block, random)
+    sides = random_masks(active, row_rates(options, len(active), random), random)
+
+    def log_probs(side: Tensor) -> Tensor:
+        return student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible)
+
+    if not options.complement:
+        return certainty(log_probs(sides[0]), rows.ids, sides[0]).total(options.beta)
+    return two_sided(log_probs(sides[0]), log_probs(sides[1]), rows.ids, sides, options.beta)
+
+
+def row_rates(options: CFDOptions, rows: int, random: torch.Generator) -> float | Tensor:
+    """The one rate, or a rate per row [rows, 1]."""
+    if options.rate_to is None:
+        return options.rate
+    draws = torch.rand(rows, 1, generator=random, device=random.device)
+    return options.rate + (options.rate_to - options.rate) * draws
+
+
+def active_blocks(rows: Rows, block: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(positions of the active block, positions behind it) [rows, length]; all of the region and nothing for block 0.
+
+    The block is drawn evenly from those that hold a token of the answer proper, up to its end-of-text.
+    """
+    if not block:
+        return rows.region, torch.zeros_like(rows.region)
+    offset = torch.arange(rows.ids.shape[1], device=rows.ids.device)[None] - rows.prompts[:, None]
+    blocks = -(-(rows.ends - rows.prompts) // block)
+    draws = torch.rand(len(blocks), generator=random, device=rows.ids.device)
+    chosen = (draws * blocks).long()[:, None]
+    place = torch.div(offset, block, rounding_mode="floor")
+    return rows.region & (place == chosen), rows.region & (place > chosen)
+
+
+def build(student: Student[CFDOptions]) -> LossAt:
+    return lambda batch: cfd_loss(student, batch)
+
+
+TRAINER = Trainer("cfd", CFDOptions, build, THRESHOLDS)

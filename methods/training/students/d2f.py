@@ -1,0 +1,108 @@
+"""D2F (discrete diffusion forcing): distil a block-causal student from its own bidirectional base.
+
+The student is base + LoRA under a block-causal mask (the prompt is block 0), the teacher the same
+weights without the adapter and with full attention, both on the same noisy row; later blocks are
+noisier than earlier ones. Wang et al. 2025, "Diffusion LLMs Can Do Faster-Than-AR Inference via
+Discrete Diffusion Forcing".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from methods.training.evaluate import D2FMode
+from methods.training.loop.loop import generator_for
+from methods.training.options import StudentOptions
+from methods.training.students.student import LossAt, Rows, Student, Trainer
+
+SMALLEST_RATE = 0.05  # bounds the weight 1 / rate where ``low`` is set near 0
+
+
+@dataclass(frozen=True)
+class D2FOptions(StudentOptions):
+    """``low`` and ``high`` bound the mask rates of a row's blocks of ``block_size`` tokens (published: 0.2 and 0.7, blocks of 16)."""
+
+    block_size: int = 8
+    low: float = 0.2
+    high: float = 0.7
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    decay: float = 0.0
+
+
+def block_causal_mask(prompts: Tensor, length: int, block_size: int) -> Tensor:
+    """May-attend mask [rows, 1, length, length]: a block sees itself, earlier blocks and the prompt."""
+    offset = torch.arange(length, device=prompts.device)[None] - prompts[:, None]
+    block = torch.where(offset < 0, 0, offset // block_size + 1)
+    return (block[:, :, None] >= block[:, None, :])[:, None]
+
+
+def noise_levels(rng: np.random.Generator, blocks: int, low: float = 0.2, high: float = 0.7) -> np.ndarray:
+    """Mask rates [blocks], rising from block to block: p1 ~ U(low, high), later steps at most (high - p1)/(blocks - 1)."""
+    first = rng.uniform(low, high)
+    rises = rng.random(blocks - 1) * (high - first) / max(1, blocks - 1)
+    return first + np.concatenate([[0.0], np.cumsum(rises)])
+
+
+def d2f_loss(student: Tensor, teacher: Tensor, masked: Tensor, rates: Tensor, shift: bool) -> Tensor:
+    """Mean over masked places of the soft-label cross-entropy divided by the mask rate there.
+
+    ``student`` and ``teacher`` are raw logits [rows, length, vocab]; ``masked`` and ``rates`` are
+    [rows, length]. With ``shift`` the logits at p are read for place p + 1 (place 0 is prompt).
+    """
+    if shift:
+        student, teacher, masked, rates = student[:, :-1], teacher[:, :-1], masked[:, 1:], rates[:, 1:]
+    return soft_cross_entropy(student[masked], teacher[masked], rates[masked])
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, rates: Tensor) -> Tensor:
+    """mean of -sum_v q_teacher(v) log p_student(v) / rate over [count, vocab] logits; gradient of KL(teacher | student)."""
+    losses = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(-1)
+    return (losses / rates).mean()
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """``ids``, ``masked`` and the mask ``rates`` at every place, [rows, length] each."""
+
+    ids: Tensor
+    masked: Tensor
+    rates: Tensor
+
+
+def corrupt(rows: Rows, options: D2FOptions, mask_id: int, rng: np.random.Generator) -> Corrupted:
+    """Mask every row's region at rates that rise from block to block; the prompt stays."""
+    region, prompts = rows.region.cpu().numpy(), rows.prompts.cpu().numpy()
+    offset = np.arange(region.shape[1])[None] - prompts[:, None]
+    rates = np.zeros(region.shape)
+    for row in range(len(region)):
+        blocks = -(-int(region[row].sum()) // options.block_size)
+        levels = noise_levels(rng, blocks, options.low, options.high)
+        rates[row, region[row]] = levels[offset[row, region[row]] // options.block_size]
+    masked = torch.from_numpy((rng.random(region.shape) < rates) & region).to(rows.ids.device)
+    bounded = torch.from_numpy(np.maximum(rates, SMALLEST_RATE)).float().to(rows.ids.device)
+    return Corrupted(torch.where(masked, mask_id, rows.ids), masked, bounded)
+
+
+def loss_of_batch(student: Student[D2FOptions], batch: int) -> Tensor:
+    """Loss of one batch: a function of (seed, batch) and the weights."""
+    rows, options = student.rows(batch), student.options
+    student.random(batch)  # seeds the dropout
+    noisy = corrupt(rows, options, student.mask_id, generator_for(options.seed + 7, batch, 4))
+    with student.base():
+        teacher = student.logits(noisy.ids, rows.visible)[noisy.masked]
+    causal = block_causal_mask(rows.prompts, rows.ids.shape[1], options.block_size)
+    own = student.logits(noisy.ids, causal & rows.visible)[noisy.masked]
+    return soft_cross_entropy(own, teacher, noisy.rates[noisy.masked])
+
+
+def build(student: Student[D2FOptions]) -> LossAt:
+    return lambda batch: loss_of_batch(student, batch)
+
+
+TRAINER = Trainer("d2f", D2FOptions, build, (D2FMode(),))

@@ -1,0 +1,194 @@
+"""The core of every distiller of masked models: one adapted model, its data, its loop, its delivery.
+
+A student is a PEFT adapter on a frozen base (or, for small models, all weights). A method adds its options and a loss: a
+function of this and of the number of the batch. Device and precision are accelerate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+
+from harness.engine.loader import pick_device, pick_dtype, transformer_of
+from harness.model.catalog import location
+from harness.model.load import resolve
+from harness.model.transformer import Transformer
+from harness.runs.plan import digest
+from harness.runs.wandb_log import package, start
+from methods.training.data.batches import Stream
+from methods.training.data.corruption import Corruption, lay_out
+from methods.training.data.sources import training_data
+from methods.training.evaluate import D2FMode, Mode
+from methods.training.loop.loop import Hooks, generator_for, train_loop
+from methods.training.loop.optim import build_optimisers
+from methods.training.loop.rounds import AdapterRounds
+from methods.training.losses.masks import aligned, token_log_probs
+from methods.training.options import StudentOptions, TrainingError, plain
+from methods.training.students.deliver import deliver, validate
+from methods.training.students.estimate import describe
+
+LossAt = Callable[[int], Tensor]
+Options = TypeVar("Options", bound=StudentOptions)
+PLACES = ("output", "threads", "device", "save_every", "validate_every", "validation_items", "wandb")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Clean rows of one batch: ``ids`` [rows, length], ``region`` that may be noised, ``visible`` [rows, 1, 1, length] attention mask.
+
+    ``prompts``, ``ends`` [rows]: lengths of the prompt and of prompt and answer with its eos; ``places`` [rows]: which rows of the pool
+    these are.
+    """
+
+    ids: Tensor
+    region: Tensor
+    visible: Tensor
+    prompts: Tensor
+    ends: Tensor
+    places: np.ndarray
+
+
+class Student(Generic[Options]):
+    """The adapted model with its data. ``rounds`` hold student, teacher snapshot and running average."""
+
+    def __init__(self, options: Options, method: str) -> None:
+        if options.wandb:
+            package()  # says what is missing before answers are generated
+        torch.set_num_threads(options.threads)
+        self.options, self.method = options, method
+        self.folder = resolve(location(options.model))
+        self.device = pick_device(options.device)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=options.precision)
+        dtype = torch.float32 if options.rank == 0 else pick_dtype("auto", self.device)
+        self.model: Transformer = transformer_of(options.model, dtype, self.device)
+        if self.model.spec.mask_id is None:
+            raise TrainingError(f"{options.model} has no mask token: --model must be a masked diffusion model")
+        self.mask_id = self.model.spec.mask_id
+        self.model.matmul_attention = self.device.type == "cpu"
+        self.net = self._adapted()
+        self.rounds = AdapterRounds(self.net, options.schedule, options.decay)
+        self.groups: list[tuple[nn.ParameterList, float]] = [(self.rounds.student, options.lr)]
+        self.data = training_data(options, self.folder, self.model.spec)
+        self.stream = Stream(self.data.pool, options.seed + 9, options.tokens, self.model.spec.eos_ids[0])
+
+    def _adapted(self) -> nn.Module:
+        torch.manual_seed(self.options.seed)
+        if self.options.rank == 0:
+            return self.model.requires_grad_(True)
+        return PeftModel(self.model, self.lora())  # pyright: ignore[reportArgumentType]
+
+    def lora(self) -> LoraConfig:
+        options = self.options
+        return LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=list(options.targets), bias="none"
+        )
+
+    @property
+    def adapter(self) -> PeftModel:
+        """The PEFT wrapper; TrainingError where all weights train."""
+        if not isinstance(self.net, PeftModel):
+            raise TrainingError(f"{self.method} needs an adapter beside the base: --set rank=... above 0")
+        return self.net
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """The model computes as the base it started from: no adapter, no dropout, no gradients."""
+        self.net.eval()
+        try:
+            with torch.no_grad(), self.adapter.disable_adapter():
+                yield
+        finally:
+            self.net.train()
+
+    def rows(self, batch: int) -> Rows:
+        """The rows of a batch: prompts untouched, the canvas behind them padded with eos."""
+        if self.options.blocks:
+            laid = self.stream.batch(batch)
+            limits = laid.ends
+        else:
+            laid, limits = lay_out(self.stream, batch, Corruption(full_canvas=self.options.full_canvas, canvas=self.options.canvas))
+        column = np.arange(laid.ids.shape[1])[None]
+        inside = column < limits[:, None]
+        region = (column >= laid.prompts[:, None]) & inside
+        parts = (laid.ids, region, inside, laid.prompts, np.minimum(laid.ends, limits))
+        ids, area, seen, prompts, ends = (torch.from_numpy(part).to(self.device) for part in parts)
+        return Rows(ids, area, seen[:, None, None, :], prompts, ends, laid.rows)
+
+    def random(self, batch: int, stream: int = 0) -> torch.Generator:
+        """Random numbers of one batch: a function of (seed, stream, batch); the dropout's too."""
+        key = int(generator_for(self.options.seed + 17, batch, stream).integers(2**62))
+        torch.manual_seed(key)
+        return torch.Generator(self.device).manual_seed(key)
+
+    def logits(self, ids: Tensor, visible: Tensor) -> Tensor:
+        """Aligned logits [rows, length, vocab], float32."""
+        with self.accelerator.autocast():
+            raw = self.model.head(self.model.hidden(ids, mask=visible))
+        return aligned(raw, self.model.spec.shift).float()
+
+    def log_probs(self, ids: Tensor, visible: Tensor) -> Tensor:
+        """Aligned log-probabilities without MASK."""
+        return token_log_probs(self.logits(ids, visible), self.mask_id)
+
+    def train(self, loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
+        """Say what is about to be trained, run the loop, write the averaged student and its card; returns its folder."""
+        options, folder = self.options, self.options.work / f"{self.method}-{self.key()}"
+        print(describe(self), flush=True)
+        state = nn.ModuleList([self.rounds, *(group for group, _ in self.groups[1:])])
+        optimisers = self.optimisers()
+        check = lambda _: validate(self, modes, 64)  # noqa: E731
+        watch = start(f"train-{self.method}", plain(options), "train") if options.wandb else None
+        hooks = Hooks(self.rounds.begin, self.accelerator.backward, watch and watch.log)
+        self.net.train()
+        seconds = train_loop(self.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks)
+        self.rounds.finish()
+        with self.rounds.average():
+            deliver(self, seconds, validate(self, modes, options.validation_items))
+        if watch is not None:
+            watch.finish()
+        return options.output
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """AdamW per group of tensors; Muon on the student's matrices where ``muon_lr`` says so."""
+        options, groups = self.options, self.groups
+        first: list[torch.optim.Optimizer] = []
+        if options.muon_lr:
+            first = build_optimisers(self.model, options.muon_lr, options.lr, options.weight_decay, options.betas)
+            groups = groups[1:]
+        return first + [torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in groups]
+
+    def key(self) -> str:
+        """Eight digits over the settings that decide the weights: another setting, another work folder."""
+        return digest({name: value for name, value in plain(self.options).items() if name not in PLACES})[:8]
+
+
+@dataclass(frozen=True)
+class Trainer(Generic[Options]):
+    """One distiller: its options, its loss given a student, and the decodings that its card reports."""
+
+    name: str
+    options: type[Options]
+    build: Callable[[Student[Options]], LossAt]
+    modes: tuple[Mode | D2FMode, ...] = ()
+
+    def train(self, options: Options) -> Path:
+        """Train a student and write it; returns its folder."""
+        student = Student(options, self.name)
+        return student.train(self.build(student), self.modes)
+
+
+def antithetic(rows: int, generator: torch.Generator) -> Tensor:
+    """Uniform draws [rows], float64, one in each of ``rows`` equal parts of [0, 1)."""
+    draws = torch.rand(rows, dtype=torch.float64, generator=generator, device=generator.device)
+    return (draws + torch.arange(rows, device=generator.device)) / rows

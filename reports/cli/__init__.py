@@ -1,0 +1,1 @@
+"""Commands over stored runs: report, compare, trace, project."""
