@@ -1,3 +1,3 @@
-"""The judge: backbone, canvas, meter, run store, lm-eval model and CLI. It names no method."""
+"""The judge: models, decoding, clock and audit, runs, records, statistics, command line. It names no method."""
 
 __version__ = "0.1.0"

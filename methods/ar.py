@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, RowDecoder, SamplingConfig, commit_indices, propose
 

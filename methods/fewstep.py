@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Candidates, Program, SamplingConfig, Score, SettingError, commit_indices, propose
 from methods.hooks import HookedDecoder

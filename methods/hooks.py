@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 from methods.base import RowDecoder
 
 LogitsHook = Callable[[int, Tensor, Tensor], Tensor]

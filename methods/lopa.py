@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.decoding.backbone import Forward, MaskKind
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward, MaskKind
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods import d2f
 from methods.base import Candidates, Fraction, Program, RowDecoder, propose

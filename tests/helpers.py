@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from harness.decoding.backbone import Backbone
-from harness.decoding.canvas import Canvas, StopRule
+from harness.decoding.canvas import Canvas
 from harness.model.load import Adapter, load_transformer
+from harness.records.schema import StopRule
 from tests.conftest import GOLDEN
 
 CPU = torch.device("cpu")

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.decoding.backbone import Forward, TooManyForwards
+from harness.decoding.backbone import TooManyForwards
 from harness.decoding.cache import KVCache
+from harness.decoding.forward import Forward
 from harness.model import ModelSpec
 from harness.model.load import Adapter, CheckpointError, load_transformer
 from tests.conftest import GOLDEN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.decoding.canvas import Canvas, CanvasError
+from harness.decoding.canvas import Canvas
+from harness.decoding.rules import CanvasError
 
 
 def make(stop_rule: str = "harness", new_tokens: int = 6) -> Canvas:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.decoding.backbone import Forward
+from harness.decoding.forward import Forward
 from harness.measuring.audit import finished_length
 from methods import fewstep, lockstep
 from methods.duo import sampling

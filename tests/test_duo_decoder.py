@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.backbone import Backbone
+from harness.decoding.forward import Forward
 from harness.engine.loader import load
 from harness.measuring.clock import decode
 from harness.model.load import load_transformer

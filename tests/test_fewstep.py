@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Canvas, StopRule
+from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError, build_config
 from harness.measuring.audit import finished_length
+from harness.records.schema import StopRule
 from methods import fewstep, vanilla
 from tests.helpers import backbone, canvas
 

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from typer.testing import CliRunner
 
 from harness.cli.generate import END, HOLE, GenerateError, block_settings, generate_command, picture, watched
-from harness.decoding.backbone import Forward
+from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError
 from harness.model.text import MarkerError
 from methods import fewstep
@@ -125,4 +125,4 @@ def test_watching_changes_nothing_and_sees_every_forward() -> None:
         fewstep.METHOD.decode(host, page, fewstep.Config(steps=4))
         outputs.append((page.rows[0].output, page.rows[0].nfe))
     assert outputs[0] == outputs[1]
-    assert [sum(token != page.fill_id for token in output) for output in seen] == [0, 2, 4, 6]
+    assert [sum(token != page.rules.fill_id for token in output) for output in seen] == [0, 2, 4, 6]

@@ -67,7 +67,7 @@ def test_tokens_hook_may_mask_again_and_rewrite(kind: type[HookedDecoder], setti
 
     Not for Fast-dLLM's decoder without blocks: its budget counts tokens written, whatever becomes of them.
     """
-    fill = canvas(backbone("dream_tiny"), [PROMPTS[0]], NEW).fill_id
+    fill = canvas(backbone("dream_tiny"), [PROMPTS[0]], NEW).rules.fill_id
 
     def hook(step: int | None, x: Tensor, logits: Tensor | None) -> Tensor:
         if step == 0:

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import StopRule
+from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError, build_config
 from harness.engine.loader import load
 from harness.measuring.clock import Decoded, decode
 from harness.model.spec import CheckpointError
-from harness.records.schema import Sample
+from harness.records.schema import Sample, StopRule
 from harness.statistics.blocks import block_stats
 from methods.lockstep import METHOD, Config, Lockstep
 from tests.conftest import GOLDEN

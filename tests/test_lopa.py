@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.decoding.backbone import Forward
 from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError, build_config
 from methods import d2f, lopa
 from tests.helpers import backbone, canvas, golden_cases
@@ -91,7 +91,7 @@ def test_assumed_tokens_act_like_written_ones_and_are_not_written() -> None:
     plain = Forward((0, 11), [5, 7])
     guessed = model.forward_rows(page, {0: Forward((0, 11), [5, 7], assume={4: 20, 6: 21}), 1: plain})
     assert torch.equal(page.ids, before)
-    assert page.rows[0].output == [page.fill_id] * 8
+    assert page.rows[0].output == [page.rules.fill_id] * 8
     untouched = model.forward(page, plain, row=1)
     page.rows[0].commit([4, 6], [20, 21])
     torch.testing.assert_close(guessed[0], model.forward(page, plain), atol=1e-5, rtol=1e-5)

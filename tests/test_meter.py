@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.decoding.canvas import Row
 from harness.decoding.meter import Meter
+from harness.decoding.row import Row
 from harness.measuring.clock import decode
 from harness.model import ModelSpec
 from methods.base import Forward, Program, RowDecoder, SamplingConfig, propose

@@ -9,8 +9,8 @@ import pytest
 from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 
-from harness.decoding.backbone import Forward
 from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError
 from harness.engine.generator import Generator, Request
 from harness.engine.loader import Loaded

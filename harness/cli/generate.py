@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from harness.decoding.backbone import Backbone
-    from harness.decoding.canvas import Row
+    from harness.decoding.row import Row
     from harness.engine.generator import Generation, Generator
     from harness.engine.loader import Loaded
 

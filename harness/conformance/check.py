@@ -18,8 +18,8 @@ import torch
 from harness.conformance.scan import SCAN_CHECKS, scan
 from harness.conformance.witness import Ears, WatchedBackbone, Witness
 from harness.decoding.backbone import Backbone
-from harness.decoding.canvas import CanvasError
 from harness.decoding.registry import Method, load_method
+from harness.decoding.rules import CanvasError
 from harness.decoding.settings import build_config, describe, settings_of
 from harness.engine.generator import Generator
 from harness.engine.loader import Loaded
@@ -214,8 +214,8 @@ def _judge(findings: Findings, witness: Witness, backbone: WatchedBackbone, gree
         findings.add("no_filler", *journal.guesses.values())
     row = canvas.rows[0]
     kept = finished_length(row)
-    if row.eos_position is None and kept < canvas.new_tokens / 2:
-        findings.add("answer_not_cut", f"closed after {kept} of {canvas.new_tokens} tokens without an end-of-text")
+    if row.eos_position is None and kept < canvas.rules.new_tokens / 2:
+        findings.add("answer_not_cut", f"closed after {kept} of {canvas.rules.new_tokens} tokens without an end-of-text")
 
 
 def _facts(row: Decoded) -> tuple[Any, ...]:

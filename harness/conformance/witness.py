@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.backbone import Backbone
 from harness.decoding.cache import KVCache
-from harness.decoding.canvas import Canvas, Row
+from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 
 # A greedy decoder commits the likeliest token; anything outside the first ones was not decided by the model.
 LIKELY = 20

@@ -6,55 +6,21 @@ position ids, padding and caching. A request speaks row coordinates; see harness
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from harness.decoding.cache import KVCache, RaggedView, UniformView
+from harness.decoding.batch import Batch
+from harness.decoding.cache import KVCache
 from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from harness.model import ModelSpec, Transformer
-
-MaskKind = Literal["full", "causal", "block_causal"]
-Span = tuple[int, int]
 
 # Far above any real decoder (LoPA with 8 branches: 9 per token at worst), low enough to end an endless loop.
 FORWARD_LIMIT = 40
-
-
-@dataclass(frozen=True)
-class Forward:
-    """One row's part of a forward pass.
-
-    window: positions [start, stop) fed to the model.
-    at: positions whose token is to be predicted; logits are computed there and nowhere else.
-    store: positions whose keys/values are kept in the cache afterwards (None: nothing is kept).
-    mask: "full" (bidirectional), "causal", or "block_causal" (prompt = block 0, then blocks of
-        ``block_size``; a position sees its own and earlier blocks).
-    fresh: drop the row's cache first (a refresh pass).
-    cached: read and write the cache; false runs the window on its own.
-    assume: tokens taken for granted in this pass alone ("what if") at window positions behind the prompt;
-        nothing is written.
-    trial: set the stored keys/values aside instead of keeping them, so that several what-if passes start
-        from the same cache; the row's trials are numbered from 0.
-    adopt: before this pass, keep what that trial had set aside and forget the other trials.
-    level: id of the noise level, told to a uniform-state model in the place of the row's first token; such ids are no text.
-    """
-
-    window: Span
-    at: Sequence[int]
-    store: Span | None = None
-    mask: MaskKind = "full"
-    block_size: int | None = None
-    fresh: bool = False
-    cached: bool = True
-    assume: Mapping[int, int] | None = None
-    trial: bool = False
-    adopt: int | None = None
-    level: int | None = None
 
 
 @dataclass
@@ -120,9 +86,9 @@ class Backbone:
         started = meter.now()
         for row, request in requests.items():
             self._check(canvas, row, request, cache)
-            if canvas.rows[row].nfe >= FORWARD_LIMIT * canvas.new_tokens:
-                raise TooManyForwards(f"row {row} used {canvas.rows[row].nfe} forwards for {canvas.new_tokens} tokens")
-        batch = _Batch(canvas, requests, cache if any(r.cached for r in requests.values()) else None)
+            if canvas.rows[row].nfe >= FORWARD_LIMIT * canvas.rules.new_tokens:
+                raise TooManyForwards(f"row {row} used {canvas.rows[row].nfe} forwards for {canvas.rules.new_tokens} tokens")
+        batch = Batch(canvas, requests, cache if any(r.cached for r in requests.values()) else None)
         ready = meter.now()
         hidden = self._model.hidden(batch.ids, batch.positions, batch.mask, batch.view)
         meter.spent("model", ready)
@@ -192,94 +158,3 @@ class Backbone:
             keep = cache.set_aside if request.trial else cache.mark
             keep(row, store, edge)
         canvas.meter.record(row, stop - start, cached, stored, max(cached, stop))
-
-
-class _Batch:
-    """Model inputs of one forward pass: ids, positions, mask and cache view."""
-
-    def __init__(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None) -> None:
-        self.canvas, self.requests, self.cache = canvas, requests, cache
-        self.device = canvas.ids.device
-        windows = {request.window for request in requests.values()}
-        valid = {cache.length(row) if cache is not None else 0 for row in requests}
-        self.uniform = len(windows) == 1 and len(valid) == 1 and (cache is None or len(requests) == len(canvas.rows))
-        self.view: UniformView | RaggedView | None = None
-        if self.uniform:
-            self._slices(windows.pop(), valid.pop())
-        else:
-            self._gather()
-        self._assume()
-
-    def _assume(self) -> None:
-        if not any(request.assume or request.level is not None for request in self.requests.values()):
-            return
-        # The uniform batch's ids are a view of the canvas, which nobody but the canvas may change.
-        self.ids = self.ids.clone()
-        for slot, request in enumerate(self.requests.values()):
-            for position, token in (request.assume or {}).items():
-                self.ids[slot, position - request.window[0]] = token
-            if request.level is not None:
-                self.ids[slot, 0] = request.level
-
-    def _slices(self, window: Span, valid: int) -> None:
-        start, stop = window
-        rows = list(self.requests)
-        ids = self.canvas.ids if len(rows) == len(self.canvas.rows) else self.canvas.ids[rows]
-        self.ids = ids[:, start:stop]
-        self.positions = slice(start, stop)
-        keys = max(valid, stop) if self.cache is not None else stop
-        first = 0 if self.cache is not None else start
-        if self.cache is not None:
-            self.view = UniformView(self.cache, window, keys)
-        masks = [self._mask(row, start, stop, first, keys) for row in rows]
-        if all(mask is None for mask in masks):
-            self.mask = None
-            return
-        full = torch.ones(stop - start, keys - first, dtype=torch.bool, device=self.device)
-        self.mask = torch.stack([full if mask is None else mask for mask in masks]).unsqueeze(1)
-
-    def _gather(self) -> None:
-        canvas, cache = self.canvas, self.cache
-        rows = list(self.requests)
-        longest = max(stop - start for start, stop in (r.window for r in self.requests.values()))
-        spare = cache.capacity if cache is not None else canvas.ids.shape[1] - 1
-        index = torch.full((len(rows), longest), spare, dtype=torch.long)
-        keys = max(max(r.window[1], cache.length(row) if cache is not None else 0) for row, r in self.requests.items())
-        width = keys if cache is not None else longest
-        mask = torch.zeros(len(rows), longest, width, dtype=torch.bool, device=self.device)
-        for slot, (row, request) in enumerate(self.requests.items()):
-            start, stop = request.window
-            index[slot, : stop - start] = torch.arange(start, stop)
-            first = 0 if cache is not None else start
-            last = max(stop, cache.length(row)) if cache is not None else stop
-            allowed = self._mask(row, start, stop, first, last)
-            mask[slot, : stop - start, : last - first] = True if allowed is None else allowed
-            # A padding query must see something, or its softmax is 0/0.
-            mask[slot, stop - start :, 0] = True
-        index = index.to(self.device)
-        chosen = torch.tensor(rows, device=self.device)
-        self.ids = canvas.ids[chosen.unsqueeze(1), index.clamp(max=canvas.ids.shape[1] - 1)]
-        self.positions = index
-        self.mask = mask.unsqueeze(1)
-        if cache is not None:
-            self.view = RaggedView(cache, chosen, index, keys)
-
-    def _mask(self, row: int, start: int, stop: int, first: int, last: int) -> Tensor | None:
-        """[stop - start, last - first] of what queries may see, None if they see everything."""
-        request = self.requests[row]
-        if request.mask == "full":
-            return None
-        query = torch.arange(start, stop, device=self.device).unsqueeze(1)
-        key = torch.arange(first, last, device=self.device)
-        if request.mask == "causal":
-            return None if stop - start == 1 and last == stop else key <= query
-        size, prompt = request.block_size or 1, self.canvas.rows[row].prompt_length
-        if _block(start, prompt, size) == _block(last - 1, prompt, size):
-            return None
-        query_block = torch.where(query < prompt, 0, (query - prompt) // size + 1)
-        key_block = torch.where(key < prompt, 0, (key - prompt) // size + 1)
-        return key_block <= query_block
-
-
-def _block(position: int, prompt: int, size: int) -> int:
-    return 0 if position < prompt else (position - prompt) // size + 1

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.decoding.rules import Span
 from harness.model.spec import ModelSpec
-
-Span = tuple[int, int]
 
 
 @dataclass

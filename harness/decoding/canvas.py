@@ -7,202 +7,15 @@ A suite or a method that wants several texts side by side divides the row into b
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from harness.decoding.divided import CanvasError, Divided, Span
 from harness.decoding.meter import Meter
+from harness.decoding.row import Row
+from harness.decoding.rules import Rules
 from harness.records.schema import StopRule
-
-__all__ = ["Canvas", "CanvasError", "Row", "Span", "StopRule"]
-
-
-class Row(Divided):
-    """One sequence being decoded. Methods read it freely and write through ``commit`` alone."""
-
-    def __init__(self, canvas: Canvas, index: int, prompt: Sequence[int], seed: int) -> None:
-        self._canvas, self.index, self._seed = canvas, index, seed
-        self.prompt_length = len(prompt)
-        self.length = len(prompt) + canvas.new_tokens
-        self._tokens = list(prompt) + [canvas.fill_id] * canvas.new_tokens
-        self._step = [-1] * canvas.new_tokens
-        self._confidence: list[float | None] = [None] * canvas.new_tokens
-        self._end = self.length
-        self._spans: list[Span] = []
-        self._abandoned: set[int] = set()
-        self._frontier = self.prompt_length
-        self._eos: int | None = None
-        self._rng: torch.Generator | None = None
-
-    @property
-    def end(self) -> int:
-        """First position behind the generation region (smaller than ``length`` once closed early)."""
-        return self._end
-
-    @property
-    def frontier(self) -> int:
-        """First unwritten position: everything before it is final text."""
-        return self._frontier
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the harness' early exit applies: end-of-text written and no hole before it, in every block."""
-        if self._canvas.stop_rule == "reference":
-            return False
-        if self._spans:
-            return all(self.settled(index) for index in range(len(self._spans)))
-        return self._frontier >= self._end or (self._eos is not None and self._eos < self._frontier)
-
-    @property
-    def eos_position(self) -> int | None:
-        """First written end-of-text in the generation region, if any."""
-        return self._eos
-
-    @property
-    def fill_id(self) -> int:
-        """The id that unwritten positions hold."""
-        return self._canvas.fill_id
-
-    @property
-    def nfe(self) -> int:
-        """Forward passes this row took part in so far."""
-        return self._canvas.meter.rows[self.index].nfe
-
-    @property
-    def rng(self) -> torch.Generator:
-        """The row's own random stream: the same in every batch."""
-        if self._rng is None:
-            self._rng = torch.Generator(self._canvas.ids.device).manual_seed(self._seed)
-        return self._rng
-
-    def token(self, position: int) -> int:
-        """The id at a position (the fill id where nothing is written yet)."""
-        return self._tokens[position]
-
-    def masked(self, start: int | None = None, stop: int | None = None) -> list[int]:
-        """Unwritten positions in [start, stop), by default in the whole generation region."""
-        first = self._frontier if start is None else max(start, self._frontier)
-        last = self._end if stop is None else min(stop, self._end)
-        offset = self.prompt_length
-        return [p for p in range(first, last) if self._step[p - offset] < 0]
-
-    def commit(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
-        """Write tokens for good. ``confidence`` (optional, same length) goes into the trace.
-
-        Raises CanvasError for a position outside the region or already written, or a mask id.
-        """
-        started = self._canvas.meter.now()
-        for position in at:
-            if not self.prompt_length <= position < self._end:
-                raise CanvasError(f"commit at {position} is outside the generation region [{self.prompt_length}, {self._end})")
-            if self._step[position - self.prompt_length] >= 0:
-                raise CanvasError(f"position {position} is already committed; use revise to change a token")
-        if len(set(at)) != len(at):
-            raise CanvasError(f"commit names a position twice: {sorted(at)}")
-        if self.nfe == 0:
-            raise CanvasError("commit before any forward pass")
-        self._write(at, ids, confidence)
-        self._canvas.meter.spent("write", started)
-
-    def revise(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
-        """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before the first pass).
-
-        The mask id takes a token back. Same errors as ``commit`` but for rewriting and masks.
-        """
-        started = self._canvas.meter.now()
-        for position in at:
-            if not self.prompt_length <= position < self._end:
-                raise CanvasError(f"revise at {position} is outside the generation region [{self.prompt_length}, {self._end})")
-        values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        masked = {k for k, value in enumerate(values[: len(at)]) if value == self._canvas.mask_id}
-        if masked and len(values) == len(at):
-            self._take_back([at[k] for k in sorted(masked)])
-            kept = [k for k in range(len(at)) if k not in masked]
-            scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
-            self._write([at[k] for k in kept], [values[k] for k in kept], None if scores is None else [scores[k] for k in kept])
-        else:
-            self._write(at, values, confidence)
-        self._canvas.meter.spent("write", started)
-
-    def close(self, end: int) -> None:
-        """Declare that the generation region ends at ``end`` because the method goes no further.
-
-        Raises CanvasError if a position before ``end`` is unwritten or one behind it is written, or a whole block would be cut off.
-        """
-        if self._spans and end <= self._spans[-1][0]:
-            raise CanvasError(f"close at {end} cuts off the block that starts at {self._spans[-1][0]}; its text is part of the answer")
-        if not self.prompt_length <= end <= self._end:
-            raise CanvasError(f"close at {end} is outside the generation region [{self.prompt_length}, {self._end}]")
-        if self.masked(stop=end):
-            raise CanvasError(f"close at {end} leaves unwritten positions {self.masked(stop=end)[:5]} inside")
-        if any(step >= 0 for step in self._step[end - self.prompt_length :]):
-            raise CanvasError(f"close at {end} would cut off written positions")
-        self._end = end
-        if self._spans:
-            self._spans[-1] = (self._spans[-1][0], end)
-
-    def _take_back(self, at: Sequence[int]) -> None:
-        for position in at:
-            slot = position - self.prompt_length
-            self._tokens[position], self._step[slot], self._confidence[slot] = self.fill_id, -1, None
-            self._frontier = min(self._frontier, position)
-        self._canvas.write(self.index, at, [self.fill_id] * len(at))
-        self._canvas.meter.rows[self.index].finished_s = None
-        self._advance()
-
-    def _write(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None) -> None:
-        canvas = self._canvas
-        values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
-        if len(values) != len(at) or (scores is not None and len(scores) != len(at)):
-            raise CanvasError(f"commit of {len(at)} positions with {len(values)} ids")
-        step = max(self.nfe - 1, 0)
-        for k, (position, value) in enumerate(zip(at, values, strict=True)):
-            if not 0 <= value < canvas.vocab_size or value == canvas.mask_id:
-                raise CanvasError(f"id {value} at position {position} is no token (mask id or outside the vocabulary)")
-            slot = position - self.prompt_length
-            self._tokens[position], self._step[slot] = value, step
-            self._confidence[slot] = None if scores is None else float(scores[k])
-        if at:
-            canvas.write(self.index, at, values)
-        self._advance()
-
-    def _advance(self) -> None:
-        while self._frontier < self._end and self._step[self._frontier - self.prompt_length] >= 0:
-            self._frontier += 1
-        eos = self._canvas.eos_ids
-        region = range(self.prompt_length, self._end)
-        self._eos = next((p for p in region if self._tokens[p] in eos and self._step[p - self.prompt_length] >= 0), None)
-        meter, now = self._canvas.meter, time.perf_counter()
-        if meter.started is None:
-            return
-        row = meter.rows[self.index]
-        if row.first_block_s is None and (self.stopped or self._frontier >= min(self.prompt_length + self._canvas.first_block, self._end)):
-            row.first_block_s = now - meter.started
-        if row.finished_s is None and self.stopped:
-            row.finished_s = now - meter.started
-
-    @property
-    def prompt(self) -> list[int]:
-        return self._tokens[: self.prompt_length]
-
-    @property
-    def output(self) -> list[int]:
-        """Ids of the generation region; unwritten positions hold the fill id."""
-        return self._tokens[self.prompt_length : self._end]
-
-    @property
-    def step_map(self) -> list[int]:
-        """Per output position: which of the row's forward passes (0-based) wrote it, -1 if none."""
-        return self._step[: self._end - self.prompt_length]
-
-    @property
-    def confidences(self) -> list[float | None]:
-        """Per output position: the probability the decoder committed it with, if it said so."""
-        return self._confidence[: self._end - self.prompt_length]
 
 
 class Canvas:
@@ -225,17 +38,19 @@ class Canvas:
         first_block: int = 8,
         blocks: Sequence[int] = (),
     ) -> None:
-        self.new_tokens, self.vocab_size, self.mask_id = new_tokens, vocab_size, mask_id
-        self.eos_ids, self.first_block = frozenset(eos_ids), first_block
-        self.stop_rule: StopRule = stop_rule
-        self.fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
+        fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
+        self.rules = Rules(new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block)
         self.meter = Meter(len(prompts), device)
         width = max(len(prompt) for prompt in prompts) + new_tokens
-        self.ids = torch.full((len(prompts), width), self.fill_id, dtype=torch.long, device=device)
+        self.ids = torch.full((len(prompts), width), fill_id, dtype=torch.long, device=device)
         for index, prompt in enumerate(prompts):
             self.ids[index, : len(prompt)] = torch.tensor(prompt, dtype=torch.long, device=device)
         seeds = seeds if seeds is not None else range(len(prompts))
-        self.rows = [Row(self, index, prompt, seed) for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))]
+        places = enumerate(zip(prompts, seeds, strict=True))
+        self.rows = [
+            Row(self.rules, self.meter, self.ids.device, partial(self.write, index), index, prompt, seed)
+            for index, (prompt, seed) in places
+        ]
         self.blocks = tuple(blocks)
         for row in self.rows if blocks else []:
             row.divide(blocks)

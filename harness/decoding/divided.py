@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from harness.decoding.canvas import Canvas
-
-Span = tuple[int, int]
-
-
-class CanvasError(RuntimeError):
-    """A decoder broke the contract: wrote twice, outside its region, or something that is no token."""
+from harness.decoding.rules import CanvasError, Rules, Span
 
 
 class Divided:
     """What a canvas row knows of its blocks. Without a division the whole generation region is one block."""
 
     prompt_length: int
-    _canvas: Canvas
+    _rules: Rules
     _tokens: list[int]
     _step: list[int]
     _end: int
@@ -31,7 +23,7 @@ class Divided:
 
     def ends_answer(self, position: int, token: int) -> bool:
         """Whether ``token`` at ``position`` would be the end-of-text behind which nothing is left to say: the last block's."""
-        return token in self._canvas.eos_ids and position >= self.spans[-1][0]
+        return token in self._rules.eos_ids and position >= self.spans[-1][0]
 
     @property
     def spans(self) -> list[Span]:
@@ -53,7 +45,7 @@ class Divided:
             if not self.written(position):
                 if index in self._abandoned:
                     return position
-            elif self._tokens[position] in self._canvas.eos_ids:
+            elif self._tokens[position] in self._rules.eos_ids:
                 return position + 1
         return stop
 
@@ -79,8 +71,8 @@ class Divided:
         hole = next((position for position in range(start, stop) if not self.written(position)), None)
         if hole is None or index in self._abandoned:
             return True
-        ended = any(self._tokens[position] in self._canvas.eos_ids for position in range(start, hole))
-        return ended and self._canvas.stop_rule == "harness"
+        ended = any(self._tokens[position] in self._rules.eos_ids for position in range(start, hole))
+        return ended and self._rules.stop_rule == "harness"
 
     def abandon(self, index: int) -> None:
         """Declare that what block ``index`` still lacks stays unwritten because the method wants no more of it."""

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.decoding.decoder import Decoder
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from methods.base import Decoder
 
 GROUP = "dllm_bench.methods"
 _MEMBERS = ("name", "Config", "requires", "decode")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.decoding.backbone import TooManyForwards
-from harness.decoding.canvas import CanvasError, StopRule
+from harness.decoding.decoder import Decoder
+from harness.decoding.rules import CanvasError
 from harness.decoding.settings import SettingError, build_config
 from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.clock import ContextError, Decoded, decode
 from harness.model.text import answer_of_blocks, encode
-from harness.records.schema import Status
-
-if TYPE_CHECKING:
-    from methods.base import Decoder
+from harness.records.schema import Status, StopRule
 
 
 @dataclass(frozen=True)

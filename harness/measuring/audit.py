@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 
-from harness.decoding import backbone as backbone_module
-from harness.decoding import cache, canvas, divided, meter
+import harness.decoding
 from harness.decoding.backbone import Backbone, Watch
-from harness.decoding.canvas import Canvas, Row
+from harness.decoding.canvas import Canvas
+from harness.decoding.row import Row
 from harness.records.schema import Audit, Check, Sample
 
 CHECK_NAMES = (
@@ -31,10 +33,16 @@ CHECK_NAMES = (
 ROOF_SLACK = 2.0
 
 
+def _modules() -> list[ModuleType]:
+    """Every module of the decoding room."""
+    names = [f"{harness.decoding.__name__}.{entry.name}" for entry in pkgutil.iter_modules(harness.decoding.__path__)]
+    return [importlib.import_module(name) for name in names]
+
+
 def _code() -> dict[str, tuple[object, object]]:
     """Every function of the modules that count and clock: (the object, its code)."""
     found: dict[str, tuple[object, object]] = {}
-    for module in (backbone_module, cache, canvas, divided, meter):
+    for module in _modules():
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
                 found |= {f"{module.__name__}.{name}.{key}": _identity(member) for key, member in vars(value).items()}
@@ -70,8 +78,8 @@ class Start:
 
     @classmethod
     def of(cls, backbone: Backbone, canvas: Canvas) -> Start:
-        rules = ("eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "vocab_size", "first_block", "blocks")
-        parts: dict[str, Any] = {name: getattr(canvas, name) for name in rules}
+        parts: dict[str, Any] = {"rules": replace(canvas.rules), "blocks": canvas.blocks}
+        parts |= {"rules of rows": [row._rules is canvas.rules for row in canvas.rows]}
         parts |= {"spec": backbone.spec, "layers": len(backbone._model.model.layers), "threads": torch.get_num_threads()}
         parts |= {"rows": [id(row) for row in canvas.rows], "prompt lengths": [row.prompt_length for row in canvas.rows]}
         parts |= {"lengths": [row.length for row in canvas.rows], "meter": (id(canvas.meter), [id(row) for row in canvas.meter.rows])}

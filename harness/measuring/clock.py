@@ -9,19 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from harness.decoding.backbone import Backbone
-from harness.decoding.canvas import Canvas, StopRule
+from harness.decoding.canvas import Canvas
+from harness.decoding.decoder import Decoder
 from harness.errors import UserError
 from harness.measuring import memory
 from harness.measuring.audit import Start, Timing, audit_rows
-from harness.records.schema import Check
-
-if TYPE_CHECKING:
-    from methods.base import Decoder
+from harness.records.schema import Check, StopRule
 
 # Bound here, so that a method that replaces time.perf_counter changes no measured time.
 _clock = time.perf_counter

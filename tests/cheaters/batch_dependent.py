@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, propose
 from methods.vanilla import Config, Vanilla
@@ -14,7 +14,7 @@ class Cheat(Vanilla):
     summary = "careless in batches"
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
-        width = len(row._canvas.rows)
+        width = len(row._meter.rows)
         while at := row.masked()[:width]:
             logits = yield Forward(window=(0, row.length), at=at)
             row.commit(at, propose(logits, row, spec, config).ids)

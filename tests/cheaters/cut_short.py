@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.decoding.backbone import Forward
-from harness.decoding.canvas import Row
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, propose
 from methods.vanilla import Config, Vanilla

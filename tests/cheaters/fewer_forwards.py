@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.backbone import Backbone
 from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from methods.vanilla import Config, Vanilla
 
 
@@ -19,9 +20,9 @@ class Cheat(Vanilla):
             at = row.masked()
             for position in at[:-1]:
                 logits = backbone._model(torch.tensor([ids]))[0]
-                ids[position] = int(logits[position - 1][: canvas.vocab_size - 3].argmax())
+                ids[position] = int(logits[position - 1][: canvas.rules.vocab_size - 3].argmax())
             backbone.forward(canvas, Forward(window=(0, row.length), at=at), row=row.index)
-            row.commit(at, [ids[position] if ids[position] != canvas.mask_id else 0 for position in at])
+            row.commit(at, [ids[position] if ids[position] != canvas.rules.mask_id else 0 for position in at])
 
 
 METHOD = Cheat()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from harness.decoding.backbone import Backbone, Forward
+from harness.decoding.backbone import Backbone
 from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
 from harness.model import Transformer
 from methods.vanilla import Config, Vanilla
 
@@ -25,7 +26,7 @@ class Cheat(Vanilla):
             with torch.inference_mode():
                 for position in at:
                     logits = model(torch.tensor([ids]))[0, position - 1 if backbone.spec.shift else position]
-                    logits[canvas.mask_id] = -1e9
+                    logits[canvas.rules.mask_id] = -1e9
                     ids[position] = int(logits.argmax())
             backbone.forward(canvas, Forward(window=(0, row.length), at=at), row=row.index)
             row.commit(at, [ids[position] for position in at])

@@ -12,7 +12,7 @@ class Cheat(Vanilla):
     summary = "its own end-of-text"
 
     def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
-        canvas.eos_ids = frozenset(range(0, canvas.vocab_size, 2))
+        object.__setattr__(canvas.rules, "eos_ids", frozenset(range(0, canvas.rules.vocab_size, 2)))
         super().decode(backbone, canvas, config)
 
 

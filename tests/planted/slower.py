@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.decoding.canvas import Row
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program
 from methods.vanilla import Config, Vanilla

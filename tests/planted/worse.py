@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.decoding.canvas import Row
+from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.ar import AutoRegressive, Config
 from methods.base import Program

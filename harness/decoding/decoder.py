@@ -1,0 +1,87 @@
+"""The contract of a decoder, and the loop that joins one program per row into shared forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+
+from pydantic import Field
+from torch import Tensor
+
+from harness.decoding.backbone import Backbone
+from harness.decoding.cache import KVCache
+from harness.decoding.canvas import Canvas
+from harness.decoding.forward import Forward
+from harness.decoding.row import Row
+from harness.model.spec import ModelSpec
+
+Program = Generator[Forward, Tensor, None]
+"""One row's decoding: yields requests, receives logits [len(at), vocab], commits tokens."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Settings that every decoder has."""
+
+    max_new_tokens: Annotated[int | None, Field(gt=0, description="canvas length in tokens; default: the suite's or model's")] = None
+    temperature: Annotated[float, Field(ge=0.0, description="0 = greedy")] = 0.0
+    top_p: Annotated[float | None, Field(gt=0.0, le=1.0, description="nucleus filter")] = None
+    top_k: Annotated[int | None, Field(gt=0, description="keep the k likeliest tokens")] = None
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """The interface the harness runs: see CONTRIBUTING.md for a complete example."""
+
+    name: str
+    summary: str
+    Config: type[Any]
+    requires: frozenset[str]
+
+    def decode(self, backbone: Backbone, canvas: Canvas, config: Any) -> None:
+        """Fill every row of the canvas."""
+        ...
+
+
+class RowDecoder:
+    """Runs one ``decode_row`` program per row and joins their requests into shared forward passes.
+
+    Each row sees exactly what it would see alone, so batch size never changes an answer.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Config: ClassVar[type[Any]] = SamplingConfig
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def uses_cache(self, config: Any) -> bool:
+        """Whether ``decode_row`` needs a KV cache."""
+        return False
+
+    def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
+        """Yield ``Forward`` requests for one row, receive logits [len(at), vocab], commit tokens."""
+        raise NotImplementedError
+
+    def decode(self, backbone: Backbone, canvas: Canvas, config: Any) -> None:
+        cache: KVCache | None = backbone.new_cache(canvas) if self.uses_cache(config) else None
+        programs = {row.index: self.decode_row(row, backbone.spec, config) for row in canvas.rows}
+        requests: dict[int, Forward] = {}
+        for index, program in programs.items():
+            _advance(requests, index, program, None, canvas.rows[index])
+        while requests:
+            logits = backbone.forward_rows(canvas, requests, cache)
+            for index in list(requests):
+                _advance(requests, index, programs[index], logits[index], canvas.rows[index])
+
+
+def _advance(requests: dict[int, Forward], index: int, program: Program, logits: Tensor | None, row: Row) -> None:
+    requests.pop(index, None)
+    try:
+        request = next(program) if logits is None else program.send(logits)
+    except StopIteration:
+        return
+    if row.stopped:
+        program.close()
+    else:
+        requests[index] = request
