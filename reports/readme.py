@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.records.pages import around
+from harness.records.files import around
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, StoredRun
 from reports.plots import PICTURE, stem

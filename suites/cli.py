@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from suites.grading import grade_file, run_suite_name, score_run
+from suites.suite import SuiteError, list_suites, load_suite
+
 suite_app = typer.Typer(help="What the suites ask and how they are scored.", no_args_is_help=True)
 
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder with the data sets as JSONL (default: the variable BENCH_DATA).")]
@@ -17,7 +20,6 @@ Unsafe = Annotated[bool, typer.Option("--allow-unsafe-code", help="Run programs 
 @suite_app.command("list")
 def list_command() -> None:
     """All suites, one a line."""
-    from suites.suite import list_suites, load_suite
 
     for name in list_suites():
         typer.echo(f"{name:<34} {load_suite(name).title}")
@@ -30,7 +32,6 @@ def show_command(
     data_dir: DataDir = None,
 ) -> None:
     """The exact prompt of one document, and how its answer is scored."""
-    from suites.suite import SuiteError, load_suite
 
     suite = load_suite(name, data_dir)
     documents = dict(suite.docs())
@@ -68,8 +69,6 @@ def grade_command(
     allow_unsafe_code: Unsafe = False,
 ) -> None:
     """Grade programs or answers that were made elsewhere."""
-    from suites.grading import grade_file
-    from suites.suite import load_suite
 
     _print_score(suite, grade_file(load_suite(suite, data_dir), file, output, allow_unsafe_code))
 
@@ -80,8 +79,6 @@ def score_command(
     allow_unsafe_code: Unsafe = False,
 ) -> None:
     """Grade a run's stored answers again, without decoding."""
-    from suites.grading import run_suite_name, score_run
-    from suites.suite import load_suite
 
     name = run_suite_name(run)
     result, changed = score_run(run, load_suite(name, data_dir), allow_unsafe_code)

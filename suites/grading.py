@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.runs.suite import Grade
 from harness.sandbox import Jail, open_jail
 from suites.code import pass_at_k
-from suites.suite import Grade, Suite
+from suites.suite import Suite
 
 Line = dict[str, Any]
 

@@ -11,8 +11,6 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,49 +18,17 @@ from typing import Any
 import yaml
 
 from harness.errors import UserError
+from harness.runs.suite import Doc, Grade, Rendering
 from harness.sandbox import Jail
 from suites.code import CodeScorer
-from suites.sources import EMBEDDED, SuiteDataError
-
-__all__ = ["Grade", "Rendering", "Suite", "SuiteDataError", "SuiteError", "list_suites", "load_suite"]
+from suites.sources import EMBEDDED
 
 FOLDER = Path(__file__).parent
-FEWSHOT_SEED = 1234
 ID_FIELDS = ("task_id", "unique_id", "id")
-Doc = dict[str, Any]
 
 
 class SuiteError(UserError, ValueError):
     """There is no such suite."""
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """How prompts are written, where that is not the suite's own way.
-
-    template: one of the suite's templates. num_fewshot: solved examples in front (None: the suite's number), drawn with fewshot_seed
-    from the split that the task names for it. chat: messages to text, with the model's chat template; examples become turns.
-    """
-
-    template: str = "default"
-    num_fewshot: int | None = None
-    fewshot_seed: int = FEWSHOT_SEED
-    chat: Callable[..., str] | None = None
-
-
-@dataclass(frozen=True)
-class Grade:
-    """The verdict on one text.
-
-    correct: None when it could not be graded. grading: passed, failed, timeout, memory, crashed or not_run. program: the program that was
-    run (code suites). answer: the extracted answer (other suites). detail: one line for people. metrics: every score of the task.
-    """
-
-    correct: bool | None
-    grading: str
-    program: str | None = None
-    answer: str | None = None
-    detail: str = ""
 
 
 class Suite:

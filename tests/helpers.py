@@ -10,7 +10,8 @@ import torch
 
 from harness.decoding.backbone import Backbone
 from harness.decoding.canvas import Canvas
-from harness.model.load import Adapter, load_transformer
+from harness.model.adapter import Adapter
+from harness.model.load import load_transformer
 from harness.records.schema import StopRule
 from tests.conftest import GOLDEN
 

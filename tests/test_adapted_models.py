@@ -11,8 +11,9 @@ import torch
 
 from harness.engine import loader
 from harness.model import catalog
+from harness.model.adapter import Adapter
 from harness.model.catalog import Entry, base_of, folder_of, location
-from harness.model.load import Adapter, load_transformer, weights_hash
+from harness.model.load import load_transformer, weights_hash
 from tests.conftest import GOLDEN
 from tests.helpers import CPU
 

@@ -12,7 +12,8 @@ from harness.decoding.backbone import TooManyForwards
 from harness.decoding.cache import KVCache
 from harness.decoding.forward import Forward
 from harness.model import ModelSpec
-from harness.model.load import Adapter, CheckpointError, load_transformer
+from harness.model.adapter import Adapter
+from harness.model.load import CheckpointError, load_transformer
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone, canvas
 

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from harness.decoding.settings import SettingError
 from harness.engine.loader import load
-from harness.model.load import Adapter, load_transformer, weights_hash
+from harness.model.adapter import Adapter
+from harness.model.load import load_transformer, weights_hash
 from harness.model.spec import CheckpointError, ModelSpec
 from harness.runs.wandb_log import WandbError
 from methods.training import export, nano, options

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from methods.training.cli import app
+from methods.training.cli.train import app
 from methods.training.grpo.summary import BEGIN, END, SummaryError, row, table, updated
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,8 @@ import pytest
 from harness.cli.options import chat_of
 from harness.model.spec import CheckpointError
 from harness.records.schema import find_runs, read_run, read_samples
-from suites.suite import Rendering, SuiteError, load_suite
+from harness.runs.suite import Rendering
+from suites.suite import SuiteError, load_suite
 from tests.test_run import bench
 
 NANO = ("nano-gsm", "nano-code")

@@ -169,7 +169,7 @@ def test_measured_once_and_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_real_decode_stays_below_its_roof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     loaded = load(str(GOLDEN / "dream_wide_tiny"))
-    roofline = roofline_for(loaded)
+    roofline = roofline_for(loaded.backbone)
     decoder = load_method("vanilla").decoder
     row = decode(loaded.backbone, decoder, decoder.Config(), [[5, 6, 7]], 16)[0]
     run: Run = fake_run(Fake())

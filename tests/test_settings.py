@@ -10,10 +10,10 @@ import torch
 
 from harness.decoding.registry import MethodError, load_method, method_names
 from harness.decoding.settings import SettingError, build_config, describe, parse_pairs
-from harness.engine.loader import pick_dtype
+from harness.engine.opening import Wish, settings_for
+from harness.model.device import pick_dtype
 from harness.model.load import resolve
 from harness.model.spec import CheckpointError
-from harness.runs.plan import Wish, settings_for
 from tests.helpers import CPU
 
 

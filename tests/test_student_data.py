@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from harness.cli import app
-from harness.cli.commands import mount
-from harness.model.load import Adapter, load_transformer
+from harness.model.adapter import Adapter
+from harness.model.load import load_transformer
 from harness.model.spec import ModelSpec
 from methods.training import export, nano, options
 from methods.training.data import answers
@@ -31,8 +31,6 @@ from suites.generators import frozen
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")
 TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
-if not app.registered_commands:
-    mount(app)
 
 
 @pytest.fixture(scope="module")

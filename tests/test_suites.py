@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.sandbox import JailError, backends
-from suites.suite import SuiteDataError, SuiteError, list_suites, load_suite
+from suites.sources import SuiteDataError
+from suites.suite import SuiteError, list_suites, load_suite
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "stock_prompts.json").read_text())["tasks"]
 EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code")

@@ -16,7 +16,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from harness.model.load import Adapter, load_transformer
+from harness.model.adapter import Adapter
+from harness.model.load import load_transformer
 from harness.model.spec import ModelSpec
 from methods.training import evaluate, nano
 from methods.training.data import corpus

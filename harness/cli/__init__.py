@@ -1,4 +1,4 @@
-"""The ``bench`` command. Each sub-command lives in a module of its own; imports stay lazy so that --help is instant."""
+"""The ``bench`` command: finds its sub-commands by entry point and loads the one that is asked for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 
 import typer
 
+from harness import __version__
+from harness.cli.group import CommandGroup
 from harness.errors import UserError
 
 app = typer.Typer(
     name="bench",
+    cls=CommandGroup,
     help="Measure how fast, and how good, accelerated diffusion language models are.\n\n"
     "`bench run` without arguments is the quickstart: four methods on two small suites with the shipped nano model.",
     no_args_is_help=True,
@@ -21,17 +24,24 @@ app = typer.Typer(
 )
 
 
-def _mount() -> None:
-    from harness.cli import commands
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dllm-bench {__version__}")
+        raise typer.Exit
 
-    commands.mount(app)
+
+@app.callback()
+def bench(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit.")) -> None:
+    """Measure how fast, and how good, accelerated diffusion language models are.
+
+    `bench run` without arguments is the quickstart: four methods on two small suites with the shipped nano model.
+    """
 
 
 def main() -> None:
     """Entry point of the console script: a user's mistake is one line and exit status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=os.environ.get("BENCH_LOG", "WARNING"), format="%(levelname)s %(message)s", stream=sys.stderr)
-    _mount()
     try:
         app()
     except UserError as error:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from harness.cli.options import Adapter, Device, Dtype, Model, Settings
-
-if TYPE_CHECKING:
-    from harness.records.schema import Check
+from harness.conformance.check import check_method, open_method
+from harness.decoding.registry import load_method
+from harness.decoding.settings import parse_pairs
+from harness.engine.loader import Loaded
+from harness.engine.opening import Weights, open_engine
+from harness.model.text import encode
+from harness.records.schema import Check
+from suites.suite import load_suite
 
 REFERENCE = "vanilla"
 SUITES = ("nano-gsm", "nano-code")
@@ -41,28 +50,34 @@ def check_command(
 
         bench check d2f --model Dream-org/Dream-v0-Base-7B --limit 2
     """
-    from harness.conformance.check import check_method, open_method, sample_prompts
-    from harness.decoding.registry import load_method
-    from harness.decoding.settings import parse_pairs
-    from harness.engine.loader import load
-    from harness.runs.plan import Wish, settings_for
 
-    entry, source, opened = open_method(method)
-    loaded = load(model, entry.decoder.requires, adapter=adapter, dtype=dtype, device=device)
-    chosen = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
+    entry, source, heard = open_method(method)
+    opened = open_engine(entry, Weights(model, adapter, dtype=dtype, device=device), parse_pairs(settings or []))
+    loaded, chosen = opened.loaded, opened.generator.settings
     reference = load_method(REFERENCE) if loaded.spec.mask_id is not None else None
     prompts = sample_prompts(loaded, limit, SUITES)
-    checks = check_method(entry, loaded, chosen, prompts, source=source, opened=opened, reference=reference)
+    checks = check_method(entry, loaded, chosen, prompts, source=source, opened=heard, reference=reference)
     _show(f"{entry.name} on {model}, {len(prompts)} prompts", checks)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 
-def _show(title: str, checks: Sequence[Check]) -> None:
-    import sys
+def sample_prompts(loaded: Loaded, limit: int, suites: Sequence[str], seed: int = 5) -> list[list[int]]:
+    """``limit`` prompts of different length: of the suites in turn, or random ids where there is no tokenizer."""
+    if loaded.tokenizer is None:
+        rng = torch.Generator().manual_seed(seed)
+        special = {*loaded.spec.eos_ids, loaded.spec.mask_id, loaded.spec.bos_id, loaded.spec.pad_id}
+        plain = [token for token in range(loaded.spec.vocab_size) if token not in special]
+        lengths = [3 + 7 * k % 23 for k in range(limit)]
+        return [[plain[k] for k in torch.randint(len(plain), (length,), generator=rng).tolist()] for length in lengths]
 
-    from rich.console import Console
-    from rich.table import Table
+    sources = [load_suite(name) for name in suites]
+    share = -(-limit // len(sources))
+    texts = [[one.prompt(doc) for _, doc in one.docs(share)] for one in sources]
+    return [encode(loaded.tokenizer, text, loaded.add_bos) for group in zip(*texts, strict=True) for text in group][:limit]
+
+
+def _show(title: str, checks: Sequence[Check]) -> None:
 
     table = Table("check", "result", "what was found", title=title)
     for check in checks:

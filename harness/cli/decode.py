@@ -10,6 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.decoding.registry import load_method
+from harness.decoding.settings import parse_pairs
+from harness.engine.generator import Request
+from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 
 
@@ -37,18 +41,12 @@ def decode_command(
     **positions**, **forwards** ([query length, cached length, stored length] each) and **step_map** (per id, the
     forward that wrote it). `--set key=none` means null.
     """
-    from harness.decoding.registry import load_method
-    from harness.decoding.settings import parse_pairs
-    from harness.engine.generator import Generator, Request
-    from harness.engine.loader import load
-    from harness.runs.plan import Wish, settings_for
 
-    rule = stop_rule_of(stop_rule)
     entry = load_method(method)
-    loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
     pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
-    chosen = settings_for(Wish(entry.name), entry, model, pairs, set())
-    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule)
+    generator = open_engine(
+        entry, Weights(model, adapter, not no_merge, dtype, device), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)
+    ).generator
     canvas = generator.canvas(256)
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
     try:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from harness.cli.options import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.decoding.backbone import Backbone
+from harness.decoding.registry import load_method
+from harness.decoding.row import Row
+from harness.decoding.settings import parse_pairs
+from harness.engine.generator import Generation, Generator, Request
+from harness.engine.loader import Loaded
+from harness.engine.opening import Weights, Wish, open_engine, settings_for
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from harness.decoding.backbone import Backbone
-    from harness.decoding.row import Row
-    from harness.engine.generator import Generation, Generator
-    from harness.engine.loader import Loaded
+from harness.model.text import pieces, split_markers
+from harness.records.files import digest
+from harness.records.schema import Sample
+from harness.runs.cell import measured
+from harness.statistics.blocks import names_of
+from reports.trace import animate
 
 HOLE, END = "\u00b7", "\u220e"
 
@@ -52,29 +61,21 @@ def generate_command(
 
         bench generate "Explain why the sky is blue [R] [A]" --method lockstep --trace out.gif
     """
-    import sys
-
-    from harness.decoding.registry import load_method
-    from harness.decoding.settings import parse_pairs
-    from harness.engine.generator import Generator, Request
-    from harness.engine.loader import load
-    from harness.model.text import split_markers
-    from harness.runs.plan import Wish, settings_for
 
     rule = stop_rule_of(stop_rule)
     if trace is not None and trace.suffix not in (".gif", ".webp"):
         raise GenerateError(f"--trace {trace} must end in .gif or .webp")
     entry = load_method(method)
     text, lengths = split_markers(prompt)
-    chosen = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
-    chosen = block_settings(chosen, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
-    loaded = load(model, entry.decoder.requires, adapter=adapter, merge=not no_merge, dtype=dtype, device=device)
-    generator = Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule)
+    wished = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
+    chosen = block_settings(wished, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
+    weights = Weights(model, adapter, not no_merge, dtype, device)
+    generator = open_engine(entry, weights, chosen, seed=seed, stop_rule=rule).generator
     blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
     item = _answer(generator, Request(text, generator.canvas(256, blocks), blocks=blocks), delay, show=sys.stdout.isatty())
     _report(item, entry.name)
     if trace is not None:
-        _animate(item, entry.name, loaded, trace)
+        _animate(item, entry.name, generator.loaded, trace)
 
 
 def block_settings(settings: Mapping[str, Any], lengths: Mapping[str, int], marked: bool, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +97,6 @@ def block_settings(settings: Mapping[str, Any], lengths: Mapping[str, int], mark
 
 
 def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Generation:
-    from rich.console import Console
-    from rich.live import Live
 
     if not show:
         return next(iter(generator.run([request], 1)))[0]
@@ -116,7 +115,6 @@ def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Gen
 
 def watched(backbone: Backbone, draw: Any) -> Backbone:
     """The same backbone; ``draw`` gets the first row before every forward pass."""
-    from harness.decoding.backbone import Backbone
 
     class Shown(Backbone):
         def forward_rows(self, canvas: Any, requests: Any, cache: Any = None) -> Any:
@@ -128,10 +126,6 @@ def watched(backbone: Backbone, draw: Any) -> Backbone:
 
 def picture(row: Row, tokenizer: Any) -> Text:
     """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph per block."""
-    from rich.text import Text
-
-    from harness.model.text import pieces
-    from harness.statistics.blocks import names_of
 
     shown, newest = Text(), max(row.step_map, default=-1)
     for (start, stop), name in zip(row.spans, names_of(row.spans), strict=True):
@@ -161,10 +155,6 @@ def _report(item: Generation, method: str) -> None:
 
 
 def _animate(item: Generation, method: str, loaded: Loaded, path: Path) -> None:
-    from harness.records.schema import Sample
-    from harness.runs.cell import measured
-    from harness.runs.plan import digest
-    from reports.trace import animate
 
     sample = Sample(
         run_id="generate",

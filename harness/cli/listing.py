@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.decoding.registry import load_method, method_names
+from harness.decoding.settings import describe
+from harness.model.catalog import catalog
+from suites.suite import list_suites, load_suite
 
 
 def list_command(
     what: Annotated[str, typer.Argument(help="methods, suites, models, or one method's name or file.")] = "all",
 ) -> None:
     """Show what can be run, with every setting, its default and what it does."""
-    from rich.console import Console
 
     console = Console()
     if what in ("all", "methods"):
@@ -25,10 +31,6 @@ def list_command(
 
 
 def _methods(console: object) -> None:
-    from rich.table import Table
-
-    from harness.decoding.registry import load_method, method_names
-    from harness.decoding.settings import describe
 
     table = Table("method", "what it is", "settings (default)", title="Methods (`bench list NAME` explains the settings)")
     for name in method_names():
@@ -39,10 +41,6 @@ def _methods(console: object) -> None:
 
 
 def _settings(console: object, name: str) -> None:
-    from rich.table import Table
-
-    from harness.decoding.registry import load_method
-    from harness.decoding.settings import describe
 
     method = load_method(name)
     table = Table("setting", "values", "default", "meaning", title=f"{method.name}: {method.decoder.summary}")
@@ -53,9 +51,6 @@ def _settings(console: object, name: str) -> None:
 
 
 def _suites(console: object) -> None:
-    from rich.table import Table
-
-    from suites.suite import list_suites, load_suite
 
     table = Table("suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)")
     for name in list_suites():
@@ -64,9 +59,6 @@ def _suites(console: object) -> None:
 
 
 def _models(console: object) -> None:
-    from rich.table import Table
-
-    from harness.model.catalog import catalog
 
     table = Table("model", "what it is", "canvas", "companions", title="Known models (any folder or hub id with these layouts works)")
     for name, entry in catalog().items():

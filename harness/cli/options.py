@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
 from harness.decoding.settings import SettingError
+from harness.model.catalog import location
+from harness.model.load import resolve
+from harness.model.text import chat_text
+from harness.model.tokenizer import load_tokenizer
 from harness.records.schema import StopRule
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
@@ -52,12 +57,6 @@ OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o"
 
 def chat_of(model: str) -> Callable[..., str]:
     """What writes messages with the chat template of ``model``; CheckpointError at its first use if there is none."""
-    from functools import partial
-
-    from harness.model.catalog import location
-    from harness.model.load import resolve
-    from harness.model.text import chat_text
-    from harness.model.tokenizer import load_tokenizer
 
     return partial(chat_text, load_tokenizer(resolve(location(model))))
 

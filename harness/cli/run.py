@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.options import (
     Adapter,
@@ -25,10 +29,18 @@ from harness.cli.options import (
     chat_of,
     stop_rule_of,
 )
-
-if TYPE_CHECKING:
-    from harness.runs.cell import Cell
-    from suites.suite import Rendering
+from harness.cli.wandb import RunLog
+from harness.decoding.registry import load_method
+from harness.decoding.settings import parse_pairs
+from harness.engine.opening import Weights, Wish, open_engine
+from harness.measuring.protocol import protocol as find_protocol
+from harness.runs.cell import Cell, Options, run_cells
+from harness.runs.cell import render as render_suite
+from harness.runs.suite import Rendering
+from harness.runs.wandb_log import package
+from harness.sandbox import open_jail
+from reports.console import render
+from suites.suite import load_suite
 
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
@@ -93,28 +105,22 @@ def run_command(
     """
     quick = not method and not suite
     if wandb:
-        from harness.runs.wandb_log import package
-
         package()
     if threads is not None:
-        import torch
-
         torch.set_num_threads(threads)
     if data_dir is not None:
         os.environ["BENCH_DATA"] = str(data_dir)
     if allow_unsafe_code:
         os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
-    from harness.measuring.protocol import protocol as find_protocol
-    from harness.runs.cell import Options
-    from suites.suite import Rendering
 
     chosen_limit = limit or (QUICK_LIMIT if quick else None)
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
-    base = {"model": model, "adapter": adapter, "merge": not no_merge, "device": device, "dtype": dtype}
     rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
-    cells = _cells(methods, suites, settings or [], base, options, seed, stop_rule, rendering)
+    cells = _cells(
+        methods, suites, settings or [], Weights(model, adapter, not no_merge, dtype, device), options, seed, stop_rule, rendering
+    )
     _execute(cells, allow_unsafe_code, wandb)
     _show(cells, output_path)
 
@@ -128,48 +134,28 @@ def _cells(
     methods: list[str],
     suites: list[str],
     pairs: list[str],
-    base: dict[str, Any],
+    weights: Weights,
     options: Any,
     seed: int,
     stop_rule: str,
     rendering: Rendering,
 ) -> list[Cell]:
-    from harness.decoding.registry import load_method
-    from harness.decoding.settings import parse_pairs
-    from harness.engine.generator import Generator
-    from harness.engine.loader import load
-    from harness.runs.cell import Cell, render
-    from harness.runs.plan import Wish, settings_for
-    from suites.suite import load_suite
 
     rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
-    found = [load_method(wish.method) for wish in wishes]
-    known = {name for entry in found for name in getattr(entry.decoder.Config, "__dataclass_fields__", {})}
+    known = [name for wish in wishes for name in getattr(load_method(wish.method).decoder.Config, "__dataclass_fields__", {})]
     shared = parse_pairs(pairs)
     loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
-    documents = [render(one, options.limit) for one in loaded_suites]
-    generators = []
-    for wish, entry in zip(wishes, found, strict=True):
-        arguments = {key: value for key, value in base.items() if key != "model"}
-        loaded = load(base["model"], entry.decoder.requires, **arguments)
-        chosen = settings_for(wish, entry, base["model"], shared, known)
-        generators.append(Generator(loaded, entry.decoder, chosen, seed=seed, stop_rule=rule))
+    documents = [render_suite(one, options.limit) for one in loaded_suites]
+    engines = [open_engine(wish, weights, shared, known=known, seed=seed, stop_rule=rule) for wish in wishes]
     return [
-        Cell(generator, entry, one, items, options)
+        Cell(engine.generator, engine.method, one, items, options)
         for one, items in zip(loaded_suites, documents, strict=True)
-        for generator, entry in zip(generators, found, strict=True)
+        for engine in engines
     ]
 
 
 def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
-    from contextlib import ExitStack
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from harness.cli.wandb import RunLog
-    from harness.runs.cell import run_cells
 
     log = RunLog(cells) if wandb else None
     waiting = [cell for cell in cells if cell.pending]
@@ -177,8 +163,6 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
     with ExitStack() as stack:
         jail = None
         if any(cell.suite.needs_code for cell in waiting):
-            from harness.sandbox import open_jail
-
             jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         tasks = {}
@@ -199,9 +183,6 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
 
 def _show(cells: list[Cell], root: Path) -> None:
-    from rich.console import Console
-
-    from reports.console import render
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(render([cell.folder.path for cell in cells]))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from harness.cli.options import OutputPath
-
-if TYPE_CHECKING:
-    from harness.records.schema import Summary
-    from harness.runs.sweep import Cell, Outcome, State
+from harness.records.schema import Summary, find_runs, read_run
+from harness.runs.sweep import Cell, Outcome, State, cells, read_sweep
+from harness.runs.workers import run_local, run_ray
 
 
 def sweep_command(
@@ -47,8 +50,6 @@ def sweep_command(
 
         bench sweep suites/sweeps/nano.yaml -o runs/nano --workers 2
     """
-    from harness.runs.sweep import State, cells, read_sweep
-    from harness.runs.workers import run_local, run_ray
 
     sweep = read_sweep(file)
     wanted = cells(sweep, output_path)
@@ -70,8 +71,6 @@ class _Display:
     """One bar over all cells, with the ones that run now."""
 
     def __init__(self, wanted: Sequence[Cell], done: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
         self._progress = Progress(*columns, console=Console(stderr=True))
@@ -97,10 +96,6 @@ class _Display:
 
 
 def _show(wanted: Sequence[Cell], state: State, output: Path) -> None:
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
 
     summaries = _summaries(output)
     table = Table("cell", "status", "seconds", "pass@1", "tokens/s", "tokens/forward", "what happened")
@@ -125,7 +120,6 @@ def _number(value: float | None) -> str:
 
 def _summaries(output: Path) -> dict[str, Summary]:
     """Summary by the command that made the run."""
-    from harness.records.schema import find_runs, read_run
 
     runs = [read_run(folder) for folder in find_runs(output)]
     return {run.command: run.summary for run in runs if run.summary is not None}

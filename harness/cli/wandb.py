@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.runs.cell import Cell
 from harness.runs.wandb_log import package, start
-
-if TYPE_CHECKING:
-    from harness.runs.cell import Cell
+from reports.load import read_stored
+from reports.page import page
+from reports.plots import draw
+from reports.table import build
 
 METRICS = ("correct", "useful", "committed", "nfe", "positions", "time_s", "latency_s", "first_block_s", "forward_s", "select_s")
 
@@ -35,10 +37,6 @@ class RunLog:
 
     def finish(self, cells: Sequence[Cell]) -> None:
         """Summaries, plots and the viewer page, from the stored runs."""
-        from reports.load import read_stored
-        from reports.page import page
-        from reports.plots import draw
-        from reports.table import build
 
         wandb = package()
         for cell in cells:

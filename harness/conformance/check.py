@@ -13,8 +13,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.conformance.scan import SCAN_CHECKS, scan
 from harness.conformance.witness import Ears, WatchedBackbone, Witness
 from harness.decoding.backbone import Backbone
@@ -87,23 +85,6 @@ def open_method(name: str) -> tuple[Method, Path | None, list[str]]:
         method = load_method(name)
     # Loading reads the file itself through the registry; only what its own code opens is heard.
     return method, path, list(heard)
-
-
-def sample_prompts(loaded: Loaded, limit: int, suites: Sequence[str], seed: int = 5) -> list[list[int]]:
-    """``limit`` prompts of different length: of the suites in turn, or random ids where there is no tokenizer."""
-    if loaded.tokenizer is None:
-        rng = torch.Generator().manual_seed(seed)
-        special = {*loaded.spec.eos_ids, loaded.spec.mask_id, loaded.spec.bos_id, loaded.spec.pad_id}
-        plain = [token for token in range(loaded.spec.vocab_size) if token not in special]
-        lengths = [3 + 7 * k % 23 for k in range(limit)]
-        return [[plain[k] for k in torch.randint(len(plain), (length,), generator=rng).tolist()] for length in lengths]
-    from harness.model.text import encode
-    from suites.suite import load_suite
-
-    sources = [load_suite(name) for name in suites]
-    share = -(-limit // len(sources))
-    texts = [[one.prompt(doc) for _, doc in one.docs(share)] for one in sources]
-    return [encode(loaded.tokenizer, text, loaded.add_bos) for group in zip(*texts, strict=True) for text in group][:limit]
 
 
 def check_method(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
@@ -14,9 +13,12 @@ from typing import Any
 import torch
 
 from harness.decoding.backbone import Backbone
-from harness.model import ModelSpec, Transformer
-from harness.model.catalog import base_of, folder_of, location, lookup, own_adapter
-from harness.model.load import Adapter, load_transformer, resolve, weights_hash
+from harness.model import ModelSpec
+from harness.model.adapter import Adapter
+from harness.model.catalog import folder_of, location, lookup
+from harness.model.checkpoint import adds_bos, check_student, folder_hash, holds_all_weights, model_hash, transformer_of
+from harness.model.device import pick_device, pick_dtype
+from harness.model.load import load_transformer, resolve
 from harness.model.spec import CheckpointError
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
 
@@ -43,30 +45,6 @@ class Loaded:
     @property
     def spec(self) -> ModelSpec:
         return self.backbone.spec
-
-
-def pick_device(name: str | None) -> torch.device:
-    """A usable torch device; asking for CUDA without one falls back to the CPU with a warning."""
-    if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name or "cpu")
-    except RuntimeError:
-        raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        log.warning("no CUDA device here: running on the CPU instead of %s", name)
-        return torch.device("cpu")
-    return device
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on an accelerator, float32 on a CPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise CheckpointError(f"--dtype {name!r} is unknown; use auto, {', '.join(dtypes)}")
-    return dtypes[name]
 
 
 def load(
@@ -112,20 +90,12 @@ def load(
         weights_hash=model_hash(checkpoint),
         tokenizer_hash=tokenizer_hash(folder),
         adapter=adapter,
-        adapter_hash=_hash(found, "model" if whole else "adapter_model") if found else None,
+        adapter_hash=folder_hash(found, "model" if whole else "adapter_model") if found else None,
         merged=merge if found and not whole else None,
         canvas=lookup(model).canvas or known.canvas,
         add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
     )
-
-
-def adds_bos(model: str, folder: Path) -> bool:
-    """Whether prompts get a beginning-of-text id: what is known of the model, else what its tokenizer_config.json says."""
-    known, path = lookup(model).add_bos_token, folder / "tokenizer_config.json"
-    if known is None and path.exists():
-        known = json.loads(path.read_text()).get("add_bos_token")
-    return bool(known)
 
 
 def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str) -> str | None:
@@ -141,48 +111,9 @@ def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: d
     return None
 
 
-_hash = lru_cache(maxsize=None)(weights_hash)
-
-
-def model_hash(name: str) -> str:
-    """Hash of a model's weights (16 hex digits), half of it the adapter's where the name is an adapter's."""
-    adapter = own_adapter(name)
-    if adapter is None:
-        return _hash(resolve(location(name)), "model")
-    return model_hash(base_of(name))[:8] + _hash(Path(adapter), "adapter_model")[:8]
-
-
-def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """The model of a name, folder or hub id; behind an adapter's name its base with the adapter merged."""
-    adapter = own_adapter(name)
-    if adapter is None:
-        return load_transformer(resolve(location(name)), dtype, device)
-    model = transformer_of(base_of(name), dtype, device)
-    Adapter(Path(adapter)).merge(model)
-    return model
-
-
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
-
-
-def holds_all_weights(folder: Path) -> bool:
-    """Whether a student's folder is a checkpoint instead of a PEFT adapter."""
-    return (folder / "config.json").exists() and not (folder / "adapter_config.json").exists()
-
-
-def check_student(folder: Path, model: str) -> None:
-    """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer are the same."""
-    base, card = resolve(location(model)), folder / "card.json"
-    if not card.exists():
-        raise CheckpointError(f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead of --adapter")
-    told = json.loads(card.read_text())
-    if told.get("model_hash") != model_hash(model):
-        origin = f"{told.get('model')} ({told.get('model_hash')})"
-        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter or --model")
-    if ModelSpec.from_folder(folder) != ModelSpec.from_folder(base) or tokenizer_hash(folder) != tokenizer_hash(base):
-        raise CheckpointError(f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter")
 
 
 @lru_cache(maxsize=3)

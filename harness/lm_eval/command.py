@@ -6,14 +6,24 @@ import sys
 from importlib.resources import files
 from typing import Any
 
+import typer
+from lm_eval._cli import HarnessCLI
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.utils import setup_logging
+
+from harness.lm_eval.model import LATEST, merge_counts
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def lm_eval_command(context: typer.Context) -> None:
+    """lm-eval's own command line with model `dllm` registered."""
+    sys.exit(run_lm_eval(context.args))
+
 
 def run_lm_eval(arguments: list[str]) -> int:
     """Run ``lm-eval`` with ``arguments``; our suites are found unless --include_path says otherwise."""
-    from lm_eval._cli import HarnessCLI
-    from lm_eval.loggers import EvaluationTracker
-    from lm_eval.utils import setup_logging
-
-    from harness.lm_eval.model import LATEST, merge_counts
 
     save = EvaluationTracker.save_results_samples
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 # Importing the package's own models first: lm-eval registers them only while its registry is empty.
@@ -23,19 +24,16 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from tqdm import tqdm
 
-from harness.decoding.registry import load_method
 from harness.decoding.settings import SettingError, settings_of
-from harness.engine.generator import Generation, Generator, Request
-from harness.engine.loader import load
+from harness.engine.generator import Generation, Request
+from harness.engine.opening import Weights, Wish, open_engine
 from harness.errors import UserError
 from harness.lm_eval import likelihood
-from harness.model.catalog import lookup
 from harness.model.text import chat_text
-from harness.records.schema import StopRule
+from harness.records.schema import Measured, StopRule
 
 log = logging.getLogger(__name__)
 
-_COUNTS = ("nfe", "positions", "kv_read", "committed", "time_s")
 _GENERATION_KEYS = {"until", "max_gen_toks", "do_sample", "temperature", "blocks"}
 
 
@@ -70,16 +68,14 @@ class DiffusionLM(TemplateLM):
         **settings: Any,
     ) -> None:
         super().__init__()
-        decoder = load_method(method).decoder
         self._join_ranks()
         if self._accelerator is not None and self._accelerator.device.type == "cuda":
             device = str(self._accelerator.device)
-        loaded = load(pretrained, decoder.requires, adapter=adapter, merge=str(merge).lower() != "false", dtype=dtype, device=device)
+        weights = Weights(pretrained, adapter, str(merge).lower() != "false", dtype, device)
+        self.generator = open_engine(Wish(method, settings), weights, seed=int(seed), stop_rule=stop_rule).generator
         if add_bos_token is not None:
-            loaded = _replace(loaded, add_bos=bool(add_bos_token))
-        settings = {**lookup(pretrained).settings.get(decoder.name, {}), **settings}
-        self.generator = Generator(loaded, decoder, settings, seed=int(seed), stop_rule=stop_rule)
-        self._device = loaded.backbone.device
+            self.generator.loaded = replace(self.generator.loaded, add_bos=bool(add_bos_token))
+        self._device = self.generator.loaded.backbone.device
         self.batch_size = _batch_size(batch_size)
         self.mc_num, self.mc_batch_size, self.seed = int(mc_num), int(mc_batch_size), int(seed)
         self.counts: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -125,7 +121,7 @@ class DiffusionLM(TemplateLM):
             log.error("document %s: %s", instance.doc_id, generation.error)
         counts = {"useful": generation.useful, "status": generation.status}
         if generation.decoded is not None:
-            counts |= {name: getattr(generation.decoded, name) for name in _COUNTS}
+            counts |= generation.decoded.model_dump(include={name for name in Measured.model_fields if name != "forwards"})
         seen = self.counts.setdefault((instance.task_name or "", instance.doc_id or 0), [])
         # Ranks are padded by repeating a request; only as many answers as the task asked for count.
         if len(seen) < (instance.repeats or 1):
@@ -244,9 +240,3 @@ def _batch_size(value: int | str) -> int:
     if int(value) < 1:
         raise SettingError("--batch_size must be at least 1")
     return int(value)
-
-
-def _replace(loaded: Any, **changes: Any) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(loaded, **changes)

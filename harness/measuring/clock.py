@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from harness.decoding.decoder import Decoder
 from harness.errors import UserError
 from harness.measuring import memory
 from harness.measuring.audit import Start, Timing, audit_rows
-from harness.records.schema import Check, StopRule
+from harness.records.schema import Check, Measured, StopRule
 
 # Bound here, so that a method that replaces time.perf_counter changes no measured time.
 _clock = time.perf_counter
@@ -29,34 +28,35 @@ class ContextError(UserError, ValueError):
     """A prompt that does not fit the model's context together with the canvas."""
 
 
-@dataclass
-class Decoded:
-    """One row's ids, counts and times (seconds); see records.Sample for the fields.
+class Decoded(Measured):
+    """One row as decoded: ids, counts and times.
 
     ``spans``: blocks of the output, [start, stop) in output positions; one unless the suite or the method divided the row.
     """
 
+    # Null in a stored sample where nothing was decoded; never here.
+    committed: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    nfe: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    positions: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    kv_read: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    time_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    latency_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    forward_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    select_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     prompt: list[int]
     output: list[int]
     step_map: list[int]
     confidence: list[float | None]
     spans: list[tuple[int, int]]
-    committed: int
-    nfe: int
-    positions: int
-    kv_read: int
-    forwards: list[tuple[int, int, int]]
-    time_s: float
-    latency_s: float | None
-    first_block_s: float | None
-    forward_s: float
-    select_s: float
-    peak_memory_bytes: int | None
     checks: list[Check]
 
     @property
     def audit_passed(self) -> bool:
         return all(check.passed for check in self.checks)
+
+    def measured(self) -> dict[str, Any]:
+        """The fields that a stored sample has too."""
+        return {name: getattr(self, name) for name in Measured.model_fields}
 
 
 def _synchronise(device: torch.device) -> None:

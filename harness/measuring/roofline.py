@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from harness.decoding.backbone import Backbone
-from harness.engine.loader import Loaded
 from harness.measuring.environment import device_name
-from harness.records.schema import Run, Sample, write_atomic
+from harness.records.files import write_atomic
+from harness.records.schema import Run, Sample
 
 MIB = 1 << 20
 BUDGET_S = 0.4
@@ -145,13 +145,13 @@ def model_cost(backbone: Backbone) -> ModelCost:
     )
 
 
-def roofline_for(loaded: Loaded, fresh: bool = False) -> Roofline:
+def roofline_for(backbone: Backbone, fresh: bool = False) -> Roofline:
     """The roofline of a loaded model on its device; measures (about two seconds) only what no earlier run has cached.
 
     Call it outside the clocks of a run. ``fresh`` measures again and keeps the better figures.
     """
-    cost = model_cost(loaded.backbone)
-    return Roofline(hardware(loaded.backbone.device, loaded.backbone.dtype, cost.weight_bytes, fresh), cost)
+    cost = model_cost(backbone)
+    return Roofline(hardware(backbone.device, backbone.dtype, cost.weight_bytes, fresh), cost)
 
 
 def cache_path() -> Path:

@@ -6,7 +6,6 @@ Unknown is null, never 0. Reports read these records and nothing else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
+from harness.records.files import whole_lines, write_atomic
 
 SCHEMA_VERSION = 1
 
@@ -134,7 +134,23 @@ class Run(Record):
     summary: Summary | None = None
 
 
-class Sample(Record):
+class Measured(Record):
+    """What the meter and the clock say of one decoded row; null throughout where nothing was decoded."""
+
+    committed: int | None = Field(default=None, description="generated ids that are written")
+    nfe: int | None = Field(default=None, description="forward passes; null if nothing could be decoded")
+    positions: int | None = Field(default=None, description="query positions fed to the layers, summed over forwards")
+    kv_read: int | None = Field(default=None, description="key positions attended to, summed over forwards")
+    time_s: float | None = Field(default=None, description="decode seconds; in a batch the batch's wall time divided by its rows")
+    latency_s: float | None = Field(default=None, description="seconds until this row was finished")
+    first_block_s: float | None = None
+    forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
+    select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
+    peak_memory_bytes: int | None = None
+    forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
+
+
+class Sample(Measured):
     """One line of ``samples.jsonl``: one (document, repeat)."""
 
     run_id: str
@@ -156,18 +172,7 @@ class Sample(Record):
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
     block_useful: list[int] = Field(default=[], description="the same for each of the blocks; empty: one text")
-    committed: int | None = Field(description="generated ids that are written")
-    nfe: int | None = Field(description="forward passes; null if nothing could be decoded")
-    positions: int | None
-    kv_read: int | None
-    time_s: float | None = Field(description="decode seconds; in a batch the batch's wall time divided by its rows")
-    latency_s: float | None = Field(default=None, description="seconds until this row was finished")
-    first_block_s: float | None = None
-    forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
-    select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
-    peak_memory_bytes: int | None = None
     output_hash: str
-    forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
     step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
     confidence: list[float | None] = []
     blocks: list[tuple[int, int]] = Field(default=[], description="[start, stop) in output_ids of each text; empty: one text")
@@ -200,19 +205,11 @@ def read_samples(folder: Path) -> list[Sample]:
     A torn last line (the process was killed while writing) is ignored; any other damaged line is a RecordError.
     """
     path = folder / "samples.jsonl"
-    if not path.exists():
-        return []
     samples: dict[tuple[int, int], Sample] = {}
-    data = path.read_bytes()
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in whole_lines(path):
         try:
             sample = Sample.model_validate_json(line)
         except ValidationError as error:
-            if number == len(lines):
-                break
             raise RecordError(f"{path} line {number} is damaged ({_first(error)}); move the folder away or use --fresh") from None
         samples[sample.doc_id, sample.repeat] = sample
     return [samples[key] for key in sorted(samples)]
@@ -221,13 +218,6 @@ def read_samples(folder: Path) -> list[Sample]:
 def find_runs(root: Path) -> Iterator[Path]:
     """Run folders below ``root`` (or ``root`` itself), sorted by path."""
     return iter(sorted(path.parent for path in root.rglob("run.json")))
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that a kill leaves either the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def write_run(folder: Path, run: Run) -> None:

@@ -7,14 +7,13 @@ same command with exactly the missing samples.
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
 
 from harness.errors import UserError
+from harness.records.files import LineFile
 from harness.records.schema import Run, Sample, read_run, read_samples, write_run
 
 
@@ -44,7 +43,7 @@ class RunFolder:
             raise StoreError(f"{self.path} is being written by another process: wait for it or choose another --output_path") from None
         self.run = self._continue(run)
         self.samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(self.path)}
-        self._file: IO[bytes] | None = None
+        self._file: LineFile | None = None
 
     def _continue(self, run: Run) -> Run:
         if not (self.path / "run.json").exists():
@@ -66,22 +65,9 @@ class RunFolder:
     def append(self, sample: Sample) -> None:
         """Write one sample and force it to the disk."""
         if self._file is None:
-            self._file = self._open_trimmed()
-        self._file.write(sample.model_dump_json().encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            self._file = LineFile(self.path / "samples.jsonl")
+        self._file.append(sample.model_dump_json().encode())
         self.samples[sample.doc_id, sample.repeat] = sample
-
-    def _open_trimmed(self) -> IO[bytes]:
-        # A kill in the middle of a write leaves a torn last line; appending behind it would spoil the next one.
-        file = (self.path / "samples.jsonl").open("a+b")
-        file.seek(0)
-        data = file.read()
-        end = data.rfind(b"\n") + 1
-        if end != len(data):
-            file.truncate(end)
-        file.seek(0, os.SEEK_END)
-        return file
 
     def ordered(self) -> list[Sample]:
         """Samples in (doc_id, repeat) order."""

@@ -24,11 +24,12 @@ from harness.measuring.environment import capture
 from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.measuring.roofline import roofline_for, settled_share
 from harness.model.text import pieces
+from harness.records.files import digest
 from harness.records.schema import Run, Sample
 from harness.records.store import RunFolder, now
-from harness.runs.plan import comparability, digest, make_plan, run_id
+from harness.runs.plan import comparability, make_plan, run_id
+from harness.runs.suite import Suite
 from harness.statistics.summary import summarise
-from suites.suite import Suite
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Cell:
             comparability=shared,
             environment=capture(loaded.backbone.device),
             load_s=loaded.load_s,
-            roofline=roofline_for(loaded).record(),
+            roofline=roofline_for(loaded.backbone).record(),
         )
 
     @property
@@ -197,7 +198,7 @@ class Cell:
             return
         samples = self.folder.ordered()
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
-        share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded, fresh=True))
+        share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True))
         run.summary = summarise(samples).model_copy(update={"roof_share": share})
         run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
         run.audit = audit_run(samples, share)
@@ -209,24 +210,13 @@ class Cell:
 def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
     """The fields of a Sample that come from decoding, null where nothing was decoded."""
     if row is None:
-        counts = dict.fromkeys(("committed", "nfe", "positions", "kv_read", "time_s"))
-        return {**counts, "output_ids": [], "output_hash": digest([])}
+        return {"output_ids": [], "output_hash": digest([])}
     end = 1 + max((place for place, step in enumerate(row.step_map) if step >= 0), default=-1)
     return {
+        **row.measured(),
         "output_ids": row.output[:end],
         "output_hash": digest(row.output),
         "pieces": pieces(tokenizer, row.output[:end]),
-        "committed": row.committed,
-        "nfe": row.nfe,
-        "positions": row.positions,
-        "kv_read": row.kv_read,
-        "time_s": row.time_s,
-        "latency_s": row.latency_s,
-        "first_block_s": row.first_block_s,
-        "forward_s": row.forward_s,
-        "select_s": row.select_s,
-        "peak_memory_bytes": row.peak_memory_bytes,
-        "forwards": row.forwards,
         "step_map": row.step_map[:end],
         "blocks": row.spans if len(row.spans) > 1 else [],
         "confidence": [None if value is None else round(value, 4) for value in row.confidence[:end]],

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from harness.decoding.registry import Method
-from harness.decoding.settings import SettingError, parse_pairs, settings_of
+from harness.decoding.settings import settings_of
 from harness.engine.generator import Generator
-from harness.engine.loader import Loaded, model_hash
+from harness.engine.loader import Loaded
 from harness.measuring.environment import device_name
-from harness.model.catalog import lookup
+from harness.model.checkpoint import model_hash
+from harness.records.files import digest
 from harness.records.schema import Plan
-from suites.suite import Rendering
-
-
-@dataclass(frozen=True)
-class Wish:
-    """One method as asked for: ``vanilla`` or ``vanilla:tokens_per_step=4,alg=entropy``."""
-
-    method: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> Wish:
-        """A method name or file, optionally with settings behind a colon."""
-        name, _, tail = text.partition(":")
-        return cls(name, dict(parse_pairs(tail.split(","), "--method")) if tail else {})
-
-
-def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str]) -> dict[str, Any]:
-    """Model defaults, then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
-
-    ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
-    """
-    mine = set(getattr(method.decoder.Config, "__dataclass_fields__", {}))
-    merged: dict[str, Any] = dict(lookup(model).settings.get(method.name, {}))
-    for key, value in shared.items():
-        target, _, bare = key.rpartition(".")
-        if target and target != method.name:
-            continue
-        if target or bare in mine:
-            merged[bare] = value
-        elif bare not in known:
-            raise SettingError(f"--set {bare}: no chosen method has this setting; {method.name} has {', '.join(sorted(mine))}")
-    return {**merged, **wish.settings}
-
-
-def digest(value: Any) -> str:
-    """sha256 of canonical JSON, 16 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()[:16]
+from harness.runs.suite import Rendering
 
 
 def prompts_hash(prompts: Sequence[str]) -> str:

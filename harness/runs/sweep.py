@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
+from harness.records.files import LineFile, whole_lines
 
 CellStatus = Literal["complete", "refused", "crashed", "timeout"]
 Scalar = str | int | float | bool | None
@@ -173,15 +173,11 @@ class State:
         self.outcomes: dict[str, Outcome] = {}
         try:
             output.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
+            self._file = LineFile(self.path)
         except OSError as error:
             raise SweepError(f"cannot write to {output} ({error.strerror}): choose another folder with --output_path") from None
-        data = self.path.read_bytes()
-        # A kill while writing leaves a torn last line; the cell behind it simply runs again.
-        self._file.truncate(data.rfind(b"\n") + 1)
-        for number, line in enumerate(data.splitlines(keepends=True), 1):
-            if line.endswith(b"\n") and line.strip():
-                self._keep(line, number)
+        for number, line in whole_lines(self.path):
+            self._keep(line, number)
 
     def _keep(self, line: bytes, number: int) -> None:
         try:
@@ -191,9 +187,7 @@ class State:
         self.outcomes[outcome.key] = outcome
 
     def add(self, outcome: Outcome) -> None:
-        self._file.write(json.dumps(asdict(outcome)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.append(json.dumps(asdict(outcome)).encode())
         self.outcomes[outcome.key] = outcome
 
     def pending(self, wanted: Sequence[Cell], retry: bool) -> list[Cell]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from harness.runs.sweep import Cell, CellStatus, Outcome, State, SweepError
@@ -21,19 +18,6 @@ RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 STORE_BYTES = 128 << 20
 
 
-def child() -> None:
-    """Entry point of a cell's process: dies with the sweep that started it, then behaves as ``bench``."""
-    parent, arguments = int(sys.argv[1]), sys.argv[2:]
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, Linux only
-    if parent and os.getppid() != parent:
-        sys.exit(1)
-    sys.argv = ["bench", *arguments]
-    from harness.cli import main
-
-    main()
-
-
 class Process:
     """A running cell; its output goes to ``log``."""
 
@@ -42,7 +26,7 @@ class Process:
         self.started = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
-        command = [sys.executable, "-c", "from harness.runs.workers import child; child()", str(os.getpid()), *cell.arguments]
+        command = [sys.executable, "-m", "harness.cli.child", str(os.getpid()), *cell.arguments]
         with log.open("wb") as file:
             self.popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from harness.records.schema import Run
-    from reports.projection import Comparison, Projection
-    from reports.published import PublishedRow, PublishedTable
+from harness.records.schema import Run, read_run, read_samples
+from reports.projection import Comparison, Projection, device_key, plain, project, roofline
+from reports.published import PublishedRow, PublishedTable, read_published
 
 # Which printed rows a run's method stands for, and those whose tokens per forward are 1 by construction.
 PUBLISHED = {"ar": "ar", "vanilla": "{family}", "fast_dllm": "fastdllm", "d2f": "d2f"}
@@ -39,10 +40,6 @@ def project_command(
 
         bench project results/cpu-x/nano-code/vanilla-nano-code-0123456789 --device a100-40 --prompt-tokens 900
     """
-    from rich.console import Console
-
-    from harness.records.schema import read_run, read_samples
-    from reports.projection import project
 
     record, samples = read_run(run), read_samples(run)
     projections = [project(record, samples, name, model, prompt_tokens) for name in device.split(",")]
@@ -52,7 +49,6 @@ def project_command(
 
 
 def _show(console: object, run: Run, projections: list[Projection], prompt_tokens: int | None) -> None:
-    from rich.table import Table
 
     what = "as recorded" if prompt_tokens is None else f"prompt of {prompt_tokens} tokens"
     title = f"Upper bounds, not measurements: {run.plan.method} on {run.plan.suite} ({what})"
@@ -64,9 +60,6 @@ def _show(console: object, run: Run, projections: list[Projection], prompt_token
 
 
 def _compare(console: object, run: Run, projections: list[Projection], model: str, path: Path) -> None:
-    from rich.table import Table
-
-    from reports.published import read_published
 
     printed = read_published(path)
     if printed is None:
@@ -104,7 +97,6 @@ def _off(rows: list[Comparison]) -> str:
 
 
 def _rows(table: PublishedTable, run: Run, projections: list[Projection], model: str) -> list[Comparison]:
-    from reports.projection import Comparison, device_key, plain, roofline
 
     family, found = FAMILIES[model], []
     for row in table.rows:
@@ -129,7 +121,6 @@ def _is_ar(row: PublishedRow) -> bool:
 
 def _tpf(row: PublishedRow, method: str, family: str, measured: float) -> tuple[float | None, bool]:
     """(tokens per forward, whether it is this run's): printed, 1 for one token per forward, this run's for the same method."""
-    from reports.projection import plain
 
     if row.tpf is not None:
         return row.tpf, False
@@ -140,7 +131,6 @@ def _tpf(row: PublishedRow, method: str, family: str, measured: float) -> tuple[
 
 def _same(row: PublishedRow, method: str, family: str) -> bool:
     """Whether a printed row is of the run's method; vanilla rows are printed under the model's name alone."""
-    from reports.projection import plain
 
     name, pattern = plain(row.method), PUBLISHED.get(method, plain(method)).format(family=family)
     if method == "ar":

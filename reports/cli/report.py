@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    from reports.load import StoredRun
+from harness.records.files import write_atomic
+from harness.records.schema import read_samples
+from harness.statistics.verdict import adjust, verdict
+from reports.console import comparison
+from reports.drift import csv, drift
+from reports.leaderboard import leaderboard
+from reports.load import StoredRun, load, read_stored
+from reports.page import page
+from reports.plots import write
+from reports.published import read_published
+from reports.readme import check, updated
+from reports.table import build
+from reports.trace import animate
 
 FORMATS = ("markdown", "csv", "plots", "html")
 
@@ -53,7 +64,6 @@ def report_command(
     `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md --check` is the
     drift test of a README.
     """
-    from reports.load import load
 
     chosen = _formats(formats)
     runs = load(path)
@@ -63,8 +73,6 @@ def report_command(
         return
     written = _write(runs, target, chosen, apart, viewer_samples) if readme is None or output is not None or formats else []
     if readme is not None:
-        from reports.readme import updated
-
         written.append(_save(readme, updated(readme, runs, target / "plots"), "--readme"))
     for file in written:
         typer.echo(file)
@@ -86,11 +94,6 @@ def compare_command(
     the non-inferiority verdict at --margin, and how many problems would decide what these cannot. p-values are Holm-adjusted
     over the runs given.
     """
-    from rich.console import Console
-
-    from harness.statistics.verdict import adjust, verdict
-    from reports.console import comparison
-    from reports.load import read_stored
 
     if len(runs) < 2:
         raise ReportOptionError("compare needs at least two runs: give the baseline first, then the others")
@@ -115,8 +118,6 @@ def trace_command(
 
     The page of `bench report` replays every stored answer, two methods side by side; this is for slides and READMEs.
     """
-    from harness.records.schema import read_samples
-    from reports.trace import animate
 
     folder = _find(run, root)
     samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(folder)}
@@ -141,9 +142,6 @@ def _formats(formats: list[str] | None) -> list[str]:
 
 
 def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: Path) -> None:
-    from reports.drift import drift
-    from reports.published import read_published
-    from reports.readme import check
 
     found = drift(target, runs, read_published(published)) if readme is None else check(readme, runs, target / "plots")
     if found:
@@ -153,9 +151,6 @@ def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: 
 
 
 def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None) -> list[Path]:
-    from reports.leaderboard import leaderboard
-    from reports.published import read_published
-    from reports.table import build
 
     apart = read_published(published)
     tables = build(runs)
@@ -165,16 +160,10 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
         if "markdown" in formats:
             written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart, tables=tables), "--output"))
         if "csv" in formats and tables:
-            from reports.drift import csv
-
             written.append(_save(target / "leaderboard.csv", csv(tables), "--output"))
         if "plots" in formats:
-            from reports.plots import write
-
             written += [file for table in tables for file in write(table, target / "plots")]
         if "html" in formats:
-            from reports.page import page
-
             written.append(_save(target / "index.html", page(runs, apart, viewer_samples, tables), "--output"))
     except OSError as error:
         raise ReportOptionError(f"cannot write to {target} ({error.strerror}): choose another folder with --output") from None
@@ -182,7 +171,6 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
 
 
 def _save(path: Path, text: str, flag: str) -> Path:
-    from harness.records.schema import write_atomic
 
     try:
         write_atomic(path, text)

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import Adapter, Device, Dtype, Model, Seed, Settings
+from harness.decoding.settings import parse_pairs
+from methods.training.data.answers import AnswerOptions, card_path, generate_answers
 
 
 def generate_data_command(
@@ -38,8 +40,6 @@ def generate_data_command(
 
         bench train cfd --data answers.jsonl
     """
-    from harness.decoding.settings import parse_pairs
-    from methods.training.data.answers import AnswerOptions, card_path, generate_answers
 
     options = AnswerOptions(
         output=output,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from harness.decoding.settings import parse_pairs
+from methods.training.duo.recipe import DuoOptions, train_duo
+from methods.training.options import preset as options_of
+from methods.training.students.trainers import TRAINERS
 
 Model = Annotated[
     str, typer.Option("--model", "--base", "-m", help="Masked diffusion model to distil: nano, a checkpoint folder, a hub id.")
@@ -69,9 +75,6 @@ def _command(method: str) -> Any:
         settings: Settings = None,
         wandb: WandB = False,
     ) -> None:
-        from harness.decoding.settings import parse_pairs
-        from methods.training.options import preset as options_of
-        from methods.training.students.trainers import TRAINERS
 
         trainer = TRAINERS[method]
         given = {"model": model, "output": output or Path(f"trained/nano-{method}"), "work": work, "data": data, "prompts": prompts}
@@ -97,11 +100,6 @@ def duo(
 
     Example:  bench train duo --output trained/duo
     """
-    import json
-
-    from harness.decoding.settings import parse_pairs
-    from methods.training.duo.recipe import DuoOptions, train_duo
-    from methods.training.options import preset as options_of
 
     given = {"output": output, "work": work, "seed": seed, "threads": threads, "steps": steps, "lr": lr}
     folder = train_duo(options_of(DuoOptions, "duo", preset, {**given, **parse_pairs(settings or [])}))

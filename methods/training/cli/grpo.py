@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.decoding.settings import parse_pairs
 from harness.errors import UserError
+from methods.training.grpo.options import load_options
+from methods.training.grpo.picture import draw
+from methods.training.grpo.run import dry_run as try_out
+from methods.training.grpo.run import train
+from methods.training.grpo.summary import table, updated
 
 ROLLOUTS, LOSS, REWARDS, MACHINE = "Rollouts", "Loss and optimiser", "Rewards", "Machine"
 
@@ -87,9 +93,6 @@ def grpo(
 
         bench train grpo --preset dream7b-coupled --suite acecode.jsonl --workers 8
     """
-    from methods.training.grpo.options import load_options
-    from methods.training.grpo.run import dry_run as try_out
-    from methods.training.grpo.run import train
 
     given: dict[str, Any] = {
         "model": model, "output": output, "work": work or output.with_name(output.name + "-work"), "steps": steps, "seed": seed,
@@ -110,7 +113,6 @@ def grpo(
 
 
 def _settings(pairs: list[str] | None, temperature: float | None) -> dict[str, Any] | None:
-    from harness.decoding.settings import parse_pairs
 
     found: dict[str, Any] = dict(parse_pairs(pairs or []))
     if temperature is not None:
@@ -127,8 +129,6 @@ def curves(
 
     Example:  bench train grpo-curves trained/*-work --picture rewards.png
     """
-    from methods.training.grpo.picture import draw
-    from methods.training.grpo.summary import table, updated
 
     print(table(folders))
     if page is not None:

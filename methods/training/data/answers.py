@@ -10,18 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.decoding.registry import Method, load_method
+from harness.decoding.registry import Method
 from harness.decoding.settings import settings_of
 from harness.engine.generator import Generation, Generator, Request
-from harness.engine.loader import Loaded, load
+from harness.engine.loader import Loaded
+from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 from harness.model.text import decode_text
-from harness.records.schema import write_atomic
-from harness.runs.plan import Wish, digest, settings_for
+from harness.records.files import LineFile, digest, whole_lines, write_atomic
 from methods.training.data.corpus import Mix, items
 from methods.training.data.overlap import refuse_overlap
 from methods.training.loop.loop import progress
@@ -77,23 +78,21 @@ def generate_answers(options: AnswerOptions) -> Path:
     Raises OverlapError for a file with a prompt of a test suite, AnswerError if the generator ever gives one of the frozen sets, for an
     unreadable prompt, or a file that holds answers made otherwise.
     """
-    entry = load_method(options.method)
-    loaded = load(options.model, entry.decoder.requires, adapter=options.adapter, dtype=options.dtype, device=options.device)
-    chosen = settings_for(Wish(entry.name), entry, options.model, options.settings, set())
-    generator = Generator(loaded, entry.decoder, chosen, seed=options.seed)
-    made = _identity(options, entry, generator)
+    weights = Weights(options.model, options.adapter, dtype=options.dtype, device=options.device)
+    engine = open_engine(options.method, weights, options.settings, seed=options.seed)
+    generator, loaded = engine.generator, engine.loaded
+    made = _identity(options, engine.method, generator)
     questions = list(_questions(options))
     if options.prompts is None:
         _refuse_frozen(questions)
     else:
         refuse_overlap([_text(question, loaded) for question in questions], options.prompts)
     done = _resume(options.output, made)
-    with options.output.open("a") as file, progress(options.output.name, len(questions), done) as report:
+    with closing(LineFile(options.output)) as file, progress(options.output.name, len(questions), done) as report:
         for index, line in _lines(generator, questions, made["max_new_tokens"], options.batch_size, done):
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+            file.append(json.dumps(line).encode())
             report(index + 1, None)
-    rows = [json.loads(line) for line in options.output.read_text().splitlines()]
+    rows = [json.loads(line) for _, line in whole_lines(options.output)]
     write_atomic(card_path(options.output), json.dumps({**made, **_totals(rows), "sha256": file_hash(options.output)}, indent=1) + "\n")
     return options.output
 
@@ -157,9 +156,7 @@ def _resume(path: Path, made: Mapping[str, Any]) -> int:
     before = json.loads(card.read_text())
     if other := [key for key in made if before.get(key) != made[key]]:
         raise AnswerError(f"{path} holds answers made with another {other[0]}: give another --output, or delete it")
-    whole, separator, _ = path.read_bytes().rpartition(b"\n")
-    path.write_bytes(whole + separator)
-    return len(whole.splitlines())
+    return sum(1 for _ in whole_lines(path))
 
 
 def _lines(

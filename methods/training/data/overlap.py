@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from suites.suite import SuiteDataError, list_suites, load_suite
+from suites.sources import SuiteDataError
+from suites.suite import list_suites, load_suite
 
 # Where the suites keep the text of a problem.
 TEXT_FIELDS = ("prompt", "question", "problem", "text")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from harness.engine.loader import adds_bos
+from harness.model.checkpoint import adds_bos
 from harness.model.spec import ModelSpec
 from harness.model.text import decode_text, encode
 from harness.model.tokenizer import load_tokenizer

@@ -12,8 +12,9 @@ from typing import Any
 
 from harness.decoding.registry import load_method
 from harness.decoding.settings import build_config
-from harness.engine.loader import adds_bos, model_hash, pick_device
 from harness.model.catalog import location, lookup
+from harness.model.checkpoint import adds_bos, model_hash
+from harness.model.device import pick_device
 from harness.model.load import resolve
 from harness.model.spec import ModelSpec
 from harness.model.text import encode

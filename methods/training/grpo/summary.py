@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UserError
-from harness.records.pages import around
+from harness.records.files import around
 
 BEGIN, END = "<!-- grpo:begin -->", "<!-- grpo:end -->"
 COLUMNS = (

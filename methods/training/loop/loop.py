@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.records.files import whole_lines
 from methods.training.loop.optim import Shape, schedule, set_rates
 
 
@@ -89,8 +90,8 @@ class LossLog:
 
     def __init__(self, path: Path, step: int, reader: Callable[[dict[str, Any]], None] | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) < step] if path.exists() else []
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for _, line in whole_lines(path) if float(json.loads(line)["step"]) < step]
+        path.write_bytes(b"".join(line + b"\n" for line in kept))
         self.path, self.reader = path, reader
 
     def write(self, **row: Any) -> None:
@@ -98,13 +99,6 @@ class LossLog:
             file.write(json.dumps(row) + "\n")
         if self.reader is not None:
             self.reader(row)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line cut short by a kill
 
 
 Reporter = Callable[[int, float | None], None]

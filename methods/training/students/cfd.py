@@ -10,7 +10,8 @@ from torch import Tensor
 from methods.training.evaluate import Mode
 from methods.training.losses.certainty import certainty, random_masks, two_sided
 from methods.training.options import StudentOptions
-from methods.training.students.student import LossAt, Rows, Student, Trainer
+from methods.training.students.student import Rows, Student
+from methods.training.students.trainer import LossAt, Trainer
 
 THRESHOLDS = (
     *(Mode("block", threshold=threshold) for threshold in (0.9, 0.7, 0.5)),

@@ -15,7 +15,8 @@ from torch import Tensor
 from methods.training.losses.certainty import trajectory_masks, two_sided, window_ratio, window_width
 from methods.training.options import StudentOptions, TrainingError
 from methods.training.students.cfd import THRESHOLDS
-from methods.training.students.student import LossAt, Rows, Student, Trainer
+from methods.training.students.student import Rows, Student
+from methods.training.students.trainer import LossAt, Trainer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from methods.training.losses.integral_cache import IntegralCache, cached, window
 from methods.training.losses.masks import Clock, keep_at, nested_pair
 from methods.training.options import StudentOptions
 from methods.training.students.sdtt import FEW_STEPS
-from methods.training.students.student import LossAt, Student, Trainer, antithetic
+from methods.training.students.student import Student, antithetic
+from methods.training.students.trainer import LossAt, Trainer
 
 
 @dataclass(frozen=True)

@@ -6,41 +6,17 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
-from harness.engine.loader import model_hash
+from harness.model.checkpoint import model_hash
 from harness.model.load import canonical_name, tensors
-from methods.training.data.block_rows import BLOCK_CAUSAL, FULL, score_blocks
-from methods.training.data.corpus import MASK
-from methods.training.evaluate import D2FMode, Mode, score
 from methods.training.export import data_hash, save_card, save_weights
 from methods.training.options import TrainingError, plain
+from methods.training.students.student import Student
 from suites.generators.frozen import DATA
-
-if TYPE_CHECKING:
-    from methods.training.students.student import Student
-
-
-def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
-    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer or device."""
-    path = student.folder / "tokenizer.json"
-    if not (count and (modes or student.options.blocks) and path.exists() and student.device.type == "cpu"):
-        return {}
-    tokenizer = Tokenizer.from_file(str(path))
-    if tokenizer.token_to_id(MASK) != student.mask_id:
-        return {}
-    print(f"{student.method}: answering {count} validation problems of each suite", flush=True)
-    student.net.eval()
-    if student.options.blocks:
-        figures = score_blocks(student.model, student.folder, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
-    else:
-        figures = score(student.model, tokenizer, modes, count)
-    student.net.train()
-    return figures
 
 
 def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float]) -> None:

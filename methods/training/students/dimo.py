@@ -17,7 +17,8 @@ from methods.training.evaluate import Mode
 from methods.training.losses import dimo
 from methods.training.losses.masks import token_log_probs
 from methods.training.options import StudentOptions
-from methods.training.students.student import LossAt, Rows, Student, Trainer
+from methods.training.students.student import Rows, Student
+from methods.training.students.trainer import LossAt, Trainer
 
 FLOOR = -1e4
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from harness.model.spec import ModelSpec
-    from methods.training.students.student import Student
+from harness.model.spec import ModelSpec
+from methods.training.students.student import Student
 
 GB = 1e9
 LOGITS = 5  # raw, aligned, float32, log-probabilities and their gradient, in units of one float32 tensor

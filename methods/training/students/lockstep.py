@@ -16,7 +16,8 @@ from methods.training.data.block_rows import seams
 from methods.training.data.corruption import context_weights
 from methods.training.loop.loop import generator_for
 from methods.training.options import StudentOptions
-from methods.training.students.student import LossAt, Rows, Student, Trainer
+from methods.training.students.student import Rows, Student
+from methods.training.students.trainer import LossAt, Trainer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from methods.training.losses.couplings import mask_coupling
 from methods.training.losses.divergences import Kind
 from methods.training.losses.sdtt import sdtt_loss, sdtt_targets
 from methods.training.options import StudentOptions
-from methods.training.students.student import LossAt, Student, Trainer, antithetic
+from methods.training.students.student import Student, antithetic
+from methods.training.students.trainer import LossAt, Trainer
 
 FEW_STEPS = tuple(Mode("full", per_step) for per_step in (1, 2, 4, 8))
 

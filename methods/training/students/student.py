@@ -6,10 +6,9 @@ function of this and of the number of the batch. Device and precision are accele
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -19,25 +18,22 @@ from accelerate.state import AcceleratorState
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
-from harness.engine.loader import pick_device, pick_dtype, transformer_of
 from harness.model.catalog import location
+from harness.model.checkpoint import transformer_of
+from harness.model.device import pick_device, pick_dtype
 from harness.model.load import resolve
 from harness.model.transformer import Transformer
-from harness.runs.plan import digest
-from harness.runs.wandb_log import package, start
+from harness.records.files import digest
+from harness.runs.wandb_log import package
 from methods.training.data.batches import Stream
 from methods.training.data.corruption import Corruption, lay_out
 from methods.training.data.sources import training_data
-from methods.training.evaluate import D2FMode, Mode
-from methods.training.loop.loop import Hooks, generator_for, train_loop
+from methods.training.loop.loop import generator_for
 from methods.training.loop.optim import build_optimisers
 from methods.training.loop.rounds import AdapterRounds
 from methods.training.losses.masks import aligned, token_log_probs
 from methods.training.options import StudentOptions, TrainingError, plain
-from methods.training.students.deliver import deliver, validate
-from methods.training.students.estimate import describe
 
-LossAt = Callable[[int], Tensor]
 Options = TypeVar("Options", bound=StudentOptions)
 PLACES = ("output", "threads", "device", "save_every", "validate_every", "validation_items", "wandb")
 
@@ -141,24 +137,6 @@ class Student(Generic[Options]):
         """Aligned log-probabilities without MASK."""
         return token_log_probs(self.logits(ids, visible), self.mask_id)
 
-    def train(self, loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
-        """Say what is about to be trained, run the loop, write the averaged student and its card; returns its folder."""
-        options, folder = self.options, self.options.work / f"{self.method}-{self.key()}"
-        print(describe(self), flush=True)
-        state = nn.ModuleList([self.rounds, *(group for group, _ in self.groups[1:])])
-        optimisers = self.optimisers()
-        check = lambda _: validate(self, modes, 64)  # noqa: E731
-        watch = start(f"train-{self.method}", plain(options), "train") if options.wandb else None
-        hooks = Hooks(self.rounds.begin, self.accelerator.backward, watch and watch.log)
-        self.net.train()
-        seconds = train_loop(self.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks)
-        self.rounds.finish()
-        with self.rounds.average():
-            deliver(self, seconds, validate(self, modes, options.validation_items))
-        if watch is not None:
-            watch.finish()
-        return options.output
-
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """AdamW per group of tensors; Muon on the student's matrices where ``muon_lr`` says so."""
         options, groups = self.options, self.groups
@@ -171,21 +149,6 @@ class Student(Generic[Options]):
     def key(self) -> str:
         """Eight digits over the settings that decide the weights: another setting, another work folder."""
         return digest({name: value for name, value in plain(self.options).items() if name not in PLACES})[:8]
-
-
-@dataclass(frozen=True)
-class Trainer(Generic[Options]):
-    """One distiller: its options, its loss given a student, and the decodings that its card reports."""
-
-    name: str
-    options: type[Options]
-    build: Callable[[Student[Options]], LossAt]
-    modes: tuple[Mode | D2FMode, ...] = ()
-
-    def train(self, options: Options) -> Path:
-        """Train a student and write it; returns its folder."""
-        student = Student(options, self.name)
-        return student.train(self.build(student), self.modes)
 
 
 def antithetic(rows: int, generator: torch.Generator) -> Tensor:

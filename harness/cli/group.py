@@ -1,0 +1,63 @@
+"""Sub-commands by entry point (group ``dllm_bench.commands``): listed from their source, imported only when they run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+GROUP = "dllm_bench.commands"
+ORDER = ("run", "list", "decode", "generate", "check", "compare", "report", "trace", "project", "sweep", "suite", "grade", "score")
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+class CommandGroup(TyperGroup):
+    """Shows every command without importing it; a command is a function or a Typer app."""
+
+    # Typer brings click along under a name of its own in some releases: hence Any.
+    def list_commands(self, ctx: Any) -> list[str]:
+        rank = {name: place for place, name in enumerate(ORDER)}
+        return sorted(_points(), key=lambda name: (rank.get(name, len(rank)), name))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in with the command's help; ``resolve_command`` loads the real one."""
+        point = _points().get(cmd_name)
+        return None if point is None else TyperCommand(cmd_name, help=_help(point))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, None if command is None or name is None else _load(name), rest
+
+
+def _load(name: str) -> Any:
+    found: Any = _points()[name].load()
+    if not isinstance(found, typer.Typer):
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        single.command(name)(found)
+        found = single
+    command = get_command(found)
+    command.name = name
+    return command
+
+
+def _help(point: EntryPoint) -> str:
+    """First line of the function's docstring, or of its module's where the entry point names an app."""
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        return ""
+    tree = ast.parse(Path(spec.origin).read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == point.attr]
+    text = (ast.get_docstring(functions[0] if functions else tree) or "").split("\n")[0]
+    return re.sub(r"^`+bench [\w -]+`+: ", "", text)

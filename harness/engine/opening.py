@@ -1,0 +1,97 @@
+"""One way to open what answers a prompt: a method, a model with what the method needs, and settings from four places.
+
+opened = open_engine("d2f:block_size=16", "nano")
+generations = opened.generator.run([Request("...", 48)], batch_size=1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.decoding.registry import Method, load_method
+from harness.decoding.settings import SettingError, parse_pairs
+from harness.engine.generator import Generator
+from harness.engine.loader import Loaded, load
+from harness.model.catalog import lookup
+from harness.records.schema import StopRule
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One method as asked for: ``vanilla`` or ``vanilla:tokens_per_step=4,alg=entropy``."""
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Wish:
+        """A method name or file, optionally with settings behind a colon."""
+        name, _, tail = text.partition(":")
+        return cls(name, dict(parse_pairs(tail.split(","), "--method")) if tail else {})
+
+
+def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str]) -> dict[str, Any]:
+    """Model defaults, then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
+
+    ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
+    """
+    mine = set(getattr(method.decoder.Config, "__dataclass_fields__", {}))
+    merged: dict[str, Any] = dict(lookup(model).settings.get(method.name, {}))
+    for key, value in shared.items():
+        target, _, bare = key.rpartition(".")
+        if target and target != method.name:
+            continue
+        if target or bare in mine:
+            merged[bare] = value
+        elif bare not in known:
+            raise SettingError(f"--set {bare}: no chosen method has this setting; {method.name} has {', '.join(sorted(mine))}")
+    return {**merged, **wish.settings}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights, and how they are held; see ``load``."""
+
+    model: str = "nano"
+    adapter: str | None = None
+    merge: bool = True
+    dtype: str = "auto"
+    device: str | None = None
+
+    def load(self, method: Method) -> Loaded:
+        return load(self.model, method.decoder.requires, adapter=self.adapter, merge=self.merge, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A method with its generator, ready to answer."""
+
+    method: Method
+    generator: Generator
+
+    @property
+    def loaded(self) -> Loaded:
+        return self.generator.loaded
+
+
+def open_engine(
+    method: str | Wish | Method,
+    weights: Weights | str = "nano",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    known: Sequence[str] = (),
+    seed: int = 0,
+    stop_rule: StopRule = "harness",
+) -> Opened:
+    """Open one method on one model.
+
+    ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too.
+    Raises MethodError, CheckpointError or SettingError, naming the flag to change.
+    """
+    wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
+    entry = method if isinstance(method, Method) else load_method(wish.method)
+    what = Weights(weights) if isinstance(weights, str) else weights
+    chosen = settings_for(wish, entry, what.model, settings or {}, set(known))
+    return Opened(entry, Generator(what.load(entry), entry.decoder, chosen, seed=seed, stop_rule=stop_rule))

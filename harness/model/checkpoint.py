@@ -1,0 +1,63 @@
+"""Models by name: shipped, a folder, a hub id, or an adapter's name; their weights, hashes and what a student must match."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from harness.model.adapter import Adapter
+from harness.model.catalog import base_of, location, lookup, own_adapter
+from harness.model.load import load_transformer, resolve, weights_hash
+from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.tokenizer import tokenizer_hash
+from harness.model.transformer import Transformer
+
+folder_hash = lru_cache(maxsize=None)(weights_hash)
+"""``weights_hash``, remembered for the life of the process."""
+
+
+def model_hash(name: str) -> str:
+    """Hash of a model's weights (16 hex digits), half of it the adapter's where the name is an adapter's."""
+    adapter = own_adapter(name)
+    if adapter is None:
+        return folder_hash(resolve(location(name)), "model")
+    return model_hash(base_of(name))[:8] + folder_hash(Path(adapter), "adapter_model")[:8]
+
+
+def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Transformer:
+    """The model of a name, folder or hub id; behind an adapter's name its base with the adapter merged."""
+    adapter = own_adapter(name)
+    if adapter is None:
+        return load_transformer(resolve(location(name)), dtype, device)
+    model = transformer_of(base_of(name), dtype, device)
+    Adapter(Path(adapter)).merge(model)
+    return model
+
+
+def adds_bos(model: str, folder: Path) -> bool:
+    """Whether prompts get a beginning-of-text id: what is known of the model, else what its tokenizer_config.json says."""
+    known, path = lookup(model).add_bos_token, folder / "tokenizer_config.json"
+    if known is None and path.exists():
+        known = json.loads(path.read_text()).get("add_bos_token")
+    return bool(known)
+
+
+def holds_all_weights(folder: Path) -> bool:
+    """Whether a student's folder is a checkpoint instead of a PEFT adapter."""
+    return (folder / "config.json").exists() and not (folder / "adapter_config.json").exists()
+
+
+def check_student(folder: Path, model: str) -> None:
+    """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer are the same."""
+    base, card = resolve(location(model)), folder / "card.json"
+    if not card.exists():
+        raise CheckpointError(f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead of --adapter")
+    told = json.loads(card.read_text())
+    if told.get("model_hash") != model_hash(model):
+        origin = f"{told.get('model')} ({told.get('model_hash')})"
+        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter or --model")
+    if ModelSpec.from_folder(folder) != ModelSpec.from_folder(base) or tokenizer_hash(folder) != tokenizer_hash(base):
+        raise CheckpointError(f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter")

@@ -1,0 +1,76 @@
+"""A distiller from options to a delivered student: say what will be trained, run the loop, validate, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from harness.runs.wandb_log import start
+from methods.training.data.block_rows import BLOCK_CAUSAL, FULL, score_blocks
+from methods.training.data.corpus import MASK
+from methods.training.evaluate import D2FMode, Mode, score
+from methods.training.loop.loop import Hooks, train_loop
+from methods.training.options import plain
+from methods.training.students.deliver import deliver
+from methods.training.students.estimate import describe
+from methods.training.students.student import Options, Student
+
+LossAt = Callable[[int], Tensor]
+"""The loss of a batch, by its number."""
+
+
+@dataclass(frozen=True)
+class Trainer(Generic[Options]):
+    """One distiller: its options, its loss given a student, and the decodings that its card reports."""
+
+    name: str
+    options: type[Options]
+    build: Callable[[Student[Options]], LossAt]
+    modes: tuple[Mode | D2FMode, ...] = ()
+
+    def train(self, options: Options) -> Path:
+        """Train a student and write it; returns its folder."""
+        student = Student(options, self.name)
+        return train(student, self.build(student), self.modes)
+
+
+def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
+    """Say what is about to be trained, run the loop, write the averaged student and its card; returns its folder."""
+    options, folder = student.options, student.options.work / f"{student.method}-{student.key()}"
+    print(describe(student), flush=True)
+    state = nn.ModuleList([student.rounds, *(group for group, _ in student.groups[1:])])
+    optimisers = student.optimisers()
+    check = lambda _: validate(student, modes, 64)  # noqa: E731
+    watch = start(f"train-{student.method}", plain(options), "train") if options.wandb else None
+    hooks = Hooks(student.rounds.begin, student.accelerator.backward, watch and watch.log)
+    student.net.train()
+    seconds = train_loop(student.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks)
+    student.rounds.finish()
+    with student.rounds.average():
+        deliver(student, seconds, validate(student, modes, options.validation_items))
+    if watch is not None:
+        watch.finish()
+    return options.output
+
+
+def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
+    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer or device."""
+    path = student.folder / "tokenizer.json"
+    if not (count and (modes or student.options.blocks) and path.exists() and student.device.type == "cpu"):
+        return {}
+    tokenizer = Tokenizer.from_file(str(path))
+    if tokenizer.token_to_id(MASK) != student.mask_id:
+        return {}
+    print(f"{student.method}: answering {count} validation problems of each suite", flush=True)
+    student.net.eval()
+    if student.options.blocks:
+        figures = score_blocks(student.model, student.folder, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
+    else:
+        figures = score(student.model, tokenizer, modes, count)
+    student.net.train()
+    return figures
