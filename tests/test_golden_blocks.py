@@ -20,6 +20,10 @@ SHAPES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
 MORE = ("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "bos_token_id", "eos_token_id")
 
 
+COUNTS = {"sdar": 74, "bd3lm": 76, "fast_dllm_v2": 100, "llada2": 29, "llada2_edit": 56}
+COUNTS |= {"low_confidence": 24, "joint_threshold": 43}
+
+
 @cache
 def reference(name: str) -> PreTrainedModel:
     """transformers' Qwen2 or Qwen3 class with a tiny checkpoint's weights under their plain names."""
@@ -58,11 +62,11 @@ def test_logits_are_those_of_the_plain_body(case: dict[str, Any]) -> None:
 
 def test_every_preset_has_its_cases() -> None:
     counts = Counter(case["settings"]["preset"] for case in CASES)
-    assert counts == {"sdar": 74, "bd3lm": 76, "fast_dllm_v2": 100, "llada2": 29, "llada2_edit": 56}
+    assert counts == COUNTS
     assert len({case["case"] for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("preset", ["sdar", "bd3lm", "fast_dllm_v2", "llada2", "llada2_edit"])
+@pytest.mark.parametrize("preset", COUNTS)
 def test_forwards_and_steps_describe_the_output(preset: str) -> None:
     for case in (case for case in CASES if case["settings"]["preset"] == preset):
         output, steps = case["output"], case["steps"]
@@ -76,10 +80,10 @@ def test_forwards_and_steps_describe_the_output(preset: str) -> None:
 
 
 def test_a_cached_prefix_is_what_was_stored() -> None:
-    """SDAR and Fast-dLLM v2 without block cache: every forward finds exactly the rows stored so far."""
+    """With an exact cache every forward finds just the rows stored so far."""
     for case in CASES:
         settings = case["settings"]
-        if settings["preset"] not in ("sdar", "fast_dllm_v2") or settings.get("use_block_cache"):
+        if settings["preset"] in ("bd3lm", "llada2", "llada2_edit") or settings.get("use_block_cache"):
             continue
         length = 0
         for _, cached, stored in case["forwards"]:
