@@ -28,6 +28,7 @@ boards: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache pyproject.toml
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: lint

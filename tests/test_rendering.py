@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.options import chat_of
+from harness.engine.flags import chat_of
 from harness.model.spec import CheckpointError
 from harness.records.schema import find_runs, read_run, read_samples
 from harness.runs.suite import Rendering

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.options import Adapter, Device, Dtype, Model, Settings
 from harness.conformance.check import check_method, open_method
 from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs
+from harness.engine.flags import Adapter, Device, Dtype, Model, Settings
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, open_engine
 from harness.model.text import encode

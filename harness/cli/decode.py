@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli.options import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs
+from harness.engine.flags import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Request
 from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError

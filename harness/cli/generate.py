@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from harness.cli.options import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.decoding.backbone import Backbone
 from harness.decoding.registry import load_method
 from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
+from harness.engine.flags import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, Wish, open_engine, settings_for

@@ -13,7 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from harness.cli.options import (
+from harness.cli.options import OutputPath, Wandb
+from harness.cli.wandb import RunLog
+from harness.decoding.registry import load_method
+from harness.decoding.settings import parse_pairs
+from harness.engine.flags import (
     Adapter,
     BatchSize,
     ChatTemplate,
@@ -21,17 +25,12 @@ from harness.cli.options import (
     Dtype,
     Model,
     NoMerge,
-    OutputPath,
     Seed,
     Settings,
     StopRuleOption,
-    Wandb,
     chat_of,
     stop_rule_of,
 )
-from harness.cli.wandb import RunLog
-from harness.decoding.registry import load_method
-from harness.decoding.settings import parse_pairs
 from harness.engine.opening import Weights, Wish, open_engine
 from harness.measuring.protocol import protocol as find_protocol
 from harness.runs.cell import Cell, Options, run_cells

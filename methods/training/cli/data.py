@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import Adapter, Device, Dtype, Model, Seed, Settings
 from harness.decoding.settings import parse_pairs
+from harness.engine.flags import Adapter, Device, Dtype, Model, Seed, Settings
 from methods.training.data.answers import AnswerOptions, card_path, generate_answers
 
 

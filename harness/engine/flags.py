@@ -1,0 +1,62 @@
+"""Command-line flags of what opens an engine, shared by every command that answers prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, cast, get_args
+
+import typer
+
+from harness.decoding.settings import SettingError
+from harness.model.catalog import location
+from harness.model.load import resolve
+from harness.model.text import chat_text
+from harness.model.tokenizer import load_tokenizer
+from harness.records.schema import StopRule
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the method needs one; none: none.",
+    ),
+]
+NoMerge = Annotated[
+    bool, typer.Option("--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).")
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.")]
+BatchSize = Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.")]
+StopRuleOption = Annotated[
+    str,
+    typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
+]
+ChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--apply_chat_template",
+        "--apply-chat-template",
+        "--chat_template",
+        help="Put prompts into the model's chat template (instruct models).",
+    ),
+]
+
+
+def chat_of(model: str) -> Callable[..., str]:
+    """What writes messages with the chat template of ``model``; CheckpointError at its first use if there is none."""
+
+    return partial(chat_text, load_tokenizer(resolve(location(model))))
+
+
+def stop_rule_of(text: str) -> StopRule:
+    """The stop rule that --stop-rule names; SettingError for any other text."""
+    if text not in get_args(StopRule):
+        raise SettingError(f"--stop-rule {text} is unknown; use {' or '.join(get_args(StopRule))}")
+    return cast("StopRule", text)
