@@ -51,7 +51,7 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
     """
     temperature = config.temperature
     if temperature > 0:
-        logits = _filter(logits / temperature, config.top_p, config.top_k)
+        logits = filtered(logits / temperature, config.top_p, config.top_k)
     probs = logits.softmax(-1, dtype=torch.float64 if double else None)
     if score == "neg_entropy":
         ranking = (probs * torch.log(probs + 1e-10)).sum(-1)
@@ -59,9 +59,7 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
         top = probs.topk(2, dim=-1).values
         ranking = top[:, 0] - top[:, 1]
     if spec.mask_id is not None:
-        probs[:, spec.mask_id] = 0.0
-        if len(probs) and not probs.sum(-1).all():
-            probs = _without_mask(probs, logits, spec.mask_id)
+        probs = without_mask(probs, logits, spec.mask_id)
     if temperature > 0:
         ids = torch.multinomial(probs, 1, generator=row.rng).squeeze(1)
         chosen = probs.gather(1, ids.unsqueeze(1)).squeeze(1)
@@ -70,15 +68,22 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
     return Candidates(ids, chosen, chosen if score == "probability" else ranking)  # pyright: ignore[reportPossiblyUnboundVariable]
 
 
-def _without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
-    """Rows where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next to nothing."""
+def without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
+    """``probs`` [k, vocab] with nothing on the mask id; it may be changed in place.
+
+    Where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next to nothing.
+    """
+    probs[:, mask_id] = 0.0
+    if not len(probs) or probs.sum(-1).all():
+        return probs
     rest = logits.clone()
     rest[:, mask_id] = -torch.inf
     tiny = torch.finfo(probs.dtype).tiny ** 0.5
     return torch.where(probs.sum(-1, keepdim=True) > 0, probs, rest.softmax(-1, dtype=probs.dtype) * tiny)
 
 
-def _filter(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
+def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
+    """Logits [k, vocab] with tokens outside the nucleus, then outside the top k, pushed to the lowest value (Dream's filters)."""
     lowest = torch.finfo(logits.dtype).min
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(-1, descending=True)

@@ -1,0 +1,43 @@
+"""Cache policies by name, and the settings that choose and tune one. Every rule of methods.rules composes with each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from harness.decoding.decoder import SamplingConfig
+from harness.decoding.policy import CachePolicy
+from harness.decoding.settings import SettingError
+
+CacheName = Literal["none", "prefix", "dual", "dllm_cache", "d2cache"]
+
+_SETTINGS = {"dllm_cache": ("kp", "kr", "rou"), "d2cache": ("rollout_p", "current_k", "cache_sigma", "inflate_w")}
+
+
+@dataclass(frozen=True)
+class CacheConfig(SamplingConfig):
+    """Settings of every method that can reuse keys and values. Raises ValueError for a setting of a cache that is not chosen."""
+
+    cache: Annotated[CacheName | None, Field(description="which keys and values are reused")] = "none"
+    kp: Annotated[int, Field(gt=0, description="dllm_cache: steps between refreshes of the prompt")] = 50
+    kr: Annotated[int, Field(gt=0, description="dllm_cache: steps between refreshes of the response")] = 2
+    rou: Annotated[float, Field(ge=0.0, le=1.0, description="dllm_cache: share of response rows renewed in between")] = 0.25
+    rollout_p: Annotated[float, Field(ge=0.0, le=1.0, description="d2cache: attention mass of the other rows that are fed")] = 0.1
+    current_k: Annotated[int, Field(gt=0, description="d2cache: unwritten positions that are fed")] = 32
+    cache_sigma: Annotated[float, Field(gt=0.0, description="d2cache: width of the certainty density, positions")] = 10.0
+    inflate_w: Annotated[int, Field(ge=0, description="d2cache: rows between fed rows at most this far apart are fed too")] = 4
+
+    def __post_init__(self) -> None:
+        for owner, names in _SETTINGS.items():
+            for name in names:
+                if self.cache != owner and getattr(self, name) != self.__dataclass_fields__[name].default:  # one of the four names above
+                    raise ValueError(f"{name} belongs to cache={owner}, not to cache={self.cache or 'none'}: change one of them")
+
+
+def make_policy(config: Any) -> CachePolicy:
+    """A fresh policy for one row of one call. Raises SettingError for a cache that is not there."""
+    if config.cache in (None, "none"):
+        return CachePolicy()
+    raise SettingError(f"cache={config.cache} is not available yet: set cache=none")
