@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from suites.code import pass_at_k
 from suites.suite import Suite
 
 Line = dict[str, Any]
+AHEAD = 8
 
 
 class GradingError(UserError, ValueError):
@@ -42,7 +43,7 @@ class Score:
 def read_lines(path: Path) -> list[Line]:
     """The JSON objects of a file, one per line. Raises GradingError with the number of a line that is none."""
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8").split("\n")  # a string in JSON may hold the other ends of lines
     except OSError as error:
         raise GradingError(f"cannot read {path}: {error.strerror}") from None
     lines = []
@@ -61,18 +62,35 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def grade_lines(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False) -> list[Grade]:
-    """Grade lines with `doc_id` and `program` or `text`, in order, several at a time.
+def grade_each(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False) -> Iterator[Grade]:
+    """Grade lines with `doc_id` and `program` or `text`: each grade in the order of the lines, as soon as it is known.
 
     stored: the lines are samples of a run, whose text is already cut; otherwise a text is cut at the suite's stop strings first.
-    Raises GradingError for a line without a known doc_id, or without anything to grade.
+    Raises GradingError, before anything is graded, for a line without a known doc_id, or without anything to grade.
     """
     documents = dict(suite.docs())
     jobs = [_job(suite, documents, line, number, stored) for number, line in enumerate(lines, 1)]
-    if not suite.needs_code:
-        return [job(jail) for job in jobs]
-    with ThreadPoolExecutor(jail.workers if jail else 2) as pool:
-        return list(pool.map(lambda job: job(jail), jobs))
+    return (job(jail) for job in jobs) if not suite.needs_code else _several(jobs, jail)
+
+
+def _several(jobs: Sequence[Callable[[Jail | None], Grade]], jail: Jail | None) -> Iterator[Grade]:
+    workers = jail.workers if jail else 2
+    waiting: deque[Future[Grade]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(job, jail))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def grade_lines(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False) -> list[Grade]:
+    """The same as one list."""
+    return list(grade_each(suite, lines, jail, stored))
 
 
 def _job(suite: Suite, documents: dict[int, Line], line: Line, number: int, stored: bool) -> Callable[[Jail | None], Grade]:
@@ -108,15 +126,22 @@ def score(doc_ids: Iterable[int], grades: Sequence[Grade]) -> Score:
 def grade_file(suite: Suite, path: Path, output: Path | None = None, allow_unsafe: bool = False) -> Score:
     """Grade a JSONL file made elsewhere; `output` repeats doc_id with grading, correct, program or answer, and detail.
 
+    Each line of `output` is written when its grade is known, so that whatever ends the work, the grades so far are there.
     Raises GradingError for a bad file, JailError when programs cannot be isolated.
     """
     lines = read_lines(path)
+    if output is not None and output.exists() and output.samefile(path):
+        raise GradingError(f"--output {output} is the file to grade; name another one")
+    grades: list[Grade] = []
     with ExitStack() as stack:
         jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe)) if suite.needs_code else None
-        grades = grade_lines(suite, lines, jail)
-    if output is not None:
-        rows = [json.dumps(_graded(line, grade)) + "\n" for line, grade in zip(lines, grades, strict=True)]
-        output.write_text("".join(rows), encoding="utf-8")
+        found = grade_each(suite, lines, jail)
+        file = stack.enter_context(output.open("w", encoding="utf-8")) if output is not None else None
+        for line, grade in zip(lines, found, strict=True):
+            if file is not None:
+                file.write(json.dumps(_graded(line, grade)) + "\n")
+                file.flush()
+            grades.append(Grade(grade.correct, grade.grading))
     return score([line["doc_id"] for line in lines], grades)
 
 

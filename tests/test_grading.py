@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from harness.sandbox import backends
+from harness.sandbox import launch
 from suites.cli import grade_command, score_command, suite_app
 from suites.grading import GradingError, grade_file, score_run
 from suites.suite import load_suite
 
-pytestmark = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing isolates here")
+pytestmark = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.sandbox import Cases, Check, Jail, JailError, Limits, backends, open_jail
+from harness.sandbox import Cases, Check, Jail, JailError, Limits, backends, launch, open_jail
 from tests.hostile.programs import ESCAPES, TRICKS
 
 LIMITS = Limits(seconds=1.5, memory_mb=512)
 TESTS = "assert solve(1, 2) == 3\nassert solve(2, 2) == 4"
 GOOD = "def solve(a, b):\n    return a + b\n"
-AVAILABLE, REASONS = backends.probe()
+AVAILABLE, REASONS = launch.probe()
 
 pytestmark = pytest.mark.skipif(AVAILABLE == "none", reason=f"nothing isolates here: {REASONS}")
 
@@ -204,7 +204,7 @@ def test_many_checks_keep_their_order(jail: Jail) -> None:
 
 
 def test_refuses_without_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "probe", lambda: ("none", {"bubblewrap": "not installed"}))
+    monkeypatch.setattr(launch, "probe", lambda: ("none", {"bubblewrap": "not installed"}))
     with pytest.raises(JailError, match="--allow-unsafe-code"):
         open_jail()
     with open_jail(LIMITS, workers=1, allow_unsafe=True) as unsafe:
@@ -214,13 +214,13 @@ def test_refuses_without_isolation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_probe_falls_through_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "bubblewrap_binary", lambda: None)
-    backends.probe.cache_clear()
+    launch.probe.cache_clear()
     try:
-        found, failures = backends.probe()
+        found, failures = launch.probe()
         assert found != "bubblewrap"
         assert "bubblewrap is not installed" in failures["bubblewrap"]
     finally:
-        backends.probe.cache_clear()
+        launch.probe.cache_clear()
 
 
 SCRIPT = """

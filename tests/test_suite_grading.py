@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.sandbox import backends
+from harness.sandbox import launch
 from suites import answers as math_answers
 from suites.code import humaneval_check, mbpp_check, mbpp_names, mbpp_plus_check, pass_at_k
 from suites.code import mbpp as mbpp_scorer
@@ -15,7 +15,7 @@ from suites.code import mbpp_plus as mbpp_plus_scorer
 from suites.extract import completion_program, whole_program
 from suites.suite import load_suite
 
-needs_jail = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing isolates here")
+needs_jail = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 
 
 @needs_jail

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.sandbox import JailError, backends
+from harness.sandbox import JailError, launch
 from suites.sources import SuiteDataError
 from suites.suite import SuiteError, list_suites, load_suite
 
@@ -19,7 +19,7 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "stock_prompts.json").re
 EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code")
 STOCK = [name for name in list_suites() if name in GOLDEN]
 DATA = os.environ.get("BENCH_DATA")
-needs_jail = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing isolates here")
+needs_jail = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 needs_data = pytest.mark.skipif(DATA is None, reason="BENCH_DATA is not set: the data of this suite is not in the repository")
 
 
@@ -106,7 +106,7 @@ def test_programs_are_refused_where_nothing_isolates(monkeypatch: pytest.MonkeyP
     from harness.sandbox import shared
 
     shared.close_shared()
-    monkeypatch.setattr(backends, "probe", lambda: ("none", {"bubblewrap": "not installed"}))
+    monkeypatch.setattr(launch, "probe", lambda: ("none", {"bubblewrap": "not installed"}))
     monkeypatch.delenv("BENCH_ALLOW_UNSAFE_CODE", raising=False)
     suite = load_suite("nano-code")
     doc = suite.docs(limit=1)[0][1]

