@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.decoding.forward import Forward
+from harness.decoding.masks import CAUSAL
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, RowDecoder, SamplingConfig, commit_indices, propose
@@ -28,7 +29,7 @@ class AutoRegressive(RowDecoder):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         start = 0
         for position in range(row.prompt_length, row.length):
-            logits = yield Forward(window=(start, position), at=[position], store=(start, position), mask="causal")
+            logits = yield Forward(feed=(start, position), at=[position], keep=(start, position), mask=CAUSAL)
             commit_indices(row, [position], propose(logits, row, spec, config), [0])
             start = position
             if row.ends_answer(position, row.token(position)):

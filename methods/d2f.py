@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.decoding.forward import Forward
+from harness.decoding.masks import BlockCausal
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, commit_indices, propose
@@ -90,7 +91,7 @@ class Pipeline:
         for block in waiting:
             block.phase = "in_cache"
         window = (live[0].start, live[-1].stop)
-        return Forward(window=window, at=self.masked(), store=store, mask="block_causal", block_size=self.config.block_size)
+        return Forward(feed=window, at=self.masked(), keep=store, mask=BlockCausal(self.config.block_size))
 
     def fill(self, at: list[int], candidates: Candidates) -> None:
         """Commit, block by block, what is above the threshold; a full block commits its best one at least."""

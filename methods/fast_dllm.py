@@ -100,12 +100,12 @@ def _windows(row: Row, config: Config, block: Span) -> tuple[Span, Span, Span | 
 def _dream_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int) -> Program:
     """Refresh, reveal exactly the first place from it (that is what makes the shifted slice legal), then inner passes."""
     keep, window, store = _windows(row, config, block)
-    logits = yield Forward(window=(0, row.length), at=[block[0]], store=keep, fresh=True)
+    logits = yield Forward(feed=(0, row.length), at=[block[0]], keep=keep, fresh=True)
     commit_indices(row, [block[0]], propose(logits, row, spec, config), [0])
     grid = torch.linspace(1, config.eps, steps + 1)
     step = 1
     while at := row.masked(*block):
-        logits = yield Forward(window=window, at=at, store=store)
+        logits = yield Forward(feed=window, at=at, keep=store)
         if config.alg == "entropy":
             last = step == steps - 1
             count = len(at) if last else int(torch.tensor(float(len(at))) * (1 - grid[step + 1] / grid[step]))
@@ -126,11 +126,11 @@ def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, ste
     while True:
         at = row.masked(*block)
         if not cached:
-            logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
+            logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
         elif step == 0:
-            logits = yield Forward(window=(0, row.length), at=at, store=keep, fresh=True)
+            logits = yield Forward(feed=(0, row.length), at=at, keep=keep, fresh=True)
         else:
-            logits = yield Forward(window=window, at=at, store=store)
+            logits = yield Forward(feed=window, at=at, keep=store)
         if at:
             score: Score = "neg_entropy" if config.alg == "entropy" else "probability"
             candidates = propose(logits, row, spec, config, score, double=not spec.shift)
@@ -168,7 +168,7 @@ def _global(row: Row, spec: ModelSpec, config: Config, hooks: RowHooks) -> Progr
         at = row.masked()
         if not at:
             return
-        logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
+        logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
         candidates = propose(logits, row, spec, config)
         budget = min(quota + carry, len(at))
         ranked = torch.topk(candidates.probability, budget)

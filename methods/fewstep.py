@@ -56,7 +56,7 @@ class FewStep(HookedDecoder):
         for start, stop, steps in _blocks(row, config):
             for step in range(steps):
                 at = row.masked(start, stop)
-                logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
+                logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
                 last = step == steps - 1
                 if at:
                     sampling = replace(config, temperature=0.0) if last and config.greedy_tail else config

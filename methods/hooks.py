@@ -61,9 +61,7 @@ class RowHooks:
         """
         if self.logits_hook is None and self.tokens_hook is None:
             return (yield request)
-        logits = yield Forward(
-            window=(0, self.row.end), at=range(self.row.end), mask=request.mask, block_size=request.block_size, cached=False
-        )
+        logits = yield Forward(feed=(0, self.row.end), at=range(self.row.end), mask=request.mask, cached=False)
         if self.logits_hook is not None:
             logits = self.logits_hook(self.row.nfe - 1, self._ids(logits.device), logits.unsqueeze(0)).squeeze(0)
         self.seen = logits

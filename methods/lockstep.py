@@ -30,6 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.decoding.forward import Forward
+from harness.decoding.masks import BlockCausal
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, SamplingConfig, SettingError, propose
@@ -226,22 +227,22 @@ class Windows:
         if self.config.attention == "block_causal":
             return self._exact(at, end, size)
         if not self.config.prompt_cache:
-            return Forward(window=(0, end), at=at)
+            return Forward(feed=(0, end), at=at)
         opened = tuple(block for block in (R, A) if self.row.masked(*self.spans[block]))
         if opened != self.fresh_for:
             self.fresh_for = opened
-            return Forward(window=(0, end), at=at, store=(0, end), fresh=True)
+            return Forward(feed=(0, end), at=at, keep=(0, end), fresh=True)
         # One place more to the left where the model predicts from the place before.
         window = (self.spans[opened[0]][0] - self.shift, self.spans[opened[-1]][1])
-        return Forward(window=window, at=at, store=window)
+        return Forward(feed=window, at=at, keep=window)
 
     def _exact(self, at: list[int], end: int, size: int) -> Forward:
         if not self.config.prompt_cache:
-            return Forward(window=(0, end), at=at, mask="block_causal", block_size=size)
+            return Forward(feed=(0, end), at=at, mask=BlockCausal(size))
         complete = self.spans[R][0] if self.row.masked(*self.spans[R]) else self.spans[R][1]
         window, store = (self.stored, end), (self.stored, complete) if complete > self.stored else None
         self.stored = complete
-        return Forward(window=window, at=at, store=store, mask="block_causal", block_size=size)
+        return Forward(feed=window, at=at, keep=store, mask=BlockCausal(size))
 
 
 METHOD = Lockstep()

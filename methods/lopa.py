@@ -16,7 +16,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from harness.decoding.forward import Forward, MaskKind
+from harness.decoding.forward import Forward
+from harness.decoding.masks import FULL, BlockCausal, Mask
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods import d2f
@@ -44,7 +45,7 @@ class Config(d2f.Config):
 class Branch(d2f.Pipeline):
     """D2F's pipeline plus at most one guessed token, which is on the canvas only once the branch has won."""
 
-    mask: MaskKind = "full"
+    mask: Mask = FULL
     guess: tuple[int, int] | None = None
     confidence: float = 1.0
     probability: float = 1.0
@@ -105,7 +106,7 @@ class LoPA(RowDecoder):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         score = d2f.SCORES[config.sampling_strategy]
-        base = Branch(row, config, mask="full" if config.full_attention else "block_causal")
+        base = Branch(row, config, mask=FULL if config.full_attention else BlockCausal(config.block_size))
         branches, adopt = [base], None
         while live := _grown(branches):
             seen: list[Outlook] = []

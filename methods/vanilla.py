@@ -55,7 +55,7 @@ class Vanilla(HookedDecoder):
         for start in range(row.prompt_length, row.length, length):
             for step in range(per_block):
                 at = row.masked(start, start + length)
-                logits = yield from hooks.look(Forward(window=(0, row.length), at=at))
+                logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
                 if at:
                     _reveal(row, spec, config, alg, at, logits, step, per_block)
                 hooks.written()

@@ -11,6 +11,7 @@ import torch
 from harness.decoding.backbone import TooManyForwards
 from harness.decoding.cache import KVCache
 from harness.decoding.forward import Forward
+from harness.decoding.masks import CAUSAL, BlockCausal
 from harness.model import ModelSpec
 from harness.model.adapter import Adapter
 from harness.model.load import CheckpointError, load_transformer
@@ -42,9 +43,9 @@ def test_block_causal_cache_is_exact() -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [[5, 6, 7]], 8)
     cache = model.new_cache(page)
-    model.forward(page, Forward((0, 7), [3], store=(0, 3), mask="block_causal", block_size=4), cache)
-    cached = model.forward(page, Forward((3, 11), [3, 4, 8], mask="block_causal", block_size=4), cache)
-    whole = model.forward(page, Forward((0, 11), [3, 4, 8], mask="block_causal", block_size=4, cached=False), cache)
+    model.forward(page, Forward((0, 7), [3], keep=(0, 3), mask=BlockCausal(4)), cache)
+    cached = model.forward(page, Forward((3, 11), [3, 4, 8], mask=BlockCausal(4)), cache)
+    whole = model.forward(page, Forward((0, 11), [3, 4, 8], mask=BlockCausal(4), cached=False), cache)
     torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-5)
     full = model.forward(page, Forward((0, 11), [3, 4, 8], cached=False), cache)
     assert (full - whole).abs().max() > 1e-3
@@ -54,10 +55,10 @@ def test_causal_cache_is_exact() -> None:
     model = backbone("dream_wide_tiny")
     page = canvas(model, [[1, 2, 3, 4], [7, 8]], 4)
     cache = model.new_cache(page)
-    first = model.forward_rows(page, {0: Forward((0, 4), [4], (0, 4), "causal"), 1: Forward((0, 2), [2], (0, 2), "causal")}, cache)
+    first = model.forward_rows(page, {0: Forward((0, 4), [4], (0, 4), mask=CAUSAL), 1: Forward((0, 2), [2], (0, 2), mask=CAUSAL)}, cache)
     for row, length in ((0, 4), (1, 2)):
         page.rows[row].commit([length], first[row].argmax(-1))
-    second = model.forward_rows(page, {0: Forward((4, 5), [5], (4, 5), "causal"), 1: Forward((2, 3), [3], (2, 3), "causal")}, cache)
+    second = model.forward_rows(page, {0: Forward((4, 5), [5], (4, 5), mask=CAUSAL), 1: Forward((2, 3), [3], (2, 3), mask=CAUSAL)}, cache)
     for row, length in ((0, 5), (1, 3)):
         raw = model.score(page.ids[row : row + 1, :length], causal=True)[0]
         torch.testing.assert_close(second[row][0], raw[-1], atol=1e-5, rtol=1e-5)
@@ -77,8 +78,8 @@ def test_meter_counts_queries_and_keys() -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [[5, 6, 7]], 8)
     cache = model.new_cache(page)
-    model.forward(page, Forward((0, 11), [3], store=(0, 11)), cache)
-    model.forward(page, Forward((3, 7), [4], store=(3, 7)), cache)
+    model.forward(page, Forward((0, 11), [3], keep=(0, 11)), cache)
+    model.forward(page, Forward((3, 7), [4], keep=(3, 7)), cache)
     meter = page.meter.rows[0]
     assert meter.forwards == [(11, 0, 11), (4, 11, 4)]
     assert (meter.nfe, meter.positions, meter.kv_read) == (2, 15, 22)
@@ -88,18 +89,17 @@ def test_meter_counts_queries_and_keys() -> None:
     ("request_", "text"),
     [
         (Forward((0, 12), [3]), "outside row"),
-        (Forward((4, 8), [5]), "hole"),
+        (Forward((4, 8), [5]), "position 3 is neither fed nor stored"),
         (Forward((3, 8), [9]), "no logits for position 9"),
-        (Forward((0, 8), [3]), "overwrites cached positions"),
-        (Forward((3, 8), [4], mask="block_causal"), "needs block_size"),
-        (Forward((3, 8), [4], store=(5, 6)), "touch"),
+        (Forward((0, 8), [3]), "overwrites the stored position 0"),
+        (Forward((3, 8), [4], keep=(5, 9)), "not fed"),
     ],
 )
 def test_misuse_is_refused(request_: Forward, text: str) -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [[5, 6, 7]], 8)
     cache = model.new_cache(page)
-    model.forward(page, Forward((0, 3), [3], store=(0, 3)), cache)
+    model.forward(page, Forward((0, 3), [3], keep=(0, 3)), cache)
     with pytest.raises(ValueError, match=text):
         model.forward(page, request_, cache)
 
@@ -113,15 +113,18 @@ def test_endless_loop_is_cut() -> None:
         model.forward(page, Forward((0, 2), [1]))
 
 
-def test_cache_keeps_a_prefix() -> None:
+def test_store_keeps_positions_anywhere() -> None:
     spec = ModelSpec.from_folder(GOLDEN / "dream_tiny")
     cache = KVCache(spec, 1, 8, torch.float32, CPU)
-    cache.mark(0, (0, 6), torch.zeros(64))
-    cache.keep(0, 4)
+    cache.mark(0, [0, 1, 5, 7], {1: torch.zeros(64), 5: torch.zeros(64)})
     assert cache.length(0) == 4
-    assert cache.edge(0, 3) is None
-    with pytest.raises(ValueError, match="cannot keep"):
-        cache.keep(0, 5)
+    assert [position for position in range(8) if position in cache.valid[0]] == [0, 1, 5, 7]
+    cache.mark(0, range(2, 5), {})
+    assert (cache.valid[0].prefix, cache.valid[0].others) == (6, {7})
+    assert cache.edge(0, 5) is not None
+    cache.clear(0)
+    assert cache.length(0) == 0
+    assert cache.edge(0, 5) is None
 
 
 @pytest.mark.parametrize("causal", [True, False])

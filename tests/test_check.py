@@ -135,7 +135,7 @@ class Remasker(RowDecoder):
     def decode_row(self, row, spec, config):
         for turn in range(2):
             at = row.masked()[: None if turn else 4]
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield Forward(feed=(0, row.length), at=at)
             row.commit(at, propose(logits, row, spec, config).ids)
             if not turn:
                 row.revise(at[:1], [spec.mask_id])

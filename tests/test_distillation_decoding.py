@@ -155,7 +155,7 @@ def test_20_only_gauss_seidel_shows_the_answer_this_steps_reasoning(mode: Litera
         request = program.send(empty)
         reasoning = [p for p in range(3, a_start) if row.written(p)]
         assert reasoning
-        blind = model.forward(page, Forward(request.window, request.at, assume=dict.fromkeys(reasoning, row.fill_id)))
+        blind = model.forward(page, Forward(request.feed, request.at, assume=dict.fromkeys(reasoning, row.fill_id)))
         source = model.forward(page, request)
         assert (source - blind).abs().max() > 1e-3
         at = list(request.at)

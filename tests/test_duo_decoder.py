@@ -83,7 +83,7 @@ def test_only_noise_levels_may_stand_before_the_canvas(backbone: Backbone) -> No
     for level in (3, DATA - 1, DATA + LEVELS):
         with pytest.raises(ValueError, match="noise level"):
             backbone.forward(page, Forward((0, 6), [2], level=level))
-    with pytest.raises(ValueError, match="window must start at 0"):
+    with pytest.raises(ValueError, match="feed must start at 0"):
         backbone.forward(page, Forward((1, 6), [2], level=DATA))
     low, high = (backbone.forward(page, Forward((0, 6), [2], level=level)) for level in (DATA, DATA + LEVELS - 1))
     assert not torch.equal(low, high)

@@ -26,7 +26,7 @@ class Endless(RowDecoder):
 
     def decode_row(self, row, spec, config):
         at = row.masked()
-        yield Forward(window=(0, row.length), at=at)
+        yield Forward(feed=(0, row.length), at=at)
         row.commit(at, (IDS + [spec.eos_ids[0]] * len(at))[: len(at)], [1.0] * len(at))
 
 METHOD = Endless()

@@ -67,7 +67,7 @@ def test_gauss_seidel_answer_sees_tokens_of_the_same_step() -> None:
     new = [position for position in range(3, 3 + R_LENGTH) if row.written(position)]
     assert len(new) == 6
     got = model.forward(page, second)
-    without = model.forward(page, Forward(second.window, second.at, assume=dict.fromkeys(new, row.fill_id)))
+    without = model.forward(page, Forward(second.feed, second.at, assume=dict.fromkeys(new, row.fill_id)))
     assert (got - without).abs().max() > 0.1
     program.send(got)
     written = [position for position in second.at if row.written(position)]

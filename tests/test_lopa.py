@@ -104,14 +104,14 @@ def test_only_the_adopted_trial_stays_in_the_cache(adopted: int) -> None:
     guesses = ({4: 20}, {4: 30})
     page = canvas(model, [PROMPT], 8)
     cache = model.new_cache(page)
-    model.forward(page, Forward((0, 3), [3], store=(0, 3)), cache)
+    model.forward(page, Forward((0, 3), [3], keep=(0, 3)), cache)
     for guess in guesses:
-        model.forward(page, Forward((3, 11), [5], store=(3, 6), assume=guess, trial=True), cache)
+        model.forward(page, Forward((3, 11), [5], keep=(3, 6), assume=guess, trial=True), cache)
         assert cache.length(0) == 3
     got = model.forward(page, Forward((6, 11), [6, 8], adopt=adopted), cache)
     straight = model.new_cache(page)
-    model.forward(page, Forward((0, 3), [3], store=(0, 3)), straight)
-    model.forward(page, Forward((3, 11), [5], store=(3, 6), assume=guesses[adopted]), straight)
+    model.forward(page, Forward((0, 3), [3], keep=(0, 3)), straight)
+    model.forward(page, Forward((3, 11), [5], keep=(3, 6), assume=guesses[adopted]), straight)
     torch.testing.assert_close(got, model.forward(page, Forward((6, 11), [6, 8]), straight))
     assert page.meter.rows[0].forwards[1:4] == [(8, 3, 3), (8, 3, 3), (5, 6, 0)]
 
@@ -123,14 +123,14 @@ def test_only_the_adopted_trial_stays_in_the_cache(adopted: int) -> None:
         (Forward((3, 8), [4], assume={4: 256}), "can be assumed"),
         (Forward((0, 8), [4], assume={2: 20}, cached=False), "can be assumed"),
         (Forward((3, 8), [4], adopt=0), "0 trials"),
-        (Forward((0, 8), [4], store=(0, 8), trial=True), "overwrites cached"),
-        (Forward((0, 8), [4], cached=False, trial=True), "need a cache"),
+        (Forward((0, 8), [4], keep=(0, 8), trial=True), "overwrites the stored"),
+        (Forward((0, 8), [4], cached=False, trial=True), "need a store"),
     ],
 )
 def test_misused_trials_are_refused(request_: Forward, text: str) -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [PROMPT], 8)
     cache = model.new_cache(page)
-    model.forward(page, Forward((0, 3), [3], store=(0, 3)), cache)
+    model.forward(page, Forward((0, 3), [3], keep=(0, 3)), cache)
     with pytest.raises(ValueError, match=text):
         model.forward(page, request_, cache)

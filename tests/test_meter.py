@@ -24,7 +24,7 @@ class Slow(RowDecoder):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         while at := row.masked()[:2]:
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield Forward(feed=(0, row.length), at=at)
             time.sleep(PAUSE)
             best = propose(logits, row, spec, config)
             row.commit(at, best.ids, best.probability)

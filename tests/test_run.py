@@ -28,7 +28,7 @@ class Greedy(RowDecoder):
 
     def decode_row(self, row, spec, config):
         while at := row.masked()[:2]:
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield Forward(feed=(0, row.length), at=at)
             best = propose(logits, row, spec, config)
             row.commit(at, best.ids, best.probability)
 

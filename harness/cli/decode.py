@@ -38,8 +38,8 @@ def decode_command(
     """Decode prompts with one method and write ids, counts and the step map of each.
 
     Output lines have **output** (ids of the whole generation region), **text** (if there is a tokenizer), **nfe**,
-    **positions**, **forwards** ([query length, cached length, stored length] each) and **step_map** (per id, the
-    forward that wrote it). `--set key=none` means null.
+    **positions**, **forwards** ([query length, cached length, stored length] each), **queries** (positions fed by each, as half-open
+    spans) and **step_map** (per id, the forward that wrote it). `--set key=none` means null.
     """
 
     entry = load_method(method)
@@ -74,6 +74,7 @@ def _line(item: Any) -> dict[str, Any]:
         "nfe": row.nfe,
         "positions": row.positions,
         "forwards": [list(entry) for entry in row.forwards],
+        "queries": row.queries,
         "step_map": row.step_map,
         "status": item.status,
     }

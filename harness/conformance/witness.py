@@ -97,7 +97,6 @@ class Multiplications(TorchDispatchMode):
         super().__init__()
         body = [m.weight for m in backbone._model.model.layers.modules() if isinstance(m, torch.nn.Linear)]
         self.shapes = {tuple(weight.shape) for weight in body}
-        self.per_position = sum(weight.numel() for weight in body)
         self.head = backbone._model.lm_head.weight.data_ptr()
         self.total = 0
 
@@ -245,5 +244,4 @@ class Witness:
             finally:
                 self.heard += heard
         if counted is not None:
-            positions = sum(query for query, _, _ in canvas.meter.rows[0].forwards)
-            self.multiplied = (counted.total, positions * counted.per_position)
+            self.multiplied = (counted.total, canvas.meter.rows[0].products)

@@ -6,17 +6,22 @@ position ids, padding and caching. A request speaks row coordinates; see harness
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.decoding.batch import Batch
+from harness.decoding.batch import Batch, Part, resolve
 from harness.decoding.cache import KVCache
 from harness.decoding.canvas import Canvas
-from harness.decoding.forward import Forward
+from harness.decoding.forward import Forward, positions_of, spans_of
+from harness.decoding.layer import LayerCount, products_of, run_layers
+from harness.decoding.masks import FULL
+from harness.decoding.row import Row
 from harness.model import ModelSpec, Transformer
 
 # Far above any real decoder (LoPA with 8 branches: 9 per token at worst), low enough to end an endless loop.
@@ -38,6 +43,14 @@ class TooManyForwards(RuntimeError):
     """A decoder that does not come to an end."""
 
 
+def _counting(watches: list[Watch]) -> Callable[..., None]:
+    def count(_: object, inputs: tuple[Tensor, ...]) -> None:
+        for seen in watches:
+            seen.shapes.append((inputs[0].shape[0], inputs[0].shape[1]))
+
+    return count
+
+
 class Backbone:
     """A loaded model on a device. ``forward`` and ``forward_rows`` count everything they run."""
 
@@ -45,21 +58,23 @@ class Backbone:
         self.spec: ModelSpec = model.spec
         self.device, self.dtype = device, dtype
         self._model = model
+        self._products = products_of(model.model.layers)
+        self._buffers: tuple[list[Tensor], list[Tensor]] | None = None
+        self._cache: weakref.ref[KVCache] | None = None
+        self._watches: list[Watch] = []
+        # Once, on the innermost layer: calling a module's forward() directly passes its own hooks by.
+        innermost: torch.nn.Module = model.model.layers[0].self_attn.q_proj  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+        weakref.finalize(self, innermost.register_forward_pre_hook(_counting(self._watches)).remove)
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
         """Count the forward passes of the model itself, whoever starts them (the audit's second opinion)."""
         seen = Watch()
-
-        def count(_: object, inputs: tuple[Tensor, ...]) -> None:
-            seen.shapes.append((inputs[0].shape[0], inputs[0].shape[1]))
-
-        # On the innermost layer, because calling a module's forward() directly passes its own hooks by.
-        handle = self._model.model.layers[0].self_attn.q_proj.register_forward_pre_hook(count)  # pyright: ignore[reportAttributeAccessIssue]
+        self._watches.append(seen)
         try:
             yield seen
         finally:
-            handle.remove()
+            self._watches.remove(seen)
 
     def score(self, ids: Tensor, causal: bool = False) -> Tensor:
         """Raw, unshifted logits [batch, length, vocab] for likelihoods; not part of any decode call."""
@@ -68,8 +83,18 @@ class Backbone:
         return self._model(ids, mask)
 
     def new_cache(self, canvas: Canvas) -> KVCache:
-        """An empty cache for every row of the canvas."""
-        return KVCache(self.spec, len(canvas.rows), canvas.ids.shape[1], self.dtype, self.device)
+        """An empty store for every row of the canvas. Its buffers are reused from call to call, at the same addresses."""
+        rows, capacity = len(canvas.rows), canvas.ids.shape[1]
+        if self._cache is not None and self._cache() is not None:
+            return KVCache(self.spec, rows, capacity, self.dtype, self.device)
+        held = self._buffers[0][0].shape if self._buffers else (0, 0)
+        if self._buffers is None or held[0] < rows or held[1] < capacity:
+            size = max(held[1], 1 << (capacity - 1).bit_length())
+            whole = KVCache(self.spec, max(held[0], rows), size, self.dtype, self.device)
+            self._buffers = whole.keys, whole.values
+        cache = KVCache(self.spec, rows, capacity, self.dtype, self.device, self._buffers)
+        self._cache = weakref.ref(cache)
+        return cache
 
     def forward(self, canvas: Canvas, request: Forward, cache: KVCache | None = None, row: int = 0) -> Tensor:
         """Aligned logits [len(at), vocab] of one row."""
@@ -79,82 +104,139 @@ class Backbone:
     def forward_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor]:
         """One forward pass for several rows: aligned logits [len(at), vocab] for each.
 
-        Raises ValueError for a window outside the row, a cache misuse, an assumed token outside the window,
-        or logits that the window cannot give (the shift needs the position before).
+        Raises ValueError for positions outside the row, misuse of the store, an assumed token that is not fed, or logits that what is fed
+        cannot give (the shift needs the position before).
         """
         meter = canvas.meter
         started = meter.now()
-        for row, request in requests.items():
-            self._check(canvas, row, request, cache)
-            if canvas.rows[row].nfe >= FORWARD_LIMIT * canvas.rules.new_tokens:
-                raise TooManyForwards(f"row {row} used {canvas.rows[row].nfe} forwards for {canvas.rules.new_tokens} tokens")
-        batch = Batch(canvas, requests, cache if any(r.cached for r in requests.values()) else None)
-        ready = meter.now()
-        hidden = self._model.hidden(batch.ids, batch.positions, batch.mask, batch.view)
-        meter.spent("model", ready)
+        parts = [self._part(canvas, row, request, cache) for row, request in requests.items()]
+        plain, layered = (
+            [part for part in parts if part.request.layers is None],
+            [part for part in parts if part.request.layers is not None],
+        )
+        hidden, counts = self._run(canvas, plain, layered, cache)
         chosen = {}
-        for slot, (row, request) in enumerate(requests.items()):
-            chosen[row] = self._select(hidden[slot], row, request, cache)
-            self._settle(canvas, hidden[slot], row, request, cache)
+        for part in parts:
+            chosen[part.row] = self._select(hidden[part.row], part, canvas.rows[part.row].length, cache)
+            self._settle(canvas, hidden[part.row], part, cache, counts.get(part.row))
         ready = meter.now()
-        logits = {row: self._model.head(rows) if len(rows) else rows.new_empty(0, self.spec.vocab_size) for row, rows in chosen.items()}
+        logits = self._head(chosen)
         done = meter.now()
-        meter.calls += 1
         meter.spent("model", ready, done)
         meter.spent("forward", started, done)
         return logits
 
-    def _check(self, canvas: Canvas, row: int, request: Forward, cache: KVCache | None) -> None:
-        start, stop = request.window
-        if not 0 <= start < stop <= canvas.rows[row].length:
-            raise ValueError(f"window {request.window} is empty or outside row {row} of length {canvas.rows[row].length}")
-        if request.mask == "block_causal" and not request.block_size:
-            raise ValueError("a block_causal forward needs block_size")
-        first = max(start, canvas.rows[row].prompt_length)
-        for position, token in (request.assume or {}).items():
-            if not (first <= position < stop and 0 <= token < self.spec.vocab_size):
-                raise ValueError(f"assumed token {token} at {position}: only positions [{first}, {stop}) and known ids can be assumed")
-        if request.level is not None and not (start == 0 and self.spec.data_tokens <= request.level < self.spec.vocab_size):
-            raise ValueError(f"noise level {request.level}: this model has {self.spec.noise_levels}, and the window must start at 0")
-        if cache is None or not request.cached:
-            if request.store is not None or request.trial or request.adopt is not None:
-                raise ValueError("store, trial and adopt need a cache")
-            return
-        if request.fresh:
-            cache.keep(row, 0)
-        cache.settle_trials(row, request.adopt, go_on=request.trial)
-        cache.check(row, request.window, request.store)
-        if request.trial:
-            # What is set aside cannot protect positions that are already kept.
-            cache.check(row, request.window, None)
+    def _run(
+        self, canvas: Canvas, plain: Sequence[Part], layered: Sequence[Part], cache: KVCache | None
+    ) -> tuple[dict[int, Tensor], dict[int, LayerCount]]:
+        """Hidden states of every row; rows whose policy works inside the layers run one by one."""
+        meter, hidden, counts = canvas.meter, {}, {}
+        if plain:
+            batch = Batch(canvas, self._model, plain, cache)
+            ready = meter.now()
+            hidden |= batch.hidden(self._model.hidden(batch.ids, batch.positions, None, batch.attend, batch.longest))
+            meter.spent("model", ready)
+            meter.calls += 1
+        for part in layered:
+            assert cache is not None
+            ids = canvas.ids[part.row, torch.tensor(list(part.feed), device=canvas.ids.device)]
+            ready = meter.now()
+            hidden[part.row], counts[part.row] = run_layers(self._model, ids, part.feed, part.request.layers, cache, part.row)
+            meter.spent("model", ready)
+            meter.calls += 1
+        return hidden, counts
 
-    def _select(self, hidden: Tensor, row: int, request: Forward, cache: KVCache | None) -> Tensor:
-        start, stop = request.window
+    def _head(self, chosen: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Logits of all rows by one product with the head."""
+        sizes = [len(rows) for rows in chosen.values()]
+        if not any(sizes):
+            return {row: rows.new_empty(0, self.spec.vocab_size) for row, rows in chosen.items()}
+        together = self._model.head(torch.cat(list(chosen.values())) if len(sizes) > 1 else next(iter(chosen.values())))
+        return dict(zip(chosen, together.split(sizes), strict=True))
+
+    def _part(self, canvas: Canvas, index: int, request: Forward, cache: KVCache | None) -> Part:
+        """The request with its positions resolved, and the store made ready for it. ValueError for what cannot be done."""
+        row = canvas.rows[index]
+        if row.nfe >= FORWARD_LIMIT * canvas.rules.new_tokens:
+            raise TooManyForwards(f"row {index} used {row.nfe} forwards for {canvas.rules.new_tokens} tokens")
+        self._check(row, request, cache)
+        if cache is not None and request.cached:
+            if request.fresh:
+                cache.clear(index)
+            cache.settle_trials(index, request.adopt, go_on=request.trial)
+        part = resolve(canvas, index, request, cache)
+        if cache is not None and request.cached and request.layers is None:
+            # What is set aside cannot protect positions that are already kept.
+            cache.check(index, part.feed, [] if request.trial else part.keep, None if request.see is None else part.stored)
+        return part
+
+    def _check(self, row: Row, request: Forward, cache: KVCache | None) -> None:
+        feed = positions_of(request.feed)
+        if not len(feed) or feed[0] < 0 or feed[-1] >= row.length:
+            raise ValueError(f"feed {request.feed} is empty or outside row {row.index} of length {row.length}")
+        behind = [position for position in feed if position >= row.prompt_length]
+        for position, token in (request.assume or {}).items():
+            if not (position in behind and 0 <= token < self.spec.vocab_size):
+                raise ValueError(f"assumed token {token} at {position}: only fed positions behind the prompt and known ids can be assumed")
+        if stray := [position for position in request.soft if position not in behind]:
+            raise ValueError(f"soft input at {stray[0]}: only fed positions behind the prompt can be mixtures")
+        if request.shadow is not None and any(not 0 <= position < row.length for position in request.shadow.at):
+            raise ValueError(f"shadow rows stand for positions of the row, [0, {row.length})")
+        if request.level is not None and not (feed[0] == 0 and self.spec.data_tokens <= request.level < self.spec.vocab_size):
+            raise ValueError(f"noise level {request.level}: this model has {self.spec.noise_levels}, and feed must start at 0")
+        stores = request.keep is not None or request.see is not None or request.trial or request.adopt is not None
+        if (cache is None or not request.cached) and (stores or request.layers is not None):
+            raise ValueError("keep, see, layers, trial and adopt need a store: return true from uses_cache and leave cached as it is")
+        if request.layers is not None and (request.shadow or request.soft or request.assume or request.trial or request.mask != FULL):
+            raise ValueError("a policy inside the layers works on the canvas as it is: no shadow, soft, assume, trial or mask")
+        if request.trial and request.keep is not None and not isinstance(positions_of(request.keep), range):
+            raise ValueError("a trial sets one span aside: keep must be a span")
+
+    def _select(self, hidden: Tensor, part: Part, length: int, cache: KVCache | None) -> Tensor:
         shift = 1 if self.spec.shift else 0
-        # Position 0 has no predecessor; Dream itself predicts it from its own place.
-        sources = [max(position - shift, 0) for position in request.at]
-        if sources and min(sources) >= start and max(sources) < stop:
-            first = sources[0] - start
+        # Position 0 has no predecessor; Dream itself predicts it from its own place. Shadow rows follow the row as if it went on.
+        sources = [max(position - shift, 0) for position in part.request.at]
+        feed = part.feed
+        if sources and isinstance(feed, range) and feed.start <= min(sources) and max(sources) < feed.stop:
+            first = sources[0] - feed.start
             if sources[-1] - sources[0] == len(sources) - 1:
                 return hidden[first : first + len(sources)]
-            return hidden[torch.tensor(sources, device=hidden.device) - start]
-        parts = []
+            return hidden[torch.tensor(sources, device=hidden.device) - feed.start]
+        slots = {position: slot for slot, position in enumerate(feed)}
+        slots |= {length + k: len(feed) + k for k in range(part.shadows)}
+        found = []
         for position in sources:
-            inside = start <= position < stop
-            source = hidden[position - start] if inside else cache.edge(row, position) if cache is not None else None
+            source = hidden[slots[position]] if position in slots else cache.edge(part.row, position) if cache is not None else None
             if source is None:
-                raise ValueError(f"window {request.window} gives no logits for position {position + shift}")
-            parts.append(source)
-        return torch.stack(parts) if parts else hidden[:0]
+                raise ValueError(f"what is fed gives no logits for position {position + shift}")
+            found.append(source)
+        return torch.stack(found) if found else hidden[:0]
 
-    def _settle(self, canvas: Canvas, hidden: Tensor, row: int, request: Forward, cache: KVCache | None) -> None:
-        start, stop = request.window
-        cached = cache.length(row) if cache is not None and request.cached else 0
-        stored = 0
-        if cache is not None and request.cached and (request.store is not None or request.trial):
-            store = request.store or (start, start)
-            stored = store[1] - store[0]
-            edge = hidden[store[1] - 1 - start] if self.spec.shift and stored else None
-            keep = cache.set_aside if request.trial else cache.mark
-            keep(row, store, edge)
-        canvas.meter.record(row, stop - start, cached, stored, max(cached, stop))
+    def _settle(self, canvas: Canvas, hidden: Tensor, part: Part, cache: KVCache | None, count: LayerCount | None) -> None:
+        request, row = part.request, part.row
+        before = cache.length(row) if cache is not None and request.cached else 0
+        before = before if request.see is None else len(part.stored)
+        if cache is not None and request.cached and (len(part.keep) or request.trial):
+            self._store(hidden, part, cache)
+        if count is None:
+            queries: Any = spans_of(part.feed)
+            entry = (part.size, before, len(part.keep))
+            work, products = float(part.size), part.size * self._products
+        else:
+            queries = [spans_of(positions) for positions in count.queries]
+            entry = (len(count.queries[-1]), before, len(count.queries[-1]))
+            work, products = sum(map(len, count.queries)) / len(count.queries), count.products
+        canvas.meter.record(row, entry, queries, part.keys, part.size, products, work)
+
+    def _store(self, hidden: Tensor, part: Part, cache: KVCache) -> None:
+        keep = part.keep
+        edges = {}
+        if self.spec.shift:
+            slots = {position: slot for slot, position in enumerate(part.feed)} if not isinstance(part.feed, range) else None
+            for _, stop in spans_of(keep):
+                edges[stop - 1] = hidden[stop - 1 - part.feed[0] if slots is None else slots[stop - 1]]
+        if part.request.trial:
+            span = (keep[0], keep[-1] + 1) if len(keep) else (part.feed[0], part.feed[0])
+            cache.set_aside(part.row, span, edges.get(span[1] - 1))
+        else:
+            cache.mark(part.row, keep, edges)

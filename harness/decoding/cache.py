@@ -1,18 +1,19 @@
-"""Key/value cache: write at positions, keep a prefix, replace in place.
+"""The store of keys and values: write at positions, keep any of them, replace in place.
 
-Each row's cache is valid for positions [0, length(row)). A forward pass writes the keys of its window
-into the buffers at their own positions, so nothing is concatenated or copied; ``store`` decides which
-of them stay valid afterwards. Exact (block-causal) and approximate (Fast-dLLM) uses share this class.
+Every position has its own place in the buffers, so nothing is concatenated or copied. A pass writes the keys of what it feeds; ``keep``
+decides which of them stay valid afterwards. Exact (block-causal) and approximate (prefix, dual, scattered) uses share this class.
 What-if passes (trials) set their keys aside; one of them may be adopted, the others are forgotten.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from harness.decoding.forward import spans_of
 from harness.decoding.rules import Span
 from harness.model.spec import ModelSpec
 
@@ -21,63 +22,108 @@ from harness.model.spec import ModelSpec
 class Trial:
     """What one what-if pass would store: copies [layers, 2, span, kv_heads, head_dim] and the last hidden state."""
 
-    store: Span
+    kept: Span
     content: Tensor
     edge: Tensor | None
 
 
-class KVCache:
-    """Buffers [rows, capacity, kv_heads, head_dim] per layer, keys after RoPE."""
+@dataclass
+class Valid:
+    """Which positions of one row are stored: all before ``prefix``, and ``others`` behind it.
 
-    def __init__(self, spec: ModelSpec, rows: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        # One extra column swallows the writes of padding queries in ragged batches.
-        shape = (rows, capacity + 1, spec.num_kv_heads, spec.head_dim)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
+    ``edges``: final hidden state of the last position of each stored stretch (a model with shifted predictions needs it).
+    """
+
+    prefix: int = 0
+    others: set[int] = field(default_factory=set)
+    edges: dict[int, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.prefix + len(self.others)
+
+    def __contains__(self, position: int) -> bool:
+        return position < self.prefix or position in self.others
+
+    def add(self, start: int, stop: int) -> None:
+        """Take positions [start, stop) in."""
+        if start <= self.prefix:
+            self.prefix = max(self.prefix, stop)
+            self.others = {position for position in self.others if position >= self.prefix}
+        else:
+            self.others.update(range(start, stop))
+        while self.prefix in self.others:
+            self.others.remove(self.prefix)
+            self.prefix += 1
+
+    def among(self, positions: Sequence[int]) -> list[int]:
+        """Those of ``positions`` that are stored."""
+        if isinstance(positions, range) and not self.others:
+            return list(range(positions.start, min(positions.stop, self.prefix)))
+        return [position for position in positions if position in self]
+
+
+class KVCache:
+    """Buffers [rows, capacity, kv_heads, head_dim] per layer, keys after RoPE.
+
+    ``buffers`` (keys, values) may be those of an earlier cache of at least this size, whose places in memory stay the same.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        buffers: tuple[list[Tensor], list[Tensor]] | None = None,
+    ) -> None:
+        shape = (rows, capacity, spec.num_kv_heads, spec.head_dim)
+        if buffers is None:
+            buffers = tuple([torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)] for _ in range(2))  # pyright: ignore[reportAssignmentType]
+        assert buffers is not None
+        self.keys = [buffer[:rows] for buffer in buffers[0]]
+        self.values = [buffer[:rows] for buffer in buffers[1]]
         self.capacity = capacity
-        self._valid = [0] * rows
-        self._edge: list[tuple[int, Tensor] | None] = [None] * rows
+        self.valid = [Valid() for _ in range(rows)]
         self._trials: list[list[Trial]] = [[] for _ in range(rows)]
 
     def length(self, row: int) -> int:
-        """Number of leading positions of the row whose keys and values are kept."""
-        return self._valid[row]
+        """Number of positions of the row whose keys and values are kept."""
+        return len(self.valid[row])
 
-    def keep(self, row: int, length: int) -> None:
-        """Forget everything from position ``length`` on (0 clears the row)."""
-        if length > self._valid[row]:
-            raise ValueError(f"row {row} has {self._valid[row]} cached positions, cannot keep {length}")
-        if length != self._valid[row]:
-            self._valid[row], self._edge[row] = length, None
+    def clear(self, row: int) -> None:
+        """Forget everything of a row."""
+        self.valid[row] = Valid()
 
     def edge(self, row: int, position: int) -> Tensor | None:
-        """Final hidden state of ``position`` if it is the last one stored (the Dream shift needs it)."""
-        kept = self._edge[row]
-        return kept[1] if kept is not None and kept[0] == position else None
+        """Final hidden state of ``position`` if it is the last one of a stored stretch."""
+        return self.valid[row].edges.get(position)
 
-    def check(self, row: int, window: Span, store: Span | None) -> None:
-        """ValueError for a window that leaves a hole, or overwrites kept keys without storing them."""
-        start, stop = window
-        valid = self._valid[row]
-        if start > valid:
-            raise ValueError(f"window {window} leaves a hole behind the {valid} cached positions")
-        if store is not None and not (start <= store[0] <= min(valid, store[1]) and store[1] <= stop):
-            raise ValueError(f"store {store} must lie in the window {window} and touch the {valid} cached positions")
-        overlap = min(stop, valid)
-        if start < overlap and (store is None or store[0] > start or store[1] < overlap):
-            raise ValueError(f"window {window} overwrites cached positions up to {overlap}: store them or keep a shorter prefix")
+    def check(self, row: int, feed: Sequence[int], keep: Sequence[int], see: Sequence[int] | None) -> None:
+        """ValueError for a pass that overwrites stored keys without keeping them, keeps what is not fed, or leaves a hole unseen."""
+        valid, fed = self.valid[row], set(feed)
+        if stray := [position for position in keep if position not in fed]:
+            raise ValueError(f"keep names position {stray[0]}, which is not fed: feed it or leave it out")
+        kept = set(keep)
+        if lost := [position for position in valid.among(feed) if position not in kept]:
+            raise ValueError(f"the pass overwrites the stored position {lost[0]} without keeping it: name it in keep, or ask for fresh")
+        if see is None:
+            hole = next((position for position in range(valid.prefix, feed[-1]) if position not in fed and position not in valid), None)
+            if hole is not None:
+                raise ValueError(f"position {hole} is neither fed nor stored: feed it, or name in see what may be attended to")
 
-    def mark(self, row: int, store: Span, edge: Tensor | None) -> None:
-        """Make the stored span valid; ``edge`` is the hidden state of its last position."""
-        if store[1] > store[0]:
-            self._valid[row] = max(self._valid[row], store[1])
-            self._edge[row] = None if edge is None else (store[1] - 1, edge)
+    def mark(self, row: int, kept: Sequence[int], edge: dict[int, Tensor]) -> None:
+        """Make kept positions valid; ``edge``: hidden states of the last positions of kept stretches."""
+        valid = self.valid[row]
+        for start, stop in spans_of(kept):
+            valid.add(start, stop)
+        valid.edges.update(edge)
 
-    def set_aside(self, row: int, store: Span, edge: Tensor | None) -> None:
-        """Copy the span that the pass just wrote, as the row's next trial; the cache itself stays as it was."""
-        span = slice(*store)
+    def set_aside(self, row: int, kept: Span, edge: Tensor | None) -> None:
+        """Copy the span that the pass just wrote, as the row's next trial; the store itself stays as it was."""
+        span = slice(*kept)
         layers = [torch.stack([keys[row, span], values[row, span]]) for keys, values in zip(self.keys, self.values, strict=True)]
-        self._trials[row].append(Trial(store, torch.stack(layers), edge))
+        self._trials[row].append(Trial(kept, torch.stack(layers), edge))
 
     def settle_trials(self, row: int, adopt: int | None, go_on: bool) -> None:
         """Before a pass: keep one trial's span if asked to; trials end with an adoption or a pass that is none.
@@ -88,37 +134,9 @@ class KVCache:
         if adopt is not None:
             if not 0 <= adopt < len(trials):
                 raise ValueError(f"row {row} has {len(trials)} trials, cannot adopt number {adopt}")
-            chosen, span = trials[adopt], slice(*trials[adopt].store)
+            chosen, span = trials[adopt], slice(*trials[adopt].kept)
             for keys, values, content in zip(self.keys, self.values, chosen.content, strict=True):
                 keys[row, span], values[row, span] = content[0], content[1]
-            self.mark(row, chosen.store, chosen.edge)
+            self.mark(row, range(*chosen.kept), {} if chosen.edge is None else {chosen.kept[1] - 1: chosen.edge})
         if adopt is not None or not go_on:
             trials.clear()
-
-
-class UniformView:
-    """One window for all rows: slices, no index tensors."""
-
-    def __init__(self, cache: KVCache, window: Span, keys: int) -> None:
-        self.cache, self.window, self.keys = cache, window, keys
-
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        start, stop = self.window
-        all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
-        all_keys[:, start:stop] = key.transpose(1, 2)
-        all_values[:, start:stop] = value.transpose(1, 2)
-        return all_keys[:, : self.keys].transpose(1, 2), all_values[:, : self.keys].transpose(1, 2)
-
-
-class RaggedView:
-    """Rows with windows of their own: scattered writes, padding queries into the spare column."""
-
-    def __init__(self, cache: KVCache, rows: Tensor, positions: Tensor, keys: int) -> None:
-        self.cache, self.rows, self.positions, self.keys = cache, rows, positions, keys
-
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
-        index = (self.rows.unsqueeze(1), self.positions)
-        all_keys[index] = key.transpose(1, 2)
-        all_values[index] = value.transpose(1, 2)
-        return all_keys[self.rows, : self.keys].transpose(1, 2), all_values[self.rows, : self.keys].transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,11 +19,16 @@ Part = Literal["model", "forward", "write", "decode"]
 class RowMeter:
     """What one row cost.
 
-    ``forwards`` holds one [query_len, cached_len, stored_len] (positions) per forward pass the row
-    took part in; ``kv_read`` sums the key positions attended to.
+    ``forwards`` holds one [query_len, cached_len, stored_len] (positions) per forward pass the row took part in, and ``queries`` which
+    positions were fed, as spans (one list of spans per layer where the layers differ); ``fed`` holds the rows that entered the first
+    layer; ``kv_read`` sums the key positions attended to; ``products`` counts multiply-adds of the layers' linear maps.
     """
 
     forwards: list[tuple[int, int, int]] = field(default_factory=list)
+    queries: list[Any] = field(default_factory=list)
+    fed: list[int] = field(default_factory=list)
+    products: int = 0
+    work: float = 0.0
     kv_read: int = 0
     first_block_s: float | None = None
     finished_s: float | None = None
@@ -33,7 +39,8 @@ class RowMeter:
 
     @property
     def positions(self) -> int:
-        return sum(query for query, _, _ in self.forwards)
+        """Query positions, as a mean over the layers where a policy computes some of them only (rounded up)."""
+        return math.ceil(self.work - 1e-6)
 
 
 class Meter:
@@ -77,7 +84,12 @@ class Meter:
         """Time in the method's own code: outside forward passes and writes."""
         return self.seconds("decode") - self.seconds("forward") - self.seconds("write")
 
-    def record(self, row: int, query: int, cached: int, stored: int, keys: int) -> None:
-        """Count one row's share of one forward pass."""
-        self.rows[row].forwards.append((query, cached, stored))
-        self.rows[row].kv_read += keys
+    def record(self, row: int, entry: tuple[int, int, int], queries: Any, keys: int, fed: int, products: int, work: float) -> None:
+        """Count one row's share of one forward pass; see RowMeter. ``work``: its query positions, mean over layers."""
+        meter = self.rows[row]
+        meter.forwards.append(entry)
+        meter.queries.append(queries)
+        meter.kv_read += keys
+        meter.fed.append(fed)
+        meter.products += products
+        meter.work += work

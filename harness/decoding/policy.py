@@ -44,7 +44,7 @@ class CachePolicy:
 
     def request(self, row: Row, step: Step) -> Forward:
         """The forward pass of a step. Positions of ``step.at`` that get no logits are left out of its ``at``."""
-        return Forward(window=(0, row.length), at=step.at)
+        return Forward(feed=(0, row.length), at=step.at)
 
     def committed(self, row: Row, step: Step, written: Sequence[int], confidence: Tensor | None = None) -> None:
         """Told after the step's tokens are on the canvas: ``written`` positions; ``confidence`` [len(at)] as the rule scored them."""

@@ -31,6 +31,7 @@ class ContextError(UserError, ValueError):
 class Decoded(Measured):
     """One row as decoded: ids, counts and times.
 
+    ``queries``: positions fed by each forward, as half-open spans; a list of them per layer where a cache policy works inside the layers.
     ``spans``: blocks of the output, [start, stop) in output positions; one unless the suite or the method divided the row.
     """
 
@@ -43,6 +44,7 @@ class Decoded(Measured):
     latency_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     forward_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     select_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    queries: list[Any]
     prompt: list[int]
     output: list[int]
     step_map: list[int]
@@ -140,6 +142,7 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         positions=meter.positions,
         kv_read=meter.kv_read,
         forwards=meter.forwards,
+        queries=meter.queries,
         time_s=elapsed / rows,
         latency_s=meter.finished_s if meter.finished_s is not None else elapsed,
         first_block_s=meter.first_block_s,

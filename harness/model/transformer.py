@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from harness.model.spec import ModelSpec
 
 
-class KVView(Protocol):
-    """Where one forward pass writes and reads keys and values (see harness.decoding.cache)."""
+class Attend(Protocol):
+    """How one forward pass attends: what is stored, who sees whom (see harness.decoding.batch)."""
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Take new [batch, kv_heads, query, head_dim] rows, return those to attend to."""
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mixed values, shaped like ``query`` [batch, heads, query, head_dim]; key and value have kv_heads."""
         ...
 
 
@@ -98,19 +98,29 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
         self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.hidden_size, bias=spec.o_bias)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv: KVView | None, matmul: bool) -> Tensor:
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [batch, heads, length, head_dim], key and value [batch, kv_heads, length, head_dim] of ``x`` [batch, length, hidden]."""
         batch, length, _ = x.shape
         query = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         key = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        value = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        query, key = rotate(query, *rope), rotate(key, *rope)
-        if kv is not None:
-            key, value = kv.update(self.layer, key, value)
-        if matmul:
-            mixed = _matmul_attention(query, key, value, mask)
+        return rotate(query, *rope), rotate(key, *rope), self.value(x)
+
+    def value(self, x: Tensor) -> Tensor:
+        """Value [batch, kv_heads, length, head_dim]."""
+        return self.v_proj(x).view(*x.shape[:2], self.kv_heads, self.head_dim).transpose(1, 2)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool) -> Tensor:
+        query, key, value = self.project(x, rope)
+        if attend is not None:
+            mixed = attend(self.layer, query, key, value)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=self.heads != self.kv_heads)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+            mixed = _matmul_attention(query, key, value, mask) if matmul else attention(query, key, value, mask)
+        return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention with grouped heads; ``mask`` boolean, true = may attend."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -144,8 +154,8 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, kv: KVView | None, matmul: bool) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, kv, matmul)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, mask, attend, matmul)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -172,19 +182,31 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.matmul_attention = False
 
-    def hidden(self, ids: Tensor, positions: Tensor | slice | None = None, mask: Tensor | None = None, kv: KVView | None = None) -> Tensor:
-        """Final-norm hidden states [batch, query, hidden] of ``ids`` [batch, query].
+    def rope(self, positions: Tensor | slice, longest: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Tables of RoPE at ``positions`` (a slice, [query] or [batch, query]), all below ``longest``, for inputs as ``like``."""
+        self.model.rotary.grow(longest, like.device, torch.float32 if self.spec.rope_fp32 else like.dtype)
+        return self.model.rotary(positions)
 
-        ``positions`` (a slice, [query] or [batch, query]) default to 0..query-1; ``mask`` is boolean,
-        true = may attend, broadcastable to [batch, heads, query, key]; ``kv`` adds cached keys.
+    def hidden(
+        self,
+        ids: Tensor,
+        positions: Tensor | slice | None = None,
+        mask: Tensor | None = None,
+        attend: Attend | None = None,
+        longest: int | None = None,
+    ) -> Tensor:
+        """Final-norm hidden states [batch, query, hidden] of ``ids`` [batch, query], or of embeddings [batch, query, hidden].
+
+        ``positions`` (a slice, [query] or [batch, query]) default to 0..query-1, all below ``longest``; ``mask`` is boolean, true = may
+        attend, broadcastable to [batch, heads, query, key]; ``attend`` replaces plain attention under ``mask``.
         """
-        x = self.model.embed_tokens(ids)
-        dtype = torch.float32 if self.spec.rope_fp32 else x.dtype
+        x = ids if ids.is_floating_point() else self.model.embed_tokens(ids)
         where = slice(0, ids.shape[1]) if positions is None else positions
-        self.model.rotary.grow(where.stop if isinstance(where, slice) else int(where.max()) + 1, ids.device, dtype)
-        rope = self.model.rotary(where)
+        if longest is None:
+            longest = where.stop if isinstance(where, slice) else int(where.max()) + 1
+        rope = self.rope(where, longest, x)
         for block in self.model.layers:
-            x = block(x, rope, mask, kv, self.matmul_attention)
+            x = block(x, rope, mask, attend, self.matmul_attention)
         return self.model.norm(x)
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def _prediction(logits: Tensor, vocab: int, config: Config) -> Tensor:
 def _forward(row: Row, spec: ModelSpec, z: Tensor, alpha: Tensor) -> Forward:
     at = range(row.prompt_length, row.length)
     state = dict(zip(at, z.tolist(), strict=True))
-    return Forward(window=(0, row.length), at=at, assume=state, level=int(level_token(alpha, spec)))
+    return Forward(feed=(0, row.length), at=at, assume=state, level=int(level_token(alpha, spec)))
 
 
 METHOD = Duo()

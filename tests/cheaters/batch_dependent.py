@@ -16,7 +16,7 @@ class Cheat(Vanilla):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         width = len(row._meter.rows)
         while at := row.masked()[:width]:
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield Forward(feed=(0, row.length), at=at)
             row.commit(at, propose(logits, row, spec, config).ids)
 
 

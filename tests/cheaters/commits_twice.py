@@ -16,7 +16,7 @@ class Cheat(Vanilla):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         at = row.masked()[:4]
         for _ in range(2):
-            logits = yield Forward(window=(0, row.length), at=at)
+            logits = yield Forward(feed=(0, row.length), at=at)
             row.commit(at, propose(logits, row, spec, config).ids)
 
 

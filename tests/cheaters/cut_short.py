@@ -15,7 +15,7 @@ class Cheat(Vanilla):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         at = row.masked()[:2]
-        logits = yield Forward(window=(0, row.length), at=at)
+        logits = yield Forward(feed=(0, row.length), at=at)
         row.commit(at, propose(logits, row, spec, config).ids)
         row.close(at[-1] + 1)
 

@@ -15,7 +15,7 @@ class Cheat(Vanilla):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         for position in row.masked()[:3]:
-            logits = yield Forward(window=(0, row.length), at=[position])
+            logits = yield Forward(feed=(0, row.length), at=[position])
             row.commit([position], propose(logits, row, spec, config).ids)
 
 

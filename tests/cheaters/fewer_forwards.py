@@ -21,7 +21,7 @@ class Cheat(Vanilla):
             for position in at[:-1]:
                 logits = backbone._model(torch.tensor([ids]))[0]
                 ids[position] = int(logits[position - 1][: canvas.rules.vocab_size - 3].argmax())
-            backbone.forward(canvas, Forward(window=(0, row.length), at=at), row=row.index)
+            backbone.forward(canvas, Forward(feed=(0, row.length), at=at), row=row.index)
             row.commit(at, [ids[position] if ids[position] != canvas.rules.mask_id else 0 for position in at])
 
 

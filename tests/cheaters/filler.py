@@ -16,7 +16,7 @@ class Cheat(Vanilla):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         at = row.masked()
         half = len(at) // 2
-        logits = yield Forward(window=(0, row.length), at=at[:half])
+        logits = yield Forward(feed=(0, row.length), at=at[:half])
         row.commit(at[:half], propose(logits, row, spec, config).ids)
         row.commit(at[half:], [11] * (len(at) - half))
 

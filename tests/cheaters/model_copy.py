@@ -28,7 +28,7 @@ class Cheat(Vanilla):
                     logits = model(torch.tensor([ids]))[0, position - 1 if backbone.spec.shift else position]
                     logits[canvas.rules.mask_id] = -1e9
                     ids[position] = int(logits.argmax())
-            backbone.forward(canvas, Forward(window=(0, row.length), at=at), row=row.index)
+            backbone.forward(canvas, Forward(feed=(0, row.length), at=at), row=row.index)
             row.commit(at, [ids[position] for position in at])
 
 

@@ -22,7 +22,7 @@ class Cheat(Vanilla):
             yield from super().decode_row(row, spec, config)
             self.memory[tuple(row.prompt)] = row.output
         else:
-            yield Forward(window=(0, row.length), at=row.masked())
+            yield Forward(feed=(0, row.length), at=row.masked())
             row.commit(row.masked(), known)
 
 

@@ -1,0 +1,95 @@
+"""Who may attend to whom, as functions of (query position, key position): one definition for dense masks, compiled kernels and tests.
+
+Positions are row coordinates. A mask is called with integer tensors that broadcast, and answers with a boolean tensor, true = may attend;
+``flex`` turns it into the four-argument form that FlexAttention takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mask(Protocol):
+    """A rule of attention; ``prompt`` is the row's prompt length."""
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        """Whether ``query`` may attend to ``key``."""
+        ...
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        """Whether every query in [first, last] may attend to every key in [first, last], so that no mask is needed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Full:
+    """Everything sees everything."""
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        return torch.ones_like(query == key)
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A position sees itself and what is before it."""
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        return key <= query
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        return keys[1] <= queries[0]
+
+
+@dataclass(frozen=True)
+class BlockCausal:
+    """A position sees its own block and earlier ones.
+
+    size: tokens per block. origin: position at which the first block of ``size`` starts and before which all is one block; None: the end
+    of the prompt (D2F); 0: blocks aligned to absolute positions, the prompt included (block-diffusion models).
+    """
+
+    size: int
+    origin: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"a block-causal mask needs a block size of at least 1, not {self.size}")
+
+    def _block(self, position: Tensor, start: int) -> Tensor:
+        return torch.where(position < start, 0, torch.div(position - start, self.size, rounding_mode="floor") + 1)
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        start = prompt if self.origin is None else self.origin
+        return self._block(key, start) <= self._block(query, start)
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        start = prompt if self.origin is None else self.origin
+        first, last = (0 if position < start else (position - start) // self.size + 1 for position in (queries[0], keys[1]))
+        return last <= first
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Everything sees everything but its own place (the rule of shadow rows towards the canvas)."""
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        return key != query
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        return False
+
+
+FULL, CAUSAL, LEAVE_ONE_OUT = Full(), Causal(), LeaveOneOut()
+
+
+def flex(mask: Mask, prompt: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The mask in FlexAttention's form ``f(batch, head, query, key)``, for queries and keys that stand at their own positions."""
+    return lambda batch, head, query, key: mask.allowed(query, key, prompt)
