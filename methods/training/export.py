@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
 from methods.training.data.corpus import BOS, EOS, MASK, save_tokenizer
+from suites.generators.frozen import full_name
 
 CONTEXT = 2048
 
@@ -98,11 +99,12 @@ def save_card(folder: Path, title: str, text: str, figures: Mapping[str, float],
 
 
 def _figures(figures: Mapping[str, float]) -> list[str]:
+    suites = list(dict.fromkeys(key.split("/")[0] for key in figures))
     lines = ["", "Greedy pass@1 on the validation sets (never used for training), forwards per item in brackets:", ""]
-    lines += ["| decoding | nano-gsm | nano-code |", "|---|---|---|"]
+    lines += ["| decoding | " + " | ".join(map(full_name, suites)) + " |", "|---" * (1 + len(suites)) + "|"]
     for mode in dict.fromkeys(key.split("/")[1] for key in figures if key.count("/") == 1):
-        cells = [f"{figures[f'{suite}/{mode}']:.3f} ({figures[f'{suite}/{mode}/nfe']:.1f})" for suite in ("gsm", "code")]
-        lines.append(f"| {mode} | {cells[0]} | {cells[1]} |")
+        cells = [f"{figures[f'{suite}/{mode}']:.3f} ({figures[f'{suite}/{mode}/nfe']:.1f})" for suite in suites]
+        lines.append(f"| {mode} | " + " | ".join(cells) + " |")
     return lines
 
 

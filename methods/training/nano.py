@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -35,35 +35,43 @@ class GateError(RuntimeError):
     """The autoregressive parent is too weak to be converted."""
 
 
+M = TypeVar("M")
+
+
 @dataclass(frozen=True)
-class Phase:
+class Phase(Generic[M]):
     """One phase of training: ``tokens`` per step, top learning rates of Muon and AdamW, shares of the corpus."""
 
     loop: LoopOptions
     muon_lr: float
     adam_lr: float
-    mix: Mix
+    mix: M
     tokens: int = 2048
 
 
 @dataclass(frozen=True)
-class NanoOptions:
-    """The shipped recipe.
-
-    ``output`` receives the folders nano and nano-ar; ``work`` holds checkpoints, logs and the token
-    pool, and a run interrupted there continues. ``gate`` is the least greedy pass@1 of the autoregressive
-    parent on the first ``gate_items`` validation items of each suite. ``ar_share`` of the conversion's batches are
-    autoregressive at its start, fading to none at ``ar_fade`` of its steps. Every ``validate_every`` steps
-    (0: never) and at the end ``validation_items`` per suite are decoded.
-    """
+class RecipeOptions:
+    """``output`` receives the model folders; ``work`` holds checkpoints, logs and the token pool of ``pool_items`` items, and a run
+    interrupted there continues."""
 
     output: Path
     work: Path
     seed: int = 0
     threads: int = 1
     pool_items: int = 300_000
-    parent: Phase = field(default_factory=lambda: Phase(LoopOptions(2600, decay=0.7), 0.02, 3e-3, Mix(gsm=0.38, drills=0.14)))
-    conversion: Phase = field(default_factory=lambda: Phase(LoopOptions(4500, decay=0.7), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
+
+
+@dataclass(frozen=True)
+class NanoOptions(RecipeOptions):
+    """The shipped recipe of nano and nano-ar.
+
+    ``gate`` is the least greedy pass@1 of the autoregressive parent on the first ``gate_items`` validation items of each suite.
+    ``ar_share`` of the conversion's batches are autoregressive at its start, fading to none at ``ar_fade`` of its steps. Every
+    ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
+    """
+
+    parent: Phase[Mix] = field(default_factory=lambda: Phase(LoopOptions(2600, decay=0.7), 0.02, 3e-3, Mix(gsm=0.38, drills=0.14)))
+    conversion: Phase[Mix] = field(default_factory=lambda: Phase(LoopOptions(4500, decay=0.7), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
     gate: float = 0.75
     gate_items: int = 96
     ar_share: float = 0.5
@@ -118,7 +126,7 @@ def recipe_tokenizer(options: NanoOptions) -> Tokenizer:
     return Tokenizer.from_file(str(path / "tokenizer.json"))
 
 
-def stream_of(options: NanoOptions, tokenizer: Tokenizer, phase: Phase, number: int) -> Stream:
+def stream_of(options: NanoOptions, tokenizer: Tokenizer, phase: Phase[Mix], number: int) -> Stream:
     """Batches of one phase; every phase has its own order."""
     pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, phase.mix)
     return Stream(pool, options.seed + 5 + number, phase.tokens, tokenizer.token_to_id(EOS))
@@ -129,7 +137,7 @@ def _autoregressive_step(model: Transformer, stream: Callable[[], Stream], step:
 
 
 def train_phase(
-    title: str, model: Transformer, phase: Phase, loss: Callable[[int], Tensor], folder: Path, check: Any = None, every: int = 0
+    title: str, model: Transformer, phase: Phase[Any], loss: Callable[[int], Tensor], folder: Path, check: Any = None, every: int = 0
 ) -> float:
     """Run one phase to its end (or finish an interrupted one); minutes spent on it in all."""
     optimisers = build_optimisers(model, phase.muon_lr, phase.adam_lr)
@@ -148,7 +156,7 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     parent_stream = cache(partial(stream_of, options, tokenizer, options.parent, 0))
     minutes = train_phase("ar", model, options.parent, partial(_autoregressive_step, model, parent_stream), options.work / "ar")
     figures = score(model, tokenizer, (AR,), options.gate_items)
-    ship(options, model, tokenizer, "nano-ar", options.parent, minutes, figures)
+    ship(options, model, tokenizer, "nano-ar", "bench train nano", options.parent, minutes, figures)
     if min(figures["gsm/ar"], figures["code/ar"]) < options.gate:
         raise GateError(f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train it longer")
     stream = stream_of(options, tokenizer, options.conversion, 1)
@@ -157,31 +165,34 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     loss = lambda step: conversion_loss(model, stream, step, mask_id, options)  # noqa: E731
     minutes = train_phase("nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
     figures = score(model, tokenizer, options.modes, options.validation_items)
-    ship(options, model, tokenizer, "nano", options.conversion, minutes, figures)
+    ship(options, model, tokenizer, "nano", "bench train nano", options.conversion, minutes, figures)
     return figures
 
 
 def ship(
-    options: NanoOptions,
+    options: RecipeOptions,
     model: Transformer,
     tokenizer: Tokenizer,
     name: str,
-    phase: Phase,
+    command: str,
+    phase: Phase[Any],
     minutes: float,
     figures: dict[str, float],
 ) -> None:
-    """Write one shipped folder with its card."""
-    diffusion = name == "nano"
+    """Write one shipped folder with its card; ``name`` ends with -ar for the autoregressive parent of a model."""
+    diffusion = not name.endswith("-ar")
+    child = name.removesuffix("-ar")
     save_model(options.output / name, model, tokenizer, diffusion)
     text = (
-        "Masked-diffusion model in Dream's layout, converted from nano-ar."
+        f"Masked-diffusion model in Dream's layout, converted from {name}-ar."
         if diffusion
-        else "Autoregressive parent of nano: same size, same tokenizer, causal attention."
+        else f"Autoregressive parent of {child}: same size, same tokenizer, causal attention."
     )
+    batches = f" in {phase.loop.accumulate} batches" if phase.loop.accumulate > 1 else ""
     facts = {
-        "command": "`bench train nano`",
+        "command": f"`{command}`",
         "seed": options.seed,
-        "steps": f"{phase.loop.steps} of {phase.tokens} tokens",
+        "steps": f"{phase.loop.steps} of {phase.tokens * phase.loop.accumulate} tokens{batches}",
         "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), {'bfloat16 autocast' if native_bfloat16() else 'float32'}",
         "training items": f"{options.pool_items} generated",
         "hash of the frozen sets": data_hash(DATA),

@@ -14,30 +14,42 @@ import random
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from suites.generators import Split, code, gsm
+from suites.generators import Split, code, code_long, gsm, gsm_long, parallel
 
 SIZE = 256
 SEED = 20261122
 DATA = Path(__file__).resolve().parent.parent / "data"
-SETS: tuple[tuple[str, Split], ...] = (("gsm", "test"), ("gsm", "validation"), ("code", "test"), ("code", "validation"))
+DRAWS: dict[str, Callable[[random.Random, Split], Any]] = {
+    "gsm": gsm.generate,
+    "code": code.generate,
+    "long-gsm": gsm_long.generate,
+    "long-code": code_long.generate,
+    **{f"parallel-{task}": partial(parallel.generate, task=task) for task in parallel.TASKS},
+}
+SETS: tuple[tuple[str, Split], ...] = tuple((suite, split) for suite in DRAWS for split in ("test", "validation"))
+
+
+def full_name(suite: str) -> str:
+    """The name of the suite that users see."""
+    return suite if suite.startswith("parallel") else f"nano-{suite}"
 
 
 def file_name(suite: str, split: Split) -> str:
-    return f"nano_{suite}_{split}.jsonl"
+    return f"{full_name(suite)}_{split}.jsonl".replace("-", "_")
 
 
 def rows(suite: str, split: Split, size: int = SIZE, seed: int = SEED) -> list[dict[str, Any]]:
     """``size`` items of one suite and split with distinct keys, in a fixed order."""
     rng = random.Random(f"{seed}-{suite}-{split}")
-    draw: Callable[[], Any] = (lambda: gsm.generate(rng, split)) if suite == "gsm" else (lambda: code.generate(rng, split))
     found: dict[str, dict[str, Any]] = {}
     while len(found) < size:
-        item = draw()
+        item = DRAWS[suite](rng, split)
         if item.key not in found:
-            found[item.key] = {"id": f"nano-{suite}-{split}-{len(found):03d}", **asdict(item)}
+            found[item.key] = {"id": f"{full_name(suite)}-{split}-{len(found):03d}", **asdict(item)}
     return list(found.values())
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 from methods.training.cli.distill import mount
 from methods.training.cli.grpo import curves, grpo
 from methods.training.nano import GateError, NanoOptions, train_nano
+from methods.training.nano_long import LongOptions, train_nano_long
+
+Options = TypeVar("Options", bound=NanoOptions | LongOptions)
 
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
@@ -25,34 +28,45 @@ Every = Annotated[int, typer.Option(min=0, help="Decode validation items every s
 def nano(
     output: Output = Path("trained"),
     work: Work = Path("trained/work"),
+    preset: Annotated[Literal["short", "long"], typer.Option(help="short: nano. long: nano-long, for canvases of 256.")] = "short",
     seed: Seed = 0,
     threads: Threads = 1,
-    parent_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the parent (default: the shipped recipe).")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the conversion to diffusion (default: the shipped recipe).")] = None,
+    parent_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the parent (default: the preset's).")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the conversion to diffusion (default: the preset's).")] = None,
     gate: Annotated[float | None, typer.Option(min=0, max=1, help="Least validation pass@1 of the parent before it is converted.")] = None,
     validate_every: Every = 0,
 ) -> None:
-    """Train nano-ar from scratch, then convert it to the diffusion model nano.
+    """Train an autoregressive parent from scratch, then convert it to a diffusion model (nano-ar and nano).
 
     Next-token training of the parent, a gate on its greedy validation pass@1, then gentle
-    conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core.
+    conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core with AMX;
+    --preset long (nano-long-ar, nano-long; suites nano-long-gsm, nano-long-code, parallel) takes several.
     Interrupted with Ctrl-C or killed, the same command goes on from the last checkpoint in --work and
     ends at the same weights.
 
-    Example:  bench train nano --output trained --work trained/work
+    Examples:
+
+        bench train nano --output trained --work trained/work
+
+        bench train nano --preset long --work trained/work-long --validate-every 500
     """
 
-    options = NanoOptions(output=output, work=work, seed=seed, threads=threads, validate_every=validate_every)
+    make = LongOptions if preset == "long" else NanoOptions
+    options = make(output=output, work=work, seed=seed, threads=threads, validate_every=validate_every)
+    options = _with_lengths(options, parent_steps, steps, gate)
+    try:
+        figures = train_nano_long(options) if isinstance(options, LongOptions) else train_nano(options)
+    except GateError as error:
+        raise typer.BadParameter(str(error), param_hint="--parent-steps or --gate") from None
+    _report(figures, output / ("nano-long" if preset == "long" else "nano"))
+
+
+def _with_lengths(options: Options, parent_steps: int | None, steps: int | None, gate: float | None) -> Options:
     if parent_steps is not None:
         options = replace(options, parent=replace(options.parent, loop=replace(options.parent.loop, steps=parent_steps)))
     if steps is not None:
         options = replace(options, conversion=replace(options.conversion, loop=replace(options.conversion.loop, steps=steps)))
-    if gate is not None:
-        options = replace(options, gate=gate)
-    try:
-        _report(train_nano(options), output / "nano")
-    except GateError as error:
-        raise typer.BadParameter(str(error), param_hint="--parent-steps or --gate") from None
+    return options if gate is None else replace(options, gate=gate)
 
 
 mount(app)

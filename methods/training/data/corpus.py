@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -56,14 +57,19 @@ def train_tokenizer(seed: int, count: int = 20000, vocab: int = 1024) -> Tokeniz
 
     1024 is more than the corpus asks for (963): every word is one piece. With 768, words such as `` maximum`` and `` even`` are split,
     and a model of this size confuses them for thousands of steps (docs/nano-log.md)."""
+    return fit_tokenizer(items(seed, count, Mix()), PIECES, vocab)
+
+
+def fit_tokenizer(pairs: Iterable[tuple[str, str]], pieces: str, vocab: int = 1024) -> Tokenizer:
+    """Byte-level BPE of at most ``vocab`` pieces, fitted to both texts of all pairs; no piece spans a boundary of ``pieces``."""
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab, special_tokens=list(SPECIALS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((text for pair in items(seed, count, Mix()) for text in pair), trainer)
+    tokenizer.train_from_iterator((text for pair in pairs for text in pair), trainer)
     return tokenizer
 
 
@@ -103,10 +109,13 @@ class Pool:
         return self.ids[self.starts[index] : self.starts[index + 1]], int(self.prompts[index])
 
 
-def build_pool(tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
-    """Tokenise ``count`` training items."""
+Draw = Callable[[int, int, Any], Iterable[tuple[str, str]]]
+
+
+def build_pool(tokenizer: Tokenizer, seed: int, count: int, mix: Any, draw: Draw = items) -> Pool:
+    """Tokenise ``count`` training items of ``draw(seed, count, mix)``."""
     bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
-    pairs = list(items(seed, count, mix))
+    pairs = list(draw(seed, count, mix))
     prompts = tokenizer.encode_batch_fast([prompt for prompt, _ in pairs])
     responses = tokenizer.encode_batch_fast([response for _, response in pairs])
     rows = [[bos, *p.ids, *r.ids, eos] for p, r in zip(prompts, responses, strict=True)]
@@ -115,13 +124,13 @@ def build_pool(tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
     return Pool(ids, starts, np.array([1 + len(p.ids) for p in prompts]))
 
 
-def cached_pool(folder: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Mix) -> Pool:
+def cached_pool(folder: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Any, draw: Draw = items) -> Pool:
     """The pool from ``folder``, built and written there first if it is missing."""
     digest = hashlib.sha256(f"{seed} {count} {mix} {tokenizer.to_str()}".encode()).hexdigest()[:12]
     path = folder / f"pool-{digest}.npz"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        pool = build_pool(tokenizer, seed, count, mix)
+        pool = build_pool(tokenizer, seed, count, mix, draw)
         temporary = path.with_suffix(".tmp.npz")
         np.savez(temporary, ids=pool.ids.astype(np.int16), starts=pool.starts, prompts=pool.prompts)
         temporary.replace(path)
