@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from harness.model.text import behind_marker
+from suites.generators.parallel import is_correct
 
 FINAL_NUMBER = re.compile(r"####\s*(-?[0-9][0-9.,]*)")
 
@@ -28,6 +29,11 @@ def final_number(text: str) -> str | None:
 def nano_gsm(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """lm-eval's `process_results` of nano-gsm: exact match of the final number."""
     return {"exact_match": float(final_number(results[0]) == str(doc["answer"]))}
+
+
+def parallel(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """lm-eval's `process_results` of the parallel suites: whether the whole answer follows the task's rule."""
+    return {"exact_match": float(is_correct(doc, results[0]))}
 
 
 def minerva(doc: dict[str, Any], results: list[str]) -> dict[str, int]:

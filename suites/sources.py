@@ -138,6 +138,11 @@ def _embedded(name: str, respond: Callable[[str], str] = str) -> dict[str, Any]:
     return {split: _dataset({**row, "response": respond(row["response"])} for row in found) for split, found in rows.items()}
 
 
+def embedded(name: str, **_: Any) -> dict[str, Any]:
+    """The embedded suite whose files are called ``name``."""
+    return _embedded(name)
+
+
 def nano_gsm(**_: Any) -> dict[str, Any]:
     """The embedded arithmetic word problems."""
     return _embedded("nano_gsm")

@@ -16,7 +16,7 @@ from suites.sources import SuiteDataError
 from suites.suite import SuiteError, list_suites, load_suite
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "stock_prompts.json").read_text())["tasks"]
-EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code")
+EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code", "nano-long-gsm", "nano-long-code", "parallel", "parallel-copy")
 STOCK = [name for name in list_suites() if name in GOLDEN]
 DATA = os.environ.get("BENCH_DATA")
 needs_jail = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
