@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from harness.model.spec import ModelSpec
 from methods.training import corpus_long, evaluate_long, nano_long
 from methods.training.core import LoopOptions
+from methods.training.corpus import save_tokenizer
 from methods.training.evaluate import AR, Mode, decode, layout
 from methods.training.nano import GateError, Phase, new_model
 
@@ -28,7 +29,8 @@ TINY = ModelSpec(
 )
 
 
-def options_at(folder: Path, steps: int = 2) -> nano_long.LongOptions:
+def options_at(folder: Path, tokenizer: Tokenizer, steps: int = 2) -> nano_long.LongOptions:
+    save_tokenizer(tokenizer, folder / "work" / "tokenizer")  # the recipe's own takes longer to train
     phase = Phase(LoopOptions(steps, warmup=1, save_every=1, log_every=1, accumulate=2), 0.01, 1e-3, corpus_long.LongMix(), 512)
     return nano_long.LongOptions(
         folder / "out",
@@ -72,8 +74,8 @@ def test_cached_left_to_right_decoding_equals_the_plain_one(tokenizer: Tokenizer
     assert 1 <= forwards <= 16
 
 
-def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path) -> None:
-    options = options_at(tmp_path, steps=100)
+def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    options = options_at(tmp_path, tokenizer, steps=100)
     course = nano_long.course_of(options, nano_long.long_tokenizer(options), options.parent, 0, 0.5)
     early, late = (sum(course.batch(step).ids.shape[1] for step in steps) for steps in (range(20), range(150, 170)))
     assert late > 1.3 * early
@@ -81,8 +83,8 @@ def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path) -> None:
     assert (first.ids == again.ids).all()
 
 
-def test_both_phases_and_a_continued_run(tmp_path: Path) -> None:
-    options = options_at(tmp_path / "whole")
+def test_both_phases_and_a_continued_run(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    options = options_at(tmp_path / "whole", tokenizer)
     figures = nano_long.train_nano_long(options)
     assert {"long-gsm/block-8", "long-code/block-8", "parallel-sort/block-8", "parallel/block-8"} <= set(figures)
     assert not ModelSpec.from_folder(tmp_path / "whole" / "out" / "nano-long-ar").diffusion
@@ -91,7 +93,7 @@ def test_both_phases_and_a_continued_run(tmp_path: Path) -> None:
     assert "bench train nano --preset long" in card
     assert "| nano-long-gsm | nano-long-code | parallel-copy |" in card
     # A run that was cut off in the parent's first step and continued ends at the same weights.
-    cut = options_at(tmp_path / "cut")
+    cut = options_at(tmp_path / "cut", tokenizer)
     with pytest.raises(GateError, match="train it longer"):
         nano_long.train_nano_long(replace(cut, gate=2))
     nano_long.train_nano_long(cut)
