@@ -10,9 +10,9 @@ from math import factorial
 import numpy as np
 import pytest
 
-from methods.training.corpus_long import LongMix, items, train_tokenizer
-from suites import load_suite
+from methods.training.data.corpus_long import LongMix, items, train_tokenizer
 from suites.generators import SPLITS, Split, code_long, frozen, gsm, gsm_long, parallel
+from suites.suite import load_suite
 
 
 @pytest.mark.parametrize("split", SPLITS)

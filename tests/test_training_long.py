@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer
 
 from harness.model.spec import ModelSpec
-from methods.training import corpus_long, evaluate_long, nano_long
-from methods.training.core import LoopOptions
-from methods.training.corpus import save_tokenizer
+from methods.training import evaluate_long, nano_long
+from methods.training.data import corpus_long
+from methods.training.data.corpus import save_tokenizer
 from methods.training.evaluate import AR, Mode, decode, layout
+from methods.training.loop.loop import LoopOptions
 from methods.training.nano import GateError, Phase, new_model
 
 TINY = ModelSpec(

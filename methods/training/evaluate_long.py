@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from harness.cache import KVCache, RaggedView, UniformView
+from harness.decoding.cache import KVCache, RaggedView, UniformView
 from harness.model.transformer import Transformer
 from methods.training.evaluate import Mode, Rows, decode, layout, passes, texts
 from methods.training.precision import fast_products

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
-from methods.training.batches import Batch, Stream
-from methods.training.core import LoopOptions, generator_for
-from methods.training.corpus import EOS, MASK, cached_pool, save_tokenizer
-from methods.training.corpus_long import LongMix, items, train_tokenizer
-from methods.training.diffusion import Corruption, corrupt, diffusion_loss
+from methods.training.data.batches import Batch, Stream
+from methods.training.data.corpus import EOS, MASK, cached_pool, save_tokenizer
+from methods.training.data.corpus_long import LongMix, items, train_tokenizer
+from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
 from methods.training.evaluate import AR, Mode
 from methods.training.evaluate_long import CANVAS, PARALLEL_CANVAS, score_long
 from methods.training.export import nano_spec
+from methods.training.loop.loop import LoopOptions, generator_for
 from methods.training.nano import GateError, Phase, RecipeOptions, autoregressive_loss, new_model, ship, train_phase
 
 COMMAND = "bench train nano --preset long"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-from methods.training.corpus import fit_tokenizer
+from methods.training.data.corpus import fit_tokenizer
 from suites.generators import code_long, gsm_long, parallel
 
 # As nano's, but a blank belongs to the digit, letter or sign behind it, wherever it stands: " 7" and " total" are one piece each.
