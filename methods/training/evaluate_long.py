@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from harness.decoding.cache import KVCache, RaggedView, UniformView
+from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
 from methods.training.evaluate import Mode, Rows, decode, layout, passes, texts
 from methods.training.precision import fast_products
@@ -33,31 +33,46 @@ def grade(suite: str, item: dict[str, Any], response: str) -> bool:
     return parallel.is_correct(item, response)
 
 
+class _Keys:
+    """Keys and values of all rows [rows, heads, length, head_dim] per layer; a pass writes at ``at`` [live rows, query]."""
+
+    def __init__(self, spec: ModelSpec, rows: int, length: int) -> None:
+        self.stores = [torch.zeros(2, rows, length, spec.num_kv_heads, spec.head_dim) for _ in range(spec.num_layers)]
+        self.live = torch.arange(rows)
+        self.at = torch.empty(0, dtype=torch.long)
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """As `harness.model.transformer.KVView`."""
+        store, stop = self.stores[layer], int(self.at.max()) + 1
+        for side, new in zip(store, (key, value), strict=True):
+            side[self.live[:, None], self.at] = new.transpose(1, 2).float()
+        keys, values = store[:, self.live, :stop].transpose(2, 3).to(key.dtype)
+        return keys, values
+
+
 @torch.no_grad()
 def decode_left_to_right(model: Transformer, rows: Rows, canvas: int) -> tuple[Tensor, float]:
     """Greedy autoregressive decoding with a cache: new ids [rows, canvas] and the mean forwards per row."""
     count, widest = len(rows.starts), int(rows.starts.max())
-    cache = KVCache(model.spec, count, widest + canvas, torch.float32, torch.device("cpu"))
+    keys = _Keys(model.spec, count, widest + canvas)
     out = torch.full((count, canvas), rows.eos)
     forwards = torch.ones(count)
     with fast_products():
+        keys.at = torch.arange(widest).expand(count, widest)
         causal = torch.ones(widest, widest, dtype=torch.bool).tril()
-        view = UniformView(cache, (0, widest), widest)
-        hidden = model.hidden(rows.ids[:, :widest], slice(0, widest), causal, view)[torch.arange(count), rows.starts - 1]
-        live = torch.arange(count)
+        hidden = model.hidden(rows.ids[:, :widest], mask=causal, kv=keys)[torch.arange(count), rows.starts - 1]
         for place in range(canvas):
             logits = model.head(hidden).float()
             logits[:, rows.mask] = -torch.inf
             token = logits.argmax(-1)
-            out[live, place] = token
-            live, token = live[token != rows.eos], token[token != rows.eos]
-            if not len(live) or place + 1 == canvas:
+            out[keys.live, place] = token
+            keys.live, token = keys.live[token != rows.eos], token[token != rows.eos]
+            if not len(token) or place + 1 == canvas:
                 break
-            forwards[live] += 1
-            at = (rows.starts[live] + place)[:, None]
-            keys = int(at.max()) + 1
-            mask = (torch.arange(keys)[None] <= at)[:, None, None]
-            hidden = model.hidden(token[:, None], at, mask, RaggedView(cache, live, at, keys))[:, 0]
+            forwards[keys.live] += 1
+            keys.at = (rows.starts[keys.live] + place)[:, None]
+            mask = (torch.arange(int(keys.at.max()) + 1)[None] <= keys.at)[:, None, None]
+            hidden = model.hidden(token[:, None], keys.at, mask, keys)[:, 0]
     return out, float(forwards.mean())
 
 
