@@ -151,7 +151,7 @@ def test_suite_divides_every_row_and_the_last_block_may_be_closed_early() -> Non
     page = Canvas([[5, 6], [7]], 6, vocab_size=20, mask_id=19, eos_ids=[18], blocks=[4, 2])
     assert [row.spans for row in page.rows] == [[(2, 6), (6, 8)], [(1, 5), (5, 7)]]
     row = page.rows[0]
-    page.meter.record(0, 8, 0, 0, 8)
+    page.meter.record(0, (8, 0, 0), 8)
     assert [row.ends_answer(position, token) for position, token in [(2, 18), (5, 18), (6, 18), (7, 18), (7, 3)]] == [
         False, False, True, True, False,
     ]  # fmt: skip

@@ -68,7 +68,7 @@ def test_rows_read_as_a_canvas_of_the_suite(student: Student[LockstepOptions], b
         ids, length = pool.row(index)
         blocks = block_rows.suite_blocks()[suite]
         page = Canvas([ids[:length].tolist()], sum(blocks), vocab_size=768, mask_id=2, eos_ids=[0], blocks=blocks)
-        page.meter.record(0, 1, 0, 0, 1)
+        page.meter.record(0, (1, 0, 0), 1)
         row = page.rows[0]
         row.commit(range(length, len(ids)), ids[length:].tolist())
         assert tokenizer.decode(ids[:length].tolist()) == prompt

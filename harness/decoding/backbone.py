@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -218,15 +217,13 @@ class Backbone:
         before = before if request.see is None else len(part.stored)
         if cache is not None and request.cached and (len(part.keep) or request.trial):
             self._store(hidden, part, cache)
+        meter = canvas.meter
         if count is None:
-            queries: Any = spans_of(part.feed)
-            entry = (part.size, before, len(part.keep))
-            work, products = float(part.size), part.size * self._products
-        else:
-            queries = [spans_of(positions) for positions in count.queries]
-            entry = (len(count.queries[-1]), before, len(count.queries[-1]))
-            work, products = sum(map(len, count.queries)) / len(count.queries), count.products
-        canvas.meter.record(row, entry, queries, part.keys, part.size, products, work)
+            meter.record(row, (part.size, before, len(part.keep)), part.keys, spans_of(part.feed), part.size * self._products)
+            return
+        rows = [len(positions) for positions in count.queries]
+        queries = [spans_of(positions) for positions in count.queries]
+        meter.record(row, (rows[-1], before, rows[-1]), part.keys, queries, count.products, part.size, sum(rows) / len(rows))
 
     def _store(self, hidden: Tensor, part: Part, cache: KVCache) -> None:
         keep = part.keep

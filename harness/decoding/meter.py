@@ -84,12 +84,21 @@ class Meter:
         """Time in the method's own code: outside forward passes and writes."""
         return self.seconds("decode") - self.seconds("forward") - self.seconds("write")
 
-    def record(self, row: int, entry: tuple[int, int, int], queries: Any, keys: int, fed: int, products: int, work: float) -> None:
-        """Count one row's share of one forward pass; see RowMeter. ``work``: its query positions, mean over layers."""
+    def record(
+        self,
+        row: int,
+        entry: tuple[int, int, int],
+        keys: int,
+        queries: Any = (),
+        products: int = 0,
+        fed: int | None = None,
+        work: float | None = None,
+    ) -> None:
+        """Count one row's share of one forward pass; see RowMeter. ``fed``, ``work``: where they are not the entry's query length."""
         meter = self.rows[row]
         meter.forwards.append(entry)
         meter.queries.append(queries)
         meter.kv_read += keys
-        meter.fed.append(fed)
+        meter.fed.append(entry[0] if fed is None else fed)
         meter.products += products
-        meter.work += work
+        meter.work += entry[0] if work is None else work

@@ -123,7 +123,11 @@ def _count_checks(canvas: Canvas, seen: Watch) -> list[Check]:
     exact = len(rows) > 1 or rows[0].fed == true_fed
     keys = all(sum(max(cached, query) for query, cached, _ in row.forwards) <= row.kv_read for row in rows)
     return [
-        Check(name="nfe_equals_hook_count", passed=counted == seen.calls, detail=f"metered {counted}, seen {seen.calls}"),
+        Check(
+            name="nfe_equals_hook_count",
+            passed=counted == seen.calls and all(len(row.fed) == row.nfe for row in rows),
+            detail=f"metered {counted}, seen {seen.calls}",
+        ),
         Check(
             name="positions_equal_hook",
             passed=sum(fed) == sum(true_fed) and exact and keys,

@@ -202,9 +202,8 @@ class Transformer(nn.Module):
         """
         x = ids if ids.is_floating_point() else self.model.embed_tokens(ids)
         where = slice(0, ids.shape[1]) if positions is None else positions
-        if longest is None:
-            longest = where.stop if isinstance(where, slice) else int(where.max()) + 1
-        rope = self.rope(where, longest, x)
+        reach = longest if longest is not None else int(where.stop if isinstance(where, slice) else where.max() + 1)
+        rope = self.rope(where, reach, x)
         for block in self.model.layers:
             x = block(x, rope, mask, attend, self.matmul_attention)
         return self.model.norm(x)

@@ -15,7 +15,7 @@ class Cheat(Vanilla):
     def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
         honest = Meter.record
         if honest.__name__ == "record":
-            Meter.record = lambda self, row, query, cached, stored, keys: honest(self, row, query, cached, stored, max(query, keys // 2))
+            Meter.record = lambda self, row, entry, keys, *rest: honest(self, row, entry, max(entry[0], keys // 2), *rest)  # pyright: ignore
         super().decode(backbone, canvas, config)
 
 
