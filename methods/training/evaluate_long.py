@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from harness.model.spec import ModelSpec
-from harness.model.transformer import Transformer
+from harness.model.transformer import Transformer, attention
 from methods.training.evaluate import Mode, Rows, decode, layout, passes, texts
 from methods.training.precision import fast_products
 from suites.generators import Split, code, frozen, gsm, parallel
@@ -34,20 +34,21 @@ def grade(suite: str, item: dict[str, Any], response: str) -> bool:
 
 
 class _Keys:
-    """Keys and values of all rows [rows, heads, length, head_dim] per layer; a pass writes at ``at`` [live rows, query]."""
+    """Keys and values [2, rows, length, kv_heads, head_dim] per layer; a pass writes those of rows ``live`` at places ``at`` [live, query],
+    which see everything up to themselves."""
 
     def __init__(self, spec: ModelSpec, rows: int, length: int) -> None:
         self.stores = [torch.zeros(2, rows, length, spec.num_kv_heads, spec.head_dim) for _ in range(spec.num_layers)]
         self.live = torch.arange(rows)
         self.at = torch.empty(0, dtype=torch.long)
 
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """As `harness.model.transformer.KVView`."""
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As `harness.model.transformer.Attend`."""
         store, stop = self.stores[layer], int(self.at.max()) + 1
         for side, new in zip(store, (key, value), strict=True):
             side[self.live[:, None], self.at] = new.transpose(1, 2).float()
         keys, values = store[:, self.live, :stop].transpose(2, 3).to(key.dtype)
-        return keys, values
+        return attention(query, keys, values, (torch.arange(stop) <= self.at[..., None])[:, None])
 
 
 @torch.no_grad()
@@ -59,8 +60,7 @@ def decode_left_to_right(model: Transformer, rows: Rows, canvas: int) -> tuple[T
     forwards = torch.ones(count)
     with fast_products():
         keys.at = torch.arange(widest).expand(count, widest)
-        causal = torch.ones(widest, widest, dtype=torch.bool).tril()
-        hidden = model.hidden(rows.ids[:, :widest], mask=causal, kv=keys)[torch.arange(count), rows.starts - 1]
+        hidden = model.hidden(rows.ids[:, :widest], attend=keys)[torch.arange(count), rows.starts - 1]
         for place in range(canvas):
             logits = model.head(hidden).float()
             logits[:, rows.mask] = -torch.inf
@@ -71,8 +71,7 @@ def decode_left_to_right(model: Transformer, rows: Rows, canvas: int) -> tuple[T
                 break
             forwards[keys.live] += 1
             keys.at = (rows.starts[keys.live] + place)[:, None]
-            mask = (torch.arange(int(keys.at.max()) + 1)[None] <= keys.at)[:, None, None]
-            hidden = model.hidden(token[:, None], keys.at, mask, keys)[:, 0]
+            hidden = model.hidden(token[:, None], keys.at, attend=keys)[:, 0]
     return out, float(forwards.mean())
 
 
