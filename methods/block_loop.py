@@ -57,10 +57,10 @@ class BlockDecoder(RowDecoder):
     rule: ClassVar[str] = "confidence"
 
     def uses_cache(self, config: Any) -> bool:
-        return make_policy(config).cached
+        return config.cache not in (None, "none")
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
-        yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config))
+        yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec))
 
 
 def block_length(row: Row, length: int | None) -> int:

@@ -26,7 +26,9 @@ class LayerCount:
 
 
 class LayerPolicy(Protocol):
-    """A cache policy's part inside the layers."""
+    """A cache policy's part inside the layers. ``uniform``: every layer computes the same rows, those that are fed."""
+
+    uniform: bool
 
     def run(self, layer: Layer, x: Tensor) -> Tensor:
         """Hidden states [fed, hidden] of the fed positions behind ``layer``, from those before it."""

@@ -9,7 +9,10 @@ from pydantic import Field
 
 from harness.decoding.decoder import SamplingConfig
 from harness.decoding.policy import CachePolicy
-from harness.decoding.settings import SettingError
+from harness.model import ModelSpec
+from methods.caches.d2cache import D2Cache
+from methods.caches.dllm_cache import DLLMCache
+from methods.caches.window import WindowCache
 
 CacheName = Literal["none", "prefix", "dual", "dllm_cache", "d2cache"]
 
@@ -36,8 +39,14 @@ class CacheConfig(SamplingConfig):
                     raise ValueError(f"{name} belongs to cache={owner}, not to cache={self.cache or 'none'}: change one of them")
 
 
-def make_policy(config: Any) -> CachePolicy:
-    """A fresh policy for one row of one call. Raises SettingError for a cache that is not there."""
-    if config.cache in (None, "none"):
-        return CachePolicy()
-    raise SettingError(f"cache={config.cache} is not available yet: set cache=none")
+def make_policy(config: Any, spec: ModelSpec) -> CachePolicy:
+    """A fresh policy for one row of one call."""
+    match config.cache:
+        case "prefix" | "dual":
+            return WindowCache(spec.shift, to_end=config.cache == "prefix")
+        case "dllm_cache":
+            return DLLMCache(config.kp, config.kr, config.rou)
+        case "d2cache":
+            return D2Cache(spec.shift, config.rollout_p, config.current_k, config.cache_sigma, config.inflate_w)
+        case _:
+            return CachePolicy()
