@@ -40,19 +40,19 @@ def test_aligned_logits_hide_the_shift() -> None:
 
 
 def test_block_causal_cache_is_exact() -> None:
-    model = backbone("dream_tiny")
+    model = backbone("dream_tiny", dtype=torch.float64)
     page = canvas(model, [[5, 6, 7]], 8)
     cache = model.new_cache(page)
     model.forward(page, Forward((0, 7), [3], keep=(0, 3), mask=BlockCausal(4)), cache)
     cached = model.forward(page, Forward((3, 11), [3, 4, 8], mask=BlockCausal(4)), cache)
     whole = model.forward(page, Forward((0, 11), [3, 4, 8], mask=BlockCausal(4), cached=False), cache)
-    torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cached, whole, atol=1e-9, rtol=1e-9)
     full = model.forward(page, Forward((0, 11), [3, 4, 8], cached=False), cache)
     assert (full - whole).abs().max() > 1e-3
 
 
 def test_causal_cache_is_exact() -> None:
-    model = backbone("dream_wide_tiny")
+    model = backbone("dream_wide_tiny", dtype=torch.float64)
     page = canvas(model, [[1, 2, 3, 4], [7, 8]], 4)
     cache = model.new_cache(page)
     first = model.forward_rows(page, {0: Forward((0, 4), [4], (0, 4), mask=CAUSAL), 1: Forward((0, 2), [2], (0, 2), mask=CAUSAL)}, cache)
@@ -61,17 +61,17 @@ def test_causal_cache_is_exact() -> None:
     second = model.forward_rows(page, {0: Forward((4, 5), [5], (4, 5), mask=CAUSAL), 1: Forward((2, 3), [3], (2, 3), mask=CAUSAL)}, cache)
     for row, length in ((0, 5), (1, 3)):
         raw = model.score(page.ids[row : row + 1, :length], causal=True)[0]
-        torch.testing.assert_close(second[row][0], raw[-1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(second[row][0], raw[-1], atol=1e-9, rtol=1e-9)
 
 
 def test_ragged_rows_equal_single_rows() -> None:
-    model = backbone("dream_tiny")
+    model = backbone("dream_tiny", dtype=torch.float64)
     page = canvas(model, [[5, 6, 7], [9] * 12, [4]], 6)
     requests = {0: Forward((0, 9), [4, 8]), 1: Forward((0, 18), [13]), 2: Forward((0, 7), [2])}
     together = model.forward_rows(page, requests)
     for row, request in requests.items():
         alone = model.forward(page, request, row=row)
-        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together[row], alone, atol=1e-9, rtol=1e-9)
 
 
 def test_meter_counts_queries_and_keys() -> None:

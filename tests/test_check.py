@@ -119,7 +119,7 @@ def _runtime_part(name: str) -> str:
 def test_command_prints_the_failed_names_and_exits_1() -> None:
     command = [sys.executable, "-c", "from harness.cli import main; main()", "check", str(CHEATERS / "early_return.py")]
     done = subprocess.run(
-        [*command, "--model", str(GOLDEN / "dream_eos_tiny"), "--limit", "2"], capture_output=True, text=True, timeout=240, check=False
+        [*command, "--model", str(GOLDEN / "dream_eos_tiny"), "--limit", "2"], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 1, done.stderr
     assert "24 of 25 checks passed; failed: no_mask_left" in done.stdout

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from harness.records.schema import find_runs, read_samples
+from tests.helpers import wait_until
 from tests.test_run import BENCH, answers, bench
 
 ENDLESS = """
@@ -38,9 +39,7 @@ def test_run_killed_while_grading_continues(tmp_path: Path) -> None:
     command = ["run", "--method", tmp_path / "endless.py", "--suite", "nano-code", "--limit", "2", "-o"]
     folder = tmp_path / "killed"
     process = subprocess.Popen([*BENCH, *map(str, command), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while process.poll() is None and time.monotonic() < deadline and not any(map(read_samples, find_runs(folder))):
-        time.sleep(0.02)
+    wait_until(lambda: any(map(read_samples, find_runs(folder))), process)
     time.sleep(1.0)
     assert process.poll() is None, "the second answer is being executed now"
     process.kill()

@@ -105,7 +105,7 @@ def test_unknown_protocol() -> None:
 def test_standard_run(tmp_path: Path) -> None:
     command = ["run", "--method", "vanilla:tokens_per_step=8", "--method", "fast_dllm", "--suite", "nano-gsm", "--limit", "3"]
     arguments = [*BENCH, *command, "--protocol", "standard", "-o", str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     for folder in find_runs(tmp_path):
         run, samples = read_run(folder), read_samples(folder)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from methods.training.data.overlap import OverlapError
 from methods.training.students import d3llm, estimate, student
 from methods.training.students.trainers import TRAINERS
 from suites.generators import frozen
+from tests.helpers import wait_until
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")
 TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
@@ -88,9 +88,7 @@ def test_a_killed_generation_ends_at_the_same_bytes(base: Path, answered: Path, 
     flags = ["--set", "max_new_tokens=16", "--set", "tokens_per_step=2", "--count", "7", "--batch-size", "3"]
     command = [sys.executable, "-c", "from harness.cli import main; main()", "generate-data", "--model", str(base), "--output", str(path)]
     process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while (not path.exists() or path.read_bytes().count(b"\n") < 1) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") > 0, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     answers.generate_answers(asked(base, path))

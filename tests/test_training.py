@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from tokenizers import Tokenizer
 
 from harness.model.adapter import Adapter
@@ -26,7 +28,9 @@ from methods.training.data.batches import Stream
 from methods.training.loop import loop as core
 from methods.training.loop import optim
 from methods.training.students import d2f
+from methods.training.students.student import Rows, Student
 from tests.conftest import GOLDEN
+from tests.helpers import wait_until
 
 CPU = torch.device("cpu")
 CASES = json.loads((GOLDEN / "d2f_loss.json").read_text())
@@ -43,17 +47,33 @@ def stream(tokenizer: Tokenizer) -> Stream:
     return Stream(corpus.build_pool(tokenizer, 0, 400, corpus.Mix()), 0, 512, tokenizer.token_to_id(corpus.EOS))
 
 
+class GoldenStudent(Student[d2f.D2FOptions]):
+    """The trainer's student on a golden checkpoint and adapter, without data."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        self.options = d2f.D2FOptions(Path(), Path(), block_size=case["block_size"])
+        self.accelerator = Accelerator(cpu=True)
+        self.model, self.bare = (load_transformer(GOLDEN / case["model"], torch.float32, CPU) for _ in range(2))
+        Adapter(GOLDEN / case["adapter"]).attach(self.model)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        adapted, self.model = self.model, self.bare
+        yield
+        self.model = adapted
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
 def test_d2f_loss_equals_the_reference(case: dict[str, Any]) -> None:
-    teacher = load_transformer(GOLDEN / case["model"], torch.float32, CPU)
-    student = load_transformer(GOLDEN / case["model"], torch.float32, CPU)
-    Adapter(GOLDEN / case["adapter"]).attach(student)
-    noisy = torch.tensor(case["noisy_ids"])
+    """The loss that the trainer calls for each of its batches."""
+    noisy, prompts = torch.tensor(case["noisy_ids"]), torch.tensor(case["prompt_length"])
     masked = torch.zeros(noisy.shape, dtype=torch.bool)
     for row, places in enumerate(case["masked_positions"]):
         masked[row, places] = True
-    mask = d2f.block_causal_mask(torch.tensor(case["prompt_length"]), noisy.shape[1], case["block_size"])
-    loss = d2f.d2f_loss(student(noisy, mask), teacher(noisy), masked, torch.tensor(case["p_mask"]), shift=teacher.spec.shift)
+    everywhere = torch.ones(noisy.shape, dtype=torch.bool)
+    ends = torch.full_like(prompts, noisy.shape[1])
+    rows = Rows(torch.tensor(case["input_ids"]), everywhere, everywhere[:, None, None, :], prompts, ends, np.arange(len(noisy)))
+    loss = d2f.d2f_loss(GoldenStudent(case), rows, d2f.Corrupted(noisy, masked, torch.tensor(case["p_mask"])))
     assert float(loss) == pytest.approx(case["loss"], rel=1e-4)
 
 
@@ -143,9 +163,7 @@ def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     whole = run_tiny(tmp_path / "whole")
     script = "import sys, torch; from pathlib import Path; from tests.test_training import run_tiny; run_tiny(Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "cut")], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "cut" / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until((tmp_path / "cut" / "checkpoint.pt").exists, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     continued = run_tiny(tmp_path / "cut")

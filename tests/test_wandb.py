@@ -27,7 +27,7 @@ def bench(output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {**clean, "WANDB_DIR": str(output), "HOME": str(output), **environment}
     return subprocess.run(
         [*BENCH, *COMMAND, "-o", str(output / "runs")],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False, env=settings,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False, env=settings,
     )  # fmt: skip
 
 

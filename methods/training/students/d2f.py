@@ -50,17 +50,6 @@ def noise_levels(rng: np.random.Generator, blocks: int, low: float = 0.2, high: 
     return first + np.concatenate([[0.0], np.cumsum(rises)])
 
 
-def d2f_loss(student: Tensor, teacher: Tensor, masked: Tensor, rates: Tensor, shift: bool) -> Tensor:
-    """Mean over masked places of the soft-label cross-entropy divided by the mask rate there.
-
-    ``student`` and ``teacher`` are raw logits [rows, length, vocab]; ``masked`` and ``rates`` are
-    [rows, length]. With ``shift`` the logits at p are read for place p + 1 (place 0 is prompt).
-    """
-    if shift:
-        student, teacher, masked, rates = student[:, :-1], teacher[:, :-1], masked[:, 1:], rates[:, 1:]
-    return soft_cross_entropy(student[masked], teacher[masked], rates[masked])
-
-
 def soft_cross_entropy(student: Tensor, teacher: Tensor, rates: Tensor) -> Tensor:
     """mean of -sum_v q_teacher(v) log p_student(v) / rate over [count, vocab] logits; gradient of KL(teacher | student)."""
     losses = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(-1)
@@ -94,10 +83,14 @@ def loss_of_batch(student: Student[D2FOptions], batch: int) -> Tensor:
     """Loss of one batch: a function of (seed, batch) and the weights."""
     rows, options = student.rows(batch), student.options
     student.random(batch)  # seeds the dropout
-    noisy = corrupt(rows, options, student.mask_id, generator_for(options.seed + 7, batch, 4))
+    return d2f_loss(student, rows, corrupt(rows, options, student.mask_id, generator_for(options.seed + 7, batch, 4)))
+
+
+def d2f_loss(student: Student[D2FOptions], rows: Rows, noisy: Corrupted) -> Tensor:
+    """Mean over masked places of the soft-label cross-entropy divided by the mask rate there."""
     with student.base():
         teacher = student.logits(noisy.ids, rows.visible)[noisy.masked]
-    causal = block_causal_mask(rows.prompts, rows.ids.shape[1], options.block_size)
+    causal = block_causal_mask(rows.prompts, rows.ids.shape[1], student.options.block_size)
     own = student.logits(noisy.ids, causal & rows.visible)[noisy.masked]
     return soft_cross_entropy(own, teacher, noisy.rates[noisy.masked])
 
