@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """What is wrong, and which flag or file to change."""
+
+
+class Interrupted(UserError):
+    """Ctrl-C: what is safe, and how to go on."""

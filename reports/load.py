@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.records.schema import Run, Sample, Summary, find_runs, read_run, read_samples
+from harness.records import evidence
+from harness.records.schema import Run, Sample, Summary, find_runs, read_run
 from harness.statistics.summary import summarise
 
 
@@ -33,6 +34,8 @@ class StoredRun:
         """Why this run may not stand in a table; None: it may."""
         if self.run.status != "complete":
             return f"incomplete: {self.summary.samples} samples so far; run its command again to continue"
+        if (lacking := evidence.lacking(self.run, len(self.samples))) is not None:
+            return f"calls itself complete with {lacking}; run its command again to continue"
         if self.run.audit is None:
             return "not audited"
         if not self.run.audit.passed:
@@ -44,8 +47,9 @@ class StoredRun:
 
 
 def read_stored(folder: Path) -> StoredRun:
-    """Read one run folder; RecordError names a damaged file and line."""
-    run, samples = read_run(folder), read_samples(folder)
+    """Read one run folder; RecordError names a file and line that is damaged or does not belong to the run."""
+    run = read_run(folder)
+    samples = evidence.read_evidence(folder, run)
     roof_share = run.summary.roof_share if run.summary else None
     return StoredRun(folder, run, samples, summarise(samples).model_copy(update={"roof_share": roof_share}))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.records.files import digest
 from harness.records.schema import Audit, Check, Plan, Run, Sample, write_run
 from harness.statistics.summary import summarise
 
@@ -68,6 +69,7 @@ def _sample(fake: Fake, run_id: str, document: int, repeat: int, useful: int, ti
         prompt_hash=hashlib.sha256(f"{fake.suite}/{document}".encode()).hexdigest()[:16],
         repeat=repeat,
         order=document * fake.repeats + repeat,
+        batch=document * fake.repeats + repeat,
         prompt_tokens=40,
         output_ids=list(range(10, 10 + useful)),
         pieces=pieces,
@@ -76,7 +78,7 @@ def _sample(fake: Fake, run_id: str, document: int, repeat: int, useful: int, ti
         answer=None,
         correct=correct,
         useful=useful,
-        committed=useful + 4,
+        committed=useful,
         nfe=nfe,
         positions=nfe * 96,
         kv_read=nfe * 136,
@@ -86,7 +88,7 @@ def _sample(fake: Fake, run_id: str, document: int, repeat: int, useful: int, ti
         forward_s=time_s * 0.85,
         select_s=time_s * 0.1,
         peak_memory_bytes=64 << 20,
-        output_hash=hashlib.sha256("".join(pieces).encode()).hexdigest()[:16],
+        output_hash=digest(list(range(10, 10 + useful))),
         forwards=[(96, 0, 0)] * nfe,
         step_map=steps,
         confidence=[round(0.5 + 0.5 * ((place * 37) % 100) / 100, 3) for place in range(useful)],
@@ -130,6 +132,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         comparability=shared,
         environment={"versions": {"torch": "2.13.0"}, "git": {"commit": "0123456789abcdef", "dirty": True}, "cpu": "test processor"},
         tuning=None,
+        expected=fake.documents * fake.repeats,
         load_s=0.5,
         wall_s=60.0,
         audit=Audit(passed=True, checks=[Check(name="no mask left", passed=True)]),

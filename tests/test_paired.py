@@ -11,7 +11,7 @@ from harness.records.schema import Sample
 from harness.statistics.paired import documents_to_decide, holm, mcnemar_exact, non_inferiority, paired_bootstrap_difference, speedup, tango
 from tests.synthetic_runs import Fake, fake_samples
 
-TEMPLATE = fake_samples(Fake(documents=1))[0]
+TEMPLATE = fake_samples(Fake(documents=1))[0].model_copy(update={"batch": None})
 
 
 def timed(log_cost: np.ndarray) -> list[Sample]:

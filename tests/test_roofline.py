@@ -83,13 +83,15 @@ def test_seconds_by_hand() -> None:
 
 def sample(order: int, forwards: list[tuple[int, int, int]], time_s: float | None) -> Sample:
     blank = fake_samples(Fake(documents=1))[0]
-    return blank.model_copy(update={"doc_id": order, "order": order, "forwards": forwards, "time_s": time_s})
+    return blank.model_copy(update={"doc_id": order, "order": order, "batch": None, "forwards": forwards, "time_s": time_s})
 
 
 def test_rows_of_a_batch_share_their_passes() -> None:
     rows = [sample(2, [(4, 0, 0)], 1.0), sample(0, [(3, 0, 0), (1, 3, 0)], 1.0), sample(1, [(5, 0, 0)], 1.0)]
     assert passes(rows, 2) == [[(3, 0), (5, 0)], [(1, 3)], [(4, 0)]]
     assert passes(rows, 1) == [[(3, 0)], [(1, 3)], [(5, 0)], [(4, 0)]]
+    numbered = [row.model_copy(update={"batch": batch}) for row, batch in zip(rows, (7, 2, 7), strict=True)]
+    assert passes(numbered, 2) == [[(3, 0)], [(1, 3)], [(5, 0), (4, 0)]], "a stored batch number counts, wherever a resumed run began"
 
 
 def test_share_of_the_roof() -> None:

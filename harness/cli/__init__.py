@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -10,7 +11,7 @@ import typer
 
 from harness import __version__
 from harness.cli.group import CommandGroup
-from harness.errors import UserError
+from harness.errors import Interrupted, UserError
 
 app = typer.Typer(
     name="bench",
@@ -39,14 +40,20 @@ def bench(version: bool = typer.Option(False, "--version", callback=_version, is
 
 
 def main() -> None:
-    """Entry point of the console script: a user's mistake is one line and exit status 2."""
+    """Entry point of the console script: a user's mistake or a full disk is one line and exit status 2, Ctrl-C one line and 130."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=os.environ.get("BENCH_LOG", "WARNING"), format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         app()
+    except Interrupted as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("bench: interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        print(f"bench: error: no space left on the disk{place}: make room and give the same command again", file=sys.stderr)
+        sys.exit(2)

@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from harness.errors import Interrupted
+
 GROUP = "dllm_bench.commands"
 ORDER = ("run", "list", "decode", "generate", "check", "compare", "report", "trace", "project", "sweep", "suite", "grade", "score")
 
@@ -35,6 +37,13 @@ class CommandGroup(TyperGroup):
         """A stand-in with the command's help; ``resolve_command`` loads the real one."""
         point = _points().get(cmd_name)
         return None if point is None else TyperCommand(cmd_name, help=_help(point))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Ctrl-C leaves as an error of ours; Typer would turn it into a silent exit status."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from harness.engine.flags import (
     stop_rule_of,
 )
 from harness.engine.opening import Weights, Wish, open_engine
+from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.runs.cell import Cell, Options, run_cells
 from harness.runs.cell import render as render_suite
@@ -117,11 +119,24 @@ def run_command(
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
-    cells = _cells(
-        methods, suites, settings or [], Weights(model, adapter, not no_merge, dtype, device), options, seed, stop_rule, rendering
-    )
-    _execute(cells, allow_unsafe_code, wandb)
-    _show(cells, output_path)
+    weights = Weights(model, adapter, not no_merge, dtype, device)
+    with ExitStack() as stack:
+        cells: list[Cell] = []
+        try:
+            for cell in _cells(methods, suites, settings or [], weights, options, seed, stop_rule, rendering):
+                stack.callback(cell.folder.close)
+                cells.append(cell)
+            _execute(cells, allow_unsafe_code, wandb)
+        except KeyboardInterrupt:
+            raise Interrupted(_safe(cells, fresh)) from None
+        _show(cells, output_path)
+
+
+def _safe(cells: list[Cell], fresh: bool) -> str:
+    """What an interrupted run keeps, and how it is continued."""
+    done, wanted = sum(cell.folder.stored for cell in cells), sum(len(cell.keys) for cell in cells)
+    stored = f"all {done} finished samples of {wanted} are safe" if cells else "nothing was begun"
+    return f"interrupted; {stored}; the same command{' without --fresh' if fresh else ''} continues with the missing ones"
 
 
 def _split(methods: list[str] | None) -> list[str]:
@@ -138,8 +153,7 @@ def _cells(
     seed: int,
     stop_rule: str,
     rendering: Rendering,
-) -> list[Cell]:
-
+) -> Iterator[Cell]:
     rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
     known = [name for wish in wishes for name in getattr(load_method(wish.method).decoder.Config, "__dataclass_fields__", {})]
@@ -147,11 +161,9 @@ def _cells(
     loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
     documents = [render_suite(one, options.limit) for one in loaded_suites]
     engines = [open_engine(wish, weights, shared, known=known, seed=seed, stop_rule=rule) for wish in wishes]
-    return [
-        Cell(engine.generator, engine.method, one, items, options)
-        for one, items in zip(loaded_suites, documents, strict=True)
-        for engine in engines
-    ]
+    for one, items in zip(loaded_suites, documents, strict=True):
+        for engine in engines:
+            yield Cell(engine.generator, engine.method, one, items, options)
 
 
 def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
@@ -177,8 +189,6 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         run_cells(cells, jail, advance)
     if log is not None:
         log.finish(cells)
-    for cell in cells:
-        cell.folder.close()
 
 
 def _show(cells: list[Cell], root: Path) -> None:

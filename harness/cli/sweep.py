@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from harness.cli.options import OutputPath
+from harness.errors import Interrupted
 from harness.records.schema import Summary, find_runs, read_run
 from harness.runs.sweep import Cell, Outcome, State, cells, read_sweep
 from harness.runs.workers import run_local, run_ray
@@ -56,11 +57,16 @@ def sweep_command(
     state = State(output_path)
     pending = state.pending(wanted, retry_failed)
     if not dry_run and pending:
-        with _Display(wanted, len(wanted) - len(pending)) as watch:
-            if ray:
-                run_ray(pending, state, workers, bool(gpus) or (sweep.device or "").startswith("cuda"), sweep.timeout_s, watch)
-            else:
-                run_local(pending, state, workers, gpus.split(",") if gpus else [], sweep.timeout_s, watch)
+        try:
+            with _Display(wanted, len(wanted) - len(pending)) as watch:
+                if ray:
+                    run_ray(pending, state, workers, bool(gpus) or (sweep.device or "").startswith("cuda"), sweep.timeout_s, watch)
+                else:
+                    run_local(pending, state, workers, gpus.split(",") if gpus else [], sweep.timeout_s, watch)
+        except KeyboardInterrupt:
+            left = len(state.pending(wanted, retry_failed))
+            text = f"interrupted; {len(wanted) - left} of {len(wanted)} cells are done and every finished sample of the others is safe"
+            raise Interrupted(f"{text}; the same command continues") from None
     _show(wanted, state, output_path)
     state.close()
     if not dry_run and any(state.outcomes[cell.key].status != "complete" for cell in wanted):

@@ -42,6 +42,7 @@ class Decoded(Measured):
     kv_read: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     time_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     latency_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
+    rows: int = 1  # pyright: ignore[reportIncompatibleVariableOverride]
     forward_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     select_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     queries: list[Any]
@@ -144,6 +145,7 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         forwards=meter.forwards,
         queries=meter.queries,
         time_s=elapsed / rows,
+        rows=rows,
         latency_s=meter.finished_s if meter.finished_s is not None else elapsed,
         first_block_s=meter.first_block_s,
         forward_s=canvas.meter.forward_s / rows,

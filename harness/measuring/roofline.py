@@ -93,11 +93,15 @@ class Roofline:
 def passes(samples: Iterable[Sample], batch_size: int) -> list[Pass]:
     """The forward passes of a run: rows that were decoded together share their first, second, ... pass.
 
-    Samples carry no batch number; neighbours in the order of decoding made up a batch.
+    Samples without a batch number: neighbours in the order of decoding made up a batch.
     """
-    ordered = sorted((sample for sample in samples if sample.forwards), key=lambda sample: sample.order)
+
+    def number(sample: Sample) -> int:
+        return sample.order // batch_size if sample.batch is None else sample.batch
+
     joined: list[Pass] = []
-    for _, group in groupby(ordered, key=lambda sample: sample.order // batch_size):
+    ordered = sorted((sample for sample in samples if sample.forwards), key=lambda sample: (number(sample), sample.order))
+    for _, group in groupby(ordered, key=number):
         rows = [sample.forwards for sample in group]
         for step in range(max(map(len, rows))):
             joined.append([(forwards[step][0], forwards[step][1]) for forwards in rows if step < len(forwards)])

@@ -18,10 +18,23 @@ def digest(value: Any) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replace a file so that a kill leaves either the old or the new one."""
+    """Replace a file so that a kill or a full disk (OSError) leaves either the old or the new one, and nothing beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), text.encode())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write everything and force it to the disk."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
 
 
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -40,16 +53,18 @@ class LineFile:
     """Lines appended to a file, each forced to the disk before the next; a torn last line is cut off at opening."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("a+b")
+        self._file: IO[bytes] = path.open("a+b", buffering=0)
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)
-        self._file.seek(0, os.SEEK_END)
 
     def append(self, line: bytes) -> None:
-        """Write one line (without its line feed)."""
-        self._file.write(line + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write one line (without its line feed). OSError: the line is not there, not even a part of it."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            _write_all(self._file.fileno(), line + b"\n")
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def close(self) -> None:
         self._file.close()

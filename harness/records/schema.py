@@ -124,6 +124,7 @@ class Run(Record):
     tuning: dict[str, Any] | None = Field(
         default=None, description="settings tried for this method and on which split; null: none recorded"
     )
+    expected: int | None = Field(default=None, description="samples of the whole run; null: a run from before this was recorded")
     load_s: float | None = None
     wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
     roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
@@ -142,6 +143,7 @@ class Measured(Record):
     positions: int | None = Field(default=None, description="query positions fed to the layers, summed over forwards")
     kv_read: int | None = Field(default=None, description="key positions attended to, summed over forwards")
     time_s: float | None = Field(default=None, description="decode seconds; in a batch the batch's wall time divided by its rows")
+    rows: int | None = Field(default=None, description="rows of the decode call, which share its clock")
     latency_s: float | None = Field(default=None, description="seconds until this row was finished")
     first_block_s: float | None = None
     forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
@@ -161,6 +163,7 @@ class Sample(Measured):
     template: str = "default"
     repeat: int = 0
     order: int = Field(description="place in the order of decoding")
+    batch: int | None = Field(default=None, description="number of the decode call within the run; its rows share one clock")
     prompt_tokens: int
     output_ids: list[int] = Field(description="ids of the generation region up to the last written one; holes hold the mask (or fill) id")
     pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
@@ -172,13 +175,14 @@ class Sample(Measured):
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
     block_useful: list[int] = Field(default=[], description="the same for each of the blocks; empty: one text")
-    output_hash: str
+    output_hash: str = Field(description="sha256 over output_ids, 16 hex digits; where batch is null, over the unwritten rest too")
     step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
     confidence: list[float | None] = []
     blocks: list[tuple[int, int]] = Field(default=[], description="[start, stop) in output_ids of each text; empty: one text")
     status: Status = "ok"
     error: str | None = None
     grading: Grading = "not_run"
+    seal: str | None = Field(default=None, description="sha256 over the rest of the line, 16 hex digits; null: not sealed")
 
 
 def read_run(folder: Path) -> Run:
@@ -199,19 +203,22 @@ def _first(error: Exception) -> str:
     return str(error)
 
 
-def read_samples(folder: Path) -> list[Sample]:
-    """All samples of a run in (doc_id, repeat) order.
+def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
+    """(number from 1, line, sample) of ``samples.jsonl`` as it was written.
 
     A torn last line (the process was killed while writing) is ignored; any other damaged line is a RecordError.
     """
     path = folder / "samples.jsonl"
-    samples: dict[tuple[int, int], Sample] = {}
     for number, line in whole_lines(path):
         try:
-            sample = Sample.model_validate_json(line)
+            yield number, line, Sample.model_validate_json(line)
         except ValidationError as error:
             raise RecordError(f"{path} line {number} is damaged ({_first(error)}); move the folder away or use --fresh") from None
-        samples[sample.doc_id, sample.repeat] = sample
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """All samples of a run in (doc_id, repeat) order, as they stand; ``harness.records.evidence`` reads those that agree with their run."""
+    samples = {(sample.doc_id, sample.repeat): sample for _, _, sample in sample_lines(folder)}
     return [samples[key] for key in sorted(samples)]
 
 

@@ -76,6 +76,11 @@ class Cell:
         self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
         self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats)
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
+        try:
+            self.folder.expect(self.keys, {item.doc_id: digest(item.prompt) for item in self.items})
+        except BaseException:
+            self.folder.close()
+            raise
         self.started = time.perf_counter()
 
     def _run(self) -> Run:
@@ -104,6 +109,7 @@ class Cell:
             comparability_key=digest(shared),
             comparability=shared,
             environment=capture(loaded.backbone.device),
+            expected=len(self.keys),
             load_s=loaded.load_s,
             roofline=roofline_for(loaded.backbone).record(),
         )
@@ -156,17 +162,21 @@ class Cell:
         """Decode, grade and store one batch."""
         items = {item.doc_id: item for item in self.items}
         requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
-        done = 0
+        keys, left = iter(chunk), 0
+        number = self.folder.next_batch - 1
         for batch in self.generator.run(requests, self.options.batch_size):
             for generation in batch:
-                doc_id, repeat = chunk[done]
-                self.folder.append(self._sample(items[doc_id], repeat, generation, jail))
-                done += 1
+                # Rows that did not fit together were decoded one by one, each by its own clock.
+                if left == 0:
+                    number, left = number + 1, generation.decoded.rows if generation.decoded else 1
+                left -= 1
+                doc_id, repeat = next(keys)
+                self.folder.append(self._sample(items[doc_id], repeat, generation, number, jail))
 
     def _request(self, item: Item, repeat: int) -> Request:
         return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat, blocks=self.suite.blocks)
 
-    def _sample(self, item: Item, repeat: int, generation: Generation, jail: Any) -> Sample:
+    def _sample(self, item: Item, repeat: int, generation: Generation, batch: int, jail: Any) -> Sample:
         row = generation.decoded
         grade = self.suite.grade(item.doc, generation.text, jail) if generation.text is not None else None
         return Sample(
@@ -178,6 +188,7 @@ class Cell:
             template=self.suite.rendering.template,
             repeat=repeat,
             order=len(self.folder.samples),
+            batch=batch,
             prompt_tokens=len(generation.prompt_ids),
             text=generation.text,
             program=grade.program if grade and self.suite.embedded else None,
@@ -215,7 +226,7 @@ def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
     return {
         **row.measured(),
         "output_ids": row.output[:end],
-        "output_hash": digest(row.output),
+        "output_hash": digest(row.output[:end]),
         "pieces": pieces(tokenizer, row.output[:end]),
         "step_map": row.step_map[:end],
         "blocks": row.spans if len(row.spans) > 1 else [],
