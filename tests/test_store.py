@@ -92,7 +92,7 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("suite", lambda one: one.update(suite="humaneval")),
     ("method", lambda one: one.update(method="ar")),
     ("nfe", lambda one: one.update(nfe=one["nfe"] - 1)),
-    ("positions", lambda one: one.update(positions=one["positions"] - 1)),
+    ("positions", lambda one: one.update(positions=one["positions"] + 1)),
     ("output_hash", lambda one: one["output_ids"].__setitem__(0, 99)),
     ("step_map", lambda one: one["step_map"].pop()),
     ("step_map", lambda one: one["step_map"].__setitem__(0, 10_000)),
