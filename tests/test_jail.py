@@ -60,35 +60,6 @@ def test_escape_is_blocked(jail: Jail, kind: str, name: str, program: str) -> No
     assert jail.run(check(GOOD)).passed
 
 
-def test_corpus_is_large_enough_and_covers_the_classes() -> None:
-    classes = {row[0] for row in TRICKS} | {row[0] for row in ESCAPES}
-    wanted = {"network", "files", "home", "processes", "memory", "output", "swallow", "equality", "frames", "grader", "exit", "forgery"}
-    assert wanted <= classes
-    assert len(TRICKS) + len(ESCAPES) >= 40
-
-
-@pytest.mark.parametrize("backend", ["bubblewrap", "unshare", "landlock+seccomp"])
-def test_every_backend_contains_the_escapes(backend: backends.Backend) -> None:
-    try:
-        opened = open_jail(LIMITS, workers=1, backend=backend)
-        started = opened.run(check(GOOD))
-    except JailError as error:
-        pytest.skip(str(error))
-    if started.grading == "not_run":
-        opened.close()
-        pytest.skip(started.detail)
-    with opened:
-        assert started.passed
-        for kind, name, program in ESCAPES:
-            tests = "answer = solve(1, 2)\nassert answer[0] != 'done', answer[1]\n"
-            verdict = opened.run(check(program, tests=tests, limits=Limits(seconds=8)))
-            assert verdict.grading in ("failed", "crashed"), (kind, name, verdict)
-            assert not verdict.detail.startswith("AssertionError"), (kind, name, verdict)
-        for _, name, program, allowed in TRICKS:
-            if "timeout" not in allowed:
-                assert not opened.run(check(program)).passed, name
-
-
 def test_nothing_of_one_program_reaches_the_next(jail: Jail) -> None:
     plant = (
         "import builtins, sys, os\nbuiltins.planted = 1\nsys.planted = 1\nopen('planted', 'w').write('x')\ndef solve(a, b): return a + b\n"

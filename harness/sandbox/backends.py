@@ -33,6 +33,7 @@ ENVIRONMENT = {
 }
 INNER_ENVIRONMENT = {**ENVIRONMENT, "LD_LIBRARY_PATH": "/python/lib"}
 IN_JAIL = "/jail/runner.py"
+WORK = "/room"  # no place that a guest may want to read at
 NAMESPACES = ["--net", "--pid", "--ipc", "--uts", "--cgroup", "--mount"]
 
 
@@ -40,13 +41,15 @@ NAMESPACES = ["--net", "--pid", "--ipc", "--uts", "--cgroup", "--mount"]
 class Guest:
     """A whole program for a jail of its own, instead of the checks' fork server.
 
-    script: Python source file. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`.
+    script: Python source file. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`, and shown.
+    search: the same, but only what the order's `read` names is shown of them.
     descriptors: open files and sockets that it keeps, under their own numbers (from 3).
     """
 
     script: Path
     arguments: tuple[str, ...] = ()
     path: tuple[Path, ...] = ()
+    search: tuple[Path, ...] = ()
     descriptors: tuple[int, ...] = ()
 
 
@@ -68,7 +71,7 @@ class Order:
         plan = {"role": self.role, "mode": mode, "user": who.user, "own_user": who.own, "work": work, "fatherly": False, **more}
         if self.guest is not None:
             plan.update(script=str(self.guest.script), arguments=list(self.guest.arguments), limits=asdict(self.limits))
-            plan.update(path=[str(path) for path in self.guest.path], fatherly=True)
+            plan.update(path=[str(path) for path in (*self.guest.path, *self.guest.search)], fatherly=True)
         return plan
 
     def shown(self) -> tuple[Path, ...]:
@@ -212,8 +215,8 @@ def bubblewrap(order: Order) -> Launch:
             command += [option, source, target]
     for folder in seen.covers:
         command += ["--tmpfs", folder, "--remount-ro", folder]
-    command += ["--size", str(order.limits.file_mb << 20), "--perms", "0700", "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"]
-    return Launch([*command, *_python(IN_JAIL, order.plan("namespaces", who, "/tmp", devices=DEVICES))], None, INNER_ENVIRONMENT)
+    command += ["--size", str(order.limits.file_mb << 20), "--perms", "0700", "--tmpfs", WORK, "--chdir", WORK, "--remount-ro", "/"]
+    return Launch([*command, *_python(IN_JAIL, order.plan("namespaces", who, WORK, devices=DEVICES))], None, INNER_ENVIRONMENT)
 
 
 def unshare(order: Order) -> Launch:
@@ -225,8 +228,8 @@ def unshare(order: Order) -> Launch:
     scratch = Scratch()
     seen = view(order)
     plan = {"role": order.role, "mode": "pivot", "root": str(scratch.path), "links": seen.links, "covers": seen.covers}
-    plan.update(binds=[*seen.binds, *((device, device) for device in DEVICES)], work_bytes=order.limits.file_mb << 20)
-    then = {**order.plan("namespaces", who, "/tmp", devices=DEVICES), "fatherly": True}
+    plan.update(binds=[*seen.binds, *((device, device) for device in DEVICES)], work=WORK, work_bytes=order.limits.file_mb << 20)
+    then = {**order.plan("namespaces", who, WORK, devices=DEVICES), "fatherly": True}
     plan.update(then=_python(IN_JAIL, then), environment=INNER_ENVIRONMENT)
     spaces = [*NAMESPACES, *(["--user", "--map-root-user"] if who.user is None else []), "--fork", "--kill-child"]
     return Launch([binary, *spaces, *_python(str(INSIDE / "runner.py"), plan)], scratch)
@@ -264,7 +267,11 @@ def _in_place(order: Order, mode: str, who: Identity, closed: list[str]) -> Laun
         scratch.path.chmod(0o711)
         os.chown(work, who.user, who.user)
     extra = packages(order.numpy)
-    listed = [interpreter()[1], *(str(path.parent) for path in extra[:1])]
+    listed = [
+        interpreter()[1],
+        *(str(path.parent) for path in extra[:1]),
+        *(str(path) for path in (order.guest.search if order.guest else ())),
+    ]
     plan = order.plan(mode, who, str(work), read=readable(order), listed=listed, write=[str(work), "/dev/null"], closed=closed)
     environment = {**ENVIRONMENT, **({"PYTHONPATH": str(extra[0].parent)} if extra else {})}
     return Launch(_python(str(INSIDE / "runner.py"), plan), scratch, environment, work)

@@ -96,10 +96,12 @@ def start_guest(
     descriptors: Iterable[int] = (),
     limits: Limits | None = None,
     backend: Backend | None = None,
+    search: Iterable[Path] = (),
 ) -> Running:
     """Run one Python program in a jail of its own, without network, until it ends or is killed; `Running.kill` must be called.
 
-    script: source file; it need not be visible in the jail. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`.
+    script: source file; it need not be visible in the jail. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`, and shown.
+    search: folders put before `sys.path` of which only what `read` names is shown (the folder of installed packages).
     read: further files and folders that it may read, shown at their own places; installed packages are hidden unless named here.
     descriptors: open files and sockets (a memfd, one end of a socket pair) that it keeps under their own numbers, from 3; close your
     copies after the start. backend: default, the strongest here.
@@ -110,7 +112,7 @@ def start_guest(
     backend = backend or probe()[0]
     if backend == "none":
         raise JailError("nothing on this machine isolates a program")
-    guest = Guest(script, tuple(arguments), tuple(path), tuple(descriptors))
+    guest = Guest(script, tuple(arguments), tuple(path), tuple(search), tuple(descriptors))
     source = script.read_text(encoding="utf-8")
     running = start(backend, Order("guest", limits or Limits(), read=tuple(read), guest=guest))
     try:

@@ -103,7 +103,7 @@ TRICKS: list[tuple[str, str, str, tuple[str, ...]]] = [
     ("memory", "large string", _body("return 'x' * (1 << 40)"), ("memory",)),
     ("memory", "deep recursion", _body("sys.setrecursionlimit(10**9)\nf = lambda n: f(n + 1)\nreturn f(0)"), (*ENDED, *STOPPED, "memory", *WRONG)),
     ("memory", "thread bomb", _body("import threading\nwhile True: threading.Thread(target=time.sleep, args=(3600,)).start()"), (*WRONG, *STOPPED, "memory")),
-    ("memory", "fill the work folder", _body("i = 0\nwhile True:\n    i += 1\n    open(str(i), 'wb').write(bytes(1 << 20))"), WRONG),
+    ("memory", "fill the work folder", _body("i = 0\nwhile True:\n    i += 1\n    open(str(i), 'wb').write(bytes(1 << 20))"), (*WRONG, *ENDED)),
     ("memory", "many files", _body("f = [open(str(i), 'w') for i in range(10000)]"), WRONG),
     ("memory", "shared memory", _body("import mmap\nm = mmap.mmap(-1, 64 << 30)\nreturn len(m)"), WRONG),
     ("output", "flood", _body("while True: print('x' * 10000)"), STOPPED),

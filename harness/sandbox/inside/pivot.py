@@ -38,7 +38,7 @@ def _bind(source: str, target: str) -> None:
 def enter(plan: dict[str, Any]) -> None:
     """Make `plan["root"]` (an empty folder) the root: read-only binds, links, a work folder of limited size.
 
-    plan: root, binds ([source, target] pairs), links ([text, path] pairs), covers (folders to hide), work_bytes. Raises OSError where
+    plan: root, binds ([source, target] pairs), links ([text, path] pairs), covers (folders to hide), work, work_bytes. Raises OSError where
     the kernel refuses a step.
     """
     root = plan["root"]
@@ -51,13 +51,13 @@ def enter(plan: dict[str, Any]) -> None:
         os.symlink(text, root + path)
     for folder in plan["covers"]:
         _mount("nothing", root + folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
-    os.makedirs(root + "/tmp", exist_ok=True)
-    _mount("work", root + "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['work_bytes']},nr_inodes=20k,mode=0700")
+    os.makedirs(root + plan["work"])
+    _mount("work", root + plan["work"], "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['work_bytes']},nr_inodes=20k,mode=0700")
     os.chdir(root)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount old root")
     _mount("none", "/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
-    os.chdir("/tmp")
+    os.chdir(plan["work"])
 
 
 def seal(devices: list[str]) -> None:
