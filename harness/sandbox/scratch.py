@@ -19,12 +19,13 @@ class Scratch:
     def __init__(self) -> None:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
-            # A start beside this one may have taken the new folder for an abandoned one before the lock was there.
-            if self.path.exists():
-                return
-            os.close(self._handle)
+            # A start beside this one may take the new folder for an abandoned one before the lock is there; then another is made.
+            with contextlib.suppress(FileNotFoundError):
+                self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+                if self.path.exists():
+                    return
+                os.close(self._handle)
 
     def discard(self) -> None:
         """Remove the folder; what cannot be removed is left to the next start."""
