@@ -48,7 +48,7 @@ class Vanilla(HookedDecoder):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         new = row.length - row.prompt_length
         length = config.block_length or new
-        per_block = _steps_per_block(config, new, length)
+        per_block = steps_per_block(config, new, length)
         alg = config.alg or ("entropy" if spec.shift else "low_confidence")
         hooks = self.hooks(row)
         hooks.begin()
@@ -57,11 +57,11 @@ class Vanilla(HookedDecoder):
                 at = row.masked(start, start + length)
                 logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
                 if at:
-                    _reveal(row, spec, config, alg, at, logits, step, per_block)
+                    reveal(row, spec, config, alg, at, logits, step, per_block)
                 hooks.written()
 
 
-def _steps_per_block(config: Config, new: int, length: int) -> int:
+def steps_per_block(config: Config, new: int, length: int) -> int:
     """Forward passes per block of ``length`` of the ``new`` tokens; raises SettingError where blocks do not fit."""
     if new % length:
         raise SettingError(f"block_length {length} must divide max_new_tokens {new}")
@@ -72,7 +72,7 @@ def _steps_per_block(config: Config, new: int, length: int) -> int:
     return config.steps // (new // length)
 
 
-def _reveal(row: Row, spec: ModelSpec, config: Config, alg: str, at: list[int], logits: Tensor, step: int, steps: int) -> None:
+def reveal(row: Row, spec: ModelSpec, config: Config, alg: str, at: list[int], logits: Tensor, step: int, steps: int) -> None:
     count = _quota(row, config, alg, len(at), step, steps)
     if alg == "origin":
         draws = torch.rand(len(at), generator=row.rng, device=logits.device)
