@@ -47,9 +47,9 @@ class Protocol:
             return False
         return self.cv is None or variation(times[-STEADY_RUNS:]) < self.cv
 
-    def keys(self, documents: Sequence[int], repeats: int = 1) -> list[tuple[int, int]]:
+    def keys(self, documents: Sequence[int], repeats: int = 1, batch_size: int = 1) -> list[tuple[int, int]]:
         """Every (document, repeat) of a run in the order of decoding: ``repeats`` of all, then the slice's further passes."""
-        chosen = timing_slice(documents, self.timing_slice)
+        chosen = timing_slice(documents, self.timing_slice, batch_size)
         first = [(document, repeat) for repeat in range(repeats) for document in documents]
         return first + [(document, repeat) for repeat in range(repeats, self.passes) for document in chosen]
 
@@ -73,11 +73,13 @@ def variation(times: Sequence[float]) -> float:
     return stdev(times) / fmean(times) if len(times) > 1 else float("inf")
 
 
-def timing_slice(documents: Sequence[int], size: int | None) -> list[int]:
-    """``size`` documents evenly spaced over the suite (all if null): fixed by the suite and the limit alone."""
+def timing_slice(documents: Sequence[int], size: int | None, batch_size: int = 1) -> list[int]:
+    """``size`` documents evenly spaced over the suite (all if null), in whole batches: fixed by suite, limit and batch size alone."""
     if size is None or size >= len(documents):
         return list(documents)
-    return [documents[k * len(documents) // size] for k in range(size)]
+    groups = [documents[start : start + batch_size] for start in range(0, len(documents), batch_size)]
+    count = -(-size // batch_size)
+    return [document for k in range(count) for document in groups[k * len(groups) // count]]
 
 
 def bucket(prompt_tokens: int) -> int:

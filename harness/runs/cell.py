@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
-        self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats)
+        self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats, self.options.batch_size)
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
         try:
             self.folder.expect(self.keys, {item.doc_id: digest(item.prompt) for item in self.items})
@@ -125,10 +126,11 @@ class Cell:
         return [] if self.folder.complete else self.folder.missing(self.keys)
 
     def chunks(self) -> Iterator[list[Key]]:
-        """Missing samples, in batches that keep their places from run to run."""
+        """Missing samples, in batches of the same documents in every pass and from run to run."""
         size, missing = self.options.batch_size, set(self.pending)
-        for start in range(0, len(self.keys), size):
-            chunk = [key for key in self.keys[start : start + size] if key in missing]
+        place = {item.doc_id: index // size for index, item in enumerate(self.items)}
+        for _, keys in groupby(self.keys, key=lambda key: (key[1], place[key[0]])):
+            chunk = [key for key in keys if key in missing]
             if chunk:
                 yield chunk
 

@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.records.schema import Sample
+from harness.statistics.batches import clusters
 from harness.statistics.summary import outcomes, pass_rates
 
 Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[Floats, Floats]]
+Repeats = dict[int, dict[int, float]]
+"""Per document and repeat: log of the cost per useful token."""
 Decision = Literal["yes", "no", "not enough samples"]
 Cost = Literal["time_s", "nfe"]
 """What a useful token costs: seconds, or forward passes."""
@@ -95,7 +98,8 @@ def speedup(
 ) -> Interval:
     """exp(mean over documents of log(baseline's seconds per useful token / other's)): above 1 means ``other`` is faster.
 
-    With ``cost`` "nfe" it is the ratio of tokens per forward pass, which no clock can disturb.
+    With ``cost`` "nfe" it is the ratio of tokens per forward pass, which no clock can disturb. Where rows shared a clock the batches are
+    the sample, and the interval is Student's: batches are few, and percentiles of few resampled values are too narrow.
 
     A document is left out, and counted, when either side has no repeat with useful tokens and a time. Bootstrap over
     documents with repeats nested. A slow spell of the machine hits a whole pass (one repeat of all documents), which
@@ -112,9 +116,17 @@ def speedup(
     estimate = float(gain.mean())
     if len(pairs) < 2:
         return Interval(math.exp(estimate), None, None, 1, left_out)
-    low, high = _percentiles(_bootstrap(pairs, draws, seed), len(pairs), level)
-    widening, p_value = _drift(gain, [(before[document], after[document]) for document in usable], level)
-    low, high = estimate + (low - estimate) * widening, estimate + (high - estimate) * widening
+    groups = clusters((baseline, other), usable) if cost == "time_s" else [[document] for document in usable]
+    if len(groups) < 2:
+        return Interval(math.exp(estimate), None, None, len(pairs), left_out)
+    if len(groups) < len(usable):
+        half, p_value = _of_batches(groups, dict(zip(usable, gain, strict=True)), before, after, level)
+        low, high = estimate - half, estimate + half
+    else:
+        low, high = _percentiles(_bootstrap(pairs, draws, seed), len(pairs), level)
+        even = np.full(len(gain), 1 / len(gain))
+        spread = _drift(gain, even, [(before[document], after[document]) for document in usable], level)
+        low, high, p_value = estimate + (low - estimate) * spread.widening, estimate + (high - estimate) * spread.widening, spread.p_value
     return Interval(math.exp(estimate), math.exp(low), math.exp(high), len(pairs), left_out, p_value)
 
 
@@ -193,7 +205,7 @@ def _quantiles(level: float) -> tuple[float, float]:
     return float(norm.ppf(0.5 + level / 2)), float(norm.ppf(POWER))
 
 
-def _log_costs(samples: Iterable[Sample], cost: Cost) -> dict[int, dict[int, float]]:
+def _log_costs(samples: Iterable[Sample], cost: Cost) -> Repeats:
     """Per document and repeat: log of the cost per useful token; a repeat without useful tokens or cost is absent."""
     costs: dict[int, dict[int, float]] = defaultdict(dict)
     for sample in samples:
@@ -207,15 +219,40 @@ def _values(repeats: dict[int, float]) -> Floats:
     return np.array([repeats[repeat] for repeat in sorted(repeats)])
 
 
-def _drift(gain: Floats, costs: Sequence[tuple[dict[int, float], dict[int, float]]], level: float) -> tuple[float, float]:
-    """(factor to widen a document-only interval by, two-sided p-value that the mean gain is 0).
+@dataclass(frozen=True)
+class _Spread:
+    """Half width of Student's interval, the factor by which passes widen one of documents alone, and the p-value that the mean is 0."""
+
+    half: float
+    widening: float
+    p_value: float
+
+
+def _of_batches(
+    groups: Sequence[Sequence[int]], gains: dict[int, np.float64], before: Repeats, after: Repeats, level: float
+) -> tuple[float, float]:
+    """(half width, p-value) with each group of documents as one observation that weighs as much as its documents."""
+    gain = np.array([np.mean([gains[document] for document in group]) for group in groups])
+    weights = np.array([len(group) for group in groups]) / len(gains)
+    spread = _drift(gain, weights, [(_joined(before, group), _joined(after, group)) for group in groups], level)
+    return spread.half, spread.p_value
+
+
+def _joined(costs: Repeats, group: Sequence[int]) -> dict[int, float]:
+    """Per repeat: mean cost of the group's documents, where it has all of them."""
+    common = set.intersection(*(set(costs[document]) for document in group))
+    return {repeat: float(np.mean([costs[document][repeat] for document in group])) for repeat in sorted(common)}
+
+
+def _drift(gain: Floats, weights: Floats, costs: Sequence[tuple[dict[int, float], dict[int, float]]], level: float) -> _Spread:
+    """The spread of the weighted mean of ``gain``, one entry per document (or batch).
 
     Passes and documents are crossed random effects; their variances add, with Satterthwaite's degrees of freedom.
     """
     from scipy.stats import t
 
-    n = len(gain)
-    documents, passes, pass_df = max(float(gain.var(ddof=1)) / n, 1e-18), 0.0, 1
+    n, mean = len(gain), float(weights @ gain)
+    documents, passes, pass_df = max(float((weights**2 * (gain - mean) ** 2).sum()) * n / (n - 1), 1e-18), 0.0, 1
     common = [sorted(before.keys() & after.keys()) for before, after in costs]
     full = max(common, key=len)
     rows = [[before[r] - after[r] for r in full] for (before, after), repeats in zip(costs, common, strict=True) if repeats == full]
@@ -225,8 +262,9 @@ def _drift(gain: Floats, costs: Sequence[tuple[dict[int, float], dict[int, float
         passes, pass_df = max(0.0, (float(table.mean(0).var(ddof=1)) - within / len(rows)) / len(full)), len(full) - 1
     total = documents + passes
     freedom = total**2 / (documents**2 / (n - 1) + passes**2 / pass_df)
-    widening = math.sqrt(total / documents) * float(t.ppf(0.5 + level / 2, freedom) / t.ppf(0.5 + level / 2, n - 1))
-    return widening, float(2 * t.sf(abs(float(gain.mean())) / math.sqrt(total), freedom))
+    quantile = float(t.ppf(0.5 + level / 2, freedom))
+    widening = math.sqrt(total / documents) * quantile / float(t.ppf(0.5 + level / 2, n - 1))
+    return _Spread(quantile * math.sqrt(total), widening, float(2 * t.sf(abs(mean) / math.sqrt(total), freedom)))
 
 
 def _bootstrap(pairs: Pairs, draws: int, seed: int) -> Floats:

@@ -12,6 +12,7 @@ from statistics import NormalDist
 import numpy as np
 
 from harness.records.schema import Sample, Summary
+from harness.statistics.batches import clusters
 
 
 def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -95,13 +96,16 @@ def summarise(samples: Sequence[Sample]) -> Summary:
 
 
 def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
-    """Bootstrap interval of tokens per second over documents (repeats stay with their document); None below two of them."""
+    """Bootstrap interval of tokens per second over documents (repeats stay with their document); None below two of them.
+
+    Documents whose rows shared a clock are drawn together.
+    """
     totals: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for sample in samples:
         if sample.time_s is not None and (sample.useful is not None or sample.status != "ok"):
             totals[sample.doc_id][0] += sample.useful or 0
             totals[sample.doc_id][1] += sample.time_s
-    table = np.array(list(totals.values()))
+    table = np.array([np.sum([totals[document] for document in group], axis=0) for group in clusters([samples], list(totals))])
     if len(table) < 2 or not table[:, 1].all():
         return None
     chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
