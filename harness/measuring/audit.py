@@ -16,6 +16,7 @@ import harness.decoding
 from harness.decoding.backbone import Backbone, Watch
 from harness.decoding.canvas import Canvas
 from harness.decoding.row import Row
+from harness.measuring.repetition import repetition
 from harness.records.schema import Audit, Check, Sample
 
 CHECK_NAMES = (
@@ -148,10 +149,11 @@ def _clock_check(canvas: Canvas, timing: Timing) -> Check:
     return _listed("clock_intact", faults)
 
 
-def audit_run(samples: Sequence[Sample], roof_share: float | None = None) -> Audit:
+def audit_run(samples: Sequence[Sample], roof_share: float | None = None, *, greedy: bool = False) -> Audit:
     """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by that name.
 
     ``roof_share``: the run's speed as a share of the device's roofline (harness.measuring.roofline), if it was measured.
+    ``greedy``: at temperature 0 repeats must be equal and cost the same, unless the decoder drew from its row's random stream.
     """
     failed = [sample for sample in samples if sample.status == "audit_failed"]
     checks = []
@@ -161,6 +163,8 @@ def audit_run(samples: Sequence[Sample], roof_share: float | None = None) -> Aud
         checks.append(Check(name=name, passed=not hits, detail=detail))
     if roof_share is not None:
         checks.append(Check(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
+    if greedy:
+        checks += repetition(samples)
     return Audit(passed=not failed and all(check.passed for check in checks), checks=checks)
 
 

@@ -151,5 +151,6 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         forward_s=canvas.meter.forward_s / rows,
         select_s=canvas.meter.select_s / rows,
         peak_memory_bytes=peak,
+        random=row._rng is not None,
         checks=checks,
     )

@@ -149,6 +149,7 @@ class Measured(Record):
     forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
     select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
     peak_memory_bytes: int | None = None
+    random: bool | None = Field(default=None, description="whether the decoder asked for the row's random stream")
     forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
 
 

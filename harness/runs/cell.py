@@ -214,7 +214,7 @@ class Cell:
         share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True))
         run.summary = summarise(samples).model_copy(update={"roof_share": share})
         run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
-        run.audit = audit_run(samples, share)
+        run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"))
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
         self.folder.save()
