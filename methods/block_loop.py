@@ -34,13 +34,12 @@ class BlockConfig(CacheConfig):
 
 @dataclass(frozen=True)
 class RankedConfig(BlockConfig):
-    """Settings of the rules that rank a block's positions by a score. Raises ValueError for two rules at once."""
+    """Settings of the rules that rank a block's positions by a score. Raises ValueError for two ways of accepting at once."""
 
     num_transfer_tokens: Annotated[int, Field(gt=0, description="least number of tokens per step")] = 1
     alg: Annotated[Algorithm, Field(description="what ranks the positions")] = "maskgit_plus"
     threshold: Annotated[float | None, Field(description="accept every score that reaches it")] = None
     factor: Annotated[float | None, Field(gt=0.0, description="accept by the factor rule; larger accepts more")] = None
-    gamma: Annotated[float | None, Field(ge=0.0, description="accept while the entropies of all but the last sum up to it")] = None
     sigma: Annotated[float | None, Field(gt=0.0, description="width of the certainty prior, positions; none: no prior")] = None
 
     def __post_init__(self) -> None:
@@ -59,16 +58,19 @@ class BlockDecoder(RowDecoder):
     def uses_cache(self, config: Any) -> bool:
         return config.cache not in (None, "none")
 
+    def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
+        block_length(new_tokens, config.block_length)
+        make_policy(config)
+
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec))
 
 
-def block_length(row: Row, length: int | None) -> int:
-    """The block size on this row; SettingError unless it divides the canvas."""
-    new = row.length - row.prompt_length
-    if new % (length or new):
-        raise SettingError(f"block_length {length} must divide max_new_tokens {new}; change one of them")
-    return length or new
+def block_length(new_tokens: int, length: int | None) -> int:
+    """The block size; SettingError unless it divides the canvas."""
+    if new_tokens % (length or new_tokens):
+        raise SettingError(f"block_length {length} must divide max_new_tokens {new_tokens}; change one of them")
+    return length or new_tokens
 
 
 def open_positions(row: Row, block: Span, until_eos: bool) -> list[int]:
@@ -79,7 +81,7 @@ def open_positions(row: Row, block: Span, until_eos: bool) -> list[int]:
 
 def block_loop(row: Row, spec: ModelSpec, config: Any, rule: Rule, policy: CachePolicy) -> Program:
     """Decode one row by ``rule`` with ``policy``."""
-    length, prior = block_length(row, config.block_length), _prior(row, config)
+    length, prior = block_length(row.length - row.prompt_length, rule.block_length), _prior(row, config)
     start = row.prompt_length
     while start < row.length:
         block, first = (start, min(start + length, row.length)), True

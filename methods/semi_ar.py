@@ -20,7 +20,7 @@ class Config(RankedConfig):
 
 class SemiAr(BlockDecoder):
     name = "semi_ar"
-    summary = "block decoder: fixed number, threshold, factor or summed entropy per step, any cache"
+    summary = "block decoder: fixed number, threshold or factor per step, any cache"
     Config = Config
 
 

@@ -32,7 +32,7 @@ def settings_of_case(case: dict[str, Any]) -> dict[str, Any]:
     fields = load_method(case["method"]).decoder.Config.__dataclass_fields__
     settings = {key: value for key, value in case["settings"].items() if key in fields or value not in (None, "none")}
     if case["method"] == "pc_sampler":
-        settings["token_freq"] = str(MORE / "token_freq" / f"{case['model']}.json")
+        settings["token_freq"] = str(MORE / "token_freq.json")
     return settings
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.decoding.registry import load_method
-from harness.decoding.settings import parse_pairs
+from harness.decoding.settings import parse_pairs, setting_names
 from harness.engine.flags import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Request
 from harness.engine.opening import Weights, open_engine
@@ -64,7 +64,7 @@ def decode_command(
 
 def _inert(decoder: Any, key: str, value: str) -> bool:
     """A null (or cache=none) for a setting the method does not have says nothing."""
-    return key not in decoder.Config.__dataclass_fields__ and value.lower() in ("none", "null")
+    return key not in setting_names(decoder.Config) and value.lower() in ("none", "null")
 
 
 def _line(item: Any) -> dict[str, Any]:

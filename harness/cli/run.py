@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from harness.cli.options import OutputPath, Wandb
 from harness.cli.wandb import RunLog
 from harness.decoding.registry import load_method
-from harness.decoding.settings import parse_pairs
+from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.flags import (
     Adapter,
     BatchSize,
@@ -32,12 +32,12 @@ from harness.engine.flags import (
     chat_of,
     stop_rule_of,
 )
-from harness.engine.opening import Weights, Wish, open_engine
+from harness.engine.opening import Opened, Weights, Wish, open_engine
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.runs.cell import Cell, Options, run_cells
 from harness.runs.cell import render as render_suite
-from harness.runs.suite import Rendering
+from harness.runs.suite import Rendering, Suite
 from harness.runs.wandb_log import package
 from harness.sandbox import open_jail
 from reports.console import render
@@ -156,14 +156,27 @@ def _cells(
 ) -> Iterator[Cell]:
     rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
-    known = [name for wish in wishes for name in getattr(load_method(wish.method).decoder.Config, "__dataclass_fields__", {})]
+    known = [name for wish in wishes for name in setting_names(load_method(wish.method).decoder.Config)]
     shared = parse_pairs(pairs)
     loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
     documents = [render_suite(one, options.limit) for one in loaded_suites]
     engines = [open_engine(wish, weights, shared, known=known, seed=seed, stop_rule=rule) for wish in wishes]
+    for one in loaded_suites:
+        for engine in engines:
+            _suits(engine, one)
     for one, items in zip(loaded_suites, documents, strict=True):
         for engine in engines:
             yield Cell(engine.generator, engine.method, one, items, options)
+
+
+def _suits(engine: Opened, suite: Suite) -> None:
+    """SettingError for a method that cannot answer a suite, or whose settings do not fit its canvas; before any folder is made."""
+    decoder = engine.method.decoder
+    if suite.needs_code and getattr(decoder, "needs_answer_position", False):
+        raise SettingError(
+            f"{decoder.name} watches the position of a short answer, and {suite.name} asks for code: change --method or --suite"
+        )
+    engine.generator.canvas(suite.canvas, suite.blocks)
 
 
 def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:

@@ -59,6 +59,9 @@ class RowDecoder:
         """Whether ``decode_row`` needs a KV cache."""
         return False
 
+    def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
+        """Raise SettingError for settings that do not suit this model or a canvas of ``new_tokens``; asked before any work."""
+
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         """Yield ``Forward`` requests for one row, receive logits [len(at), vocab], commit tokens."""
         raise NotImplementedError

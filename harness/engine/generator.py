@@ -10,7 +10,7 @@ from typing import Any
 from harness.decoding.backbone import TooManyForwards
 from harness.decoding.decoder import Decoder
 from harness.decoding.rules import CanvasError
-from harness.decoding.settings import SettingError, build_config
+from harness.decoding.settings import SettingError, build_config, with_text_ids
 from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.clock import ContextError, Decoded, decode
@@ -59,18 +59,27 @@ class Generator:
         self.loaded, self.decoder, self.seed = loaded, decoder, seed
         self.stop_rule: StopRule = stop_rule
         self.settings = dict(settings)
-        self.config = build_config(decoder.name, decoder.Config, self.settings)
+        self.config = self._configured(self.settings)
+
+    def _configured(self, settings: Mapping[str, Any]) -> Any:
+        """The decoder's Config; ids that its settings leave to the tokenizer are looked up there."""
+        config = build_config(self.decoder.name, self.decoder.Config, settings)
+        tokenizer = self.loaded.tokenizer
+        return config if tokenizer is None else with_text_ids(config, tokenizer.get_vocab(), lambda token: tokenizer.decode([token]))
 
     def canvas(self, suggested: int, blocks: Sequence[int] = ()) -> int:
         """max_new_tokens: what the blocks need, else the setting, the model's own, what the suite suggests.
 
-        Raises SettingError for a setting that contradicts the blocks.
+        Raises SettingError for a setting that contradicts the blocks, or that the decoder refuses for this model and canvas.
         """
         asked = getattr(self.config, "max_new_tokens", None)
         if blocks and asked not in (None, sum(blocks)):
             layout = " + ".join(map(str, blocks))
             raise SettingError(f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave max_new_tokens out")
-        return sum(blocks) or asked or self.loaded.canvas or suggested
+        length = sum(blocks) or asked or self.loaded.canvas or suggested
+        if (check := getattr(self.decoder, "check", None)) is not None:
+            check(self.loaded.spec, self.config, length)
+        return length
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -98,7 +107,7 @@ class Generator:
         first = batch[0].request
         config = self.config
         if first.settings:
-            config = build_config(self.decoder.name, self.decoder.Config, {**self.settings, **first.settings})
+            config = self._configured({**self.settings, **first.settings})
         seeds = [self.row_seed(item.prompt_ids, item.request.repeat) for item in batch]
         try:
             rows = decode(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.decoding.registry import Method, load_method
-from harness.decoding.settings import SettingError, parse_pairs
+from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.generator import Generator
 from harness.engine.loader import Loaded, load
 from harness.model.catalog import lookup
@@ -37,7 +37,7 @@ def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, st
 
     ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
     """
-    mine = set(getattr(method.decoder.Config, "__dataclass_fields__", {}))
+    mine = setting_names(method.decoder.Config)
     merged: dict[str, Any] = dict(lookup(model).settings.get(method.name, {}))
     for key, value in shared.items():
         target, _, bare = key.rpartition(".")

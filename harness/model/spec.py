@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class ModelSpec:
     """Shape and special ids of one model.
 
     ``shift`` is true where raw logits at position p predict token p + 1 (Dream, inherited from its
-    AR parent, and the AR families themselves); LLaDA and uniform-state models predict in place.
+    AR parent, and the AR families themselves); LLaDA and uniform-state models predict in place. ``name`` is the checkpoint folder's.
     """
 
     family: Family
@@ -47,6 +47,7 @@ class ModelSpec:
     mask_id: int | None = None
     dtype: str | None = None
     noise_levels: int = 0
+    name: str = field(default="", compare=False)
 
     @property
     def shift(self) -> bool:
@@ -83,7 +84,7 @@ class ModelSpec:
         generation = folder / "generation_config.json"
         if generation.exists():
             raw = {**raw, "eos_token_id": _ids(raw.get("eos_token_id")) + _ids(json.loads(generation.read_text()).get("eos_token_id"))}
-        return cls.from_config(raw)
+        return replace(cls.from_config(raw), name=folder.name)
 
     @classmethod
     def from_config(cls, raw: dict[str, Any]) -> ModelSpec:

@@ -47,6 +47,6 @@ class ConfidenceRule(Rule):
             return at_least(score, config.threshold, among)
         if config.factor is not None:
             return by_factor(score, config.factor, among)
-        if config.gamma is not None:
-            return by_entropy(score, view.entropy, config.gamma, among)
+        if (gamma := getattr(config, "gamma", None)) is not None:
+            return by_entropy(score, view.entropy, gamma, among)
         return []

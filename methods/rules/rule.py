@@ -18,6 +18,11 @@ class Rule:
     def __init__(self, row: Row, spec: ModelSpec, config: Any) -> None:
         self.row, self.spec, self.config = row, spec, config
 
+    @property
+    def block_length(self) -> int | None:
+        """Block size; None: the whole canvas as one block."""
+        return self.config.block_length
+
     def begin(self, block: Span) -> None:
         """Told before the first step of a block."""
 

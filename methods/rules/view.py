@@ -41,6 +41,10 @@ class View:
         self.step, block = step, set(step.live)
         self.live = [k for k, position in enumerate(self.at) if position in block]
 
+    def raise_logits(self, index: Tensor, by: Tensor) -> None:
+        """Add to some positions' logits, [len(index), vocab], before anything was computed from them."""
+        self.logits = self.logits.index_add(0, index, by)
+
     @cached_property
     def probs(self) -> Tensor:
         """[k, vocab] after temperature, top-p and top-k."""
