@@ -65,7 +65,7 @@ def test_model_defaults_come_first() -> None:
 
 
 def test_unknown_method_lists_the_known() -> None:
-    with pytest.raises(MethodError, match=r"unknown method 'd2ff': did you mean d2f\? --method takes ar, d2f, "):
+    with pytest.raises(MethodError, match=r"unknown method 'd2ff': did you mean d2f\? --method takes adablock, ar, "):
         load_method("d2ff")
     with pytest.raises(MethodError, match="not found"):
         load_method("./missing.py")
