@@ -60,7 +60,6 @@ class BlockDecoder(RowDecoder):
 
     def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
         block_length(new_tokens, config.block_length)
-        make_policy(config)
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec))
