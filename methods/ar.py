@@ -9,7 +9,7 @@ from harness.decoding.forward import Forward
 from harness.decoding.masks import CAUSAL
 from harness.decoding.row import Row
 from harness.model import ModelSpec
-from methods.base import Program, RowDecoder, SamplingConfig, commit_indices, propose
+from methods.base import Program, RowDecoder, SamplingConfig, ask, commit_indices
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class AutoRegressive(RowDecoder):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         start = 0
         for position in range(row.prompt_length, row.length):
-            logits = yield Forward(feed=(start, position), at=[position], keep=(start, position), mask=CAUSAL)
-            commit_indices(row, [position], propose(logits, row, spec, config), [0])
+            request = Forward(feed=(start, position), at=[position], keep=(start, position), mask=CAUSAL)
+            commit_indices(row, [position], (yield from ask(request, row, spec, config)), [0])
             start = position
             if row.ends_answer(position, row.token(position)):
                 row.close(position + 1)

@@ -6,23 +6,23 @@ yields ``Forward`` requests, receives logits and commits tokens) and ``METHOD = 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Protocol
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from harness.decoding.candidates import Candidates, Score, Want, greedy, ranking, without_mask
 from harness.decoding.decoder import Decoder, Program, RowDecoder, SamplingConfig
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
 from harness.decoding.settings import SettingError
 from harness.model import ModelSpec
 
-__all__ = ["Candidates", "Decoder", "Forward", "Program", "RowDecoder", "SamplingConfig", "SettingError", "propose"]
+__all__ = ["Candidates", "Decoder", "Forward", "Program", "RowDecoder", "SamplingConfig", "SettingError", "ask", "propose"]
 
-Score = Literal["probability", "margin", "neg_entropy"]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -35,15 +35,6 @@ class Stream(Protocol):
     def rng(self) -> torch.Generator: ...
 
 
-@dataclass
-class Candidates:
-    """Proposals at k positions: ids [k], the probability of each [k], the ranking score [k]."""
-
-    ids: Tensor
-    probability: Tensor
-    score: Tensor
-
-
 def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Candidates:
     """Candidate tokens from aligned logits [k, vocab] (Dream's sampling order: temperature, top-p, top-k).
 
@@ -52,34 +43,27 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
     temperature = config.temperature
     if temperature > 0:
         logits = filtered(logits / temperature, config.top_p, config.top_k)
+    if temperature == 0:
+        return greedy(logits, spec.mask_id, Want(score, double))
     probs = logits.softmax(-1, dtype=torch.float64 if double else None)
-    if score == "neg_entropy":
-        ranking = (probs * torch.log(probs + 1e-10)).sum(-1)
-    elif score == "margin":
-        top = probs.topk(2, dim=-1).values
-        ranking = top[:, 0] - top[:, 1]
+    ranked = ranking(probs, score)
     if spec.mask_id is not None:
         probs = without_mask(probs, logits, spec.mask_id)
-    if temperature > 0:
-        ids = torch.multinomial(probs, 1, generator=row.rng).squeeze(1)
-        chosen = probs.gather(1, ids.unsqueeze(1)).squeeze(1)
-    else:
-        chosen, ids = probs.max(-1)
-    return Candidates(ids, chosen, chosen if score == "probability" else ranking)  # pyright: ignore[reportPossiblyUnboundVariable]
+    ids = torch.multinomial(probs, 1, generator=row.rng).squeeze(1)
+    chosen = probs.gather(1, ids.unsqueeze(1)).squeeze(1)
+    return Candidates(ids, chosen, chosen if ranked is None else ranked)
 
 
-def without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
-    """``probs`` [k, vocab] with nothing on the mask id; it may be changed in place.
+def ask(
+    request: Forward, row: Stream, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
+) -> Generator[Forward, Any, Candidates]:
+    """Candidates at ``request.at``: computed by the harness for all rows at once if greedy, else drawn from this row's logits.
 
-    Where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next to nothing.
+    ``candidates = yield from ask(Forward(...), row, spec, config)`` in a ``decode_row``.
     """
-    probs[:, mask_id] = 0.0
-    if not len(probs) or probs.sum(-1).all():
-        return probs
-    rest = logits.clone()
-    rest[:, mask_id] = -torch.inf
-    tiny = torch.finfo(probs.dtype).tiny ** 0.5
-    return torch.where(probs.sum(-1, keepdim=True) > 0, probs, rest.softmax(-1, dtype=probs.dtype) * tiny)
+    if config.temperature > 0:
+        return propose((yield request), row, spec, config, score, double)
+    return (yield replace(request, want=Want(score, double)))
 
 
 def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:

@@ -12,13 +12,12 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.masks import BlockCausal
 from harness.decoding.row import Row
 from harness.model import ModelSpec
-from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, commit_indices, propose
+from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, ask, commit_indices
 
 SCORES: dict[str, Score] = {"default": "probability", "neg_entropy": "neg_entropy", "margin_confidence": "margin"}
 
@@ -137,9 +136,9 @@ class D2F(RowDecoder):
             if not pipeline.active:
                 break
             request = pipeline.request()
-            logits: Tensor = yield request
+            candidates = yield from ask(request, row, spec, config, score)
             if request.at:
-                pipeline.fill(list(request.at), propose(logits, row, spec, config, score))
+                pipeline.fill(list(request.at), candidates)
             pipeline.retire()
         row.close(pipeline.blocks[-1].stop)
 

@@ -23,6 +23,7 @@ from methods.base import (
     Score,
     SettingError,
     above_threshold,
+    ask,
     by_factor,
     commit_indices,
     propose,
@@ -100,19 +101,19 @@ def _windows(row: Row, config: Config, block: Span) -> tuple[Span, Span, Span | 
 def _dream_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int) -> Program:
     """Refresh, reveal exactly the first place from it (that is what makes the shifted slice legal), then inner passes."""
     keep, window, store = _windows(row, config, block)
-    logits = yield Forward(feed=(0, row.length), at=[block[0]], keep=keep, fresh=True)
-    commit_indices(row, [block[0]], propose(logits, row, spec, config), [0])
+    refresh = Forward(feed=(0, row.length), at=[block[0]], keep=keep, fresh=True)
+    commit_indices(row, [block[0]], (yield from ask(refresh, row, spec, config)), [0])
     grid = torch.linspace(1, config.eps, steps + 1)
     step = 1
     while at := row.masked(*block):
-        logits = yield Forward(feed=window, at=at, keep=store)
+        score: Score = "neg_entropy" if config.alg == "entropy" else "probability"
+        request = Forward(feed=window, at=at, keep=store)
+        candidates = yield from ask(request, row, spec, config, score, double=config.alg == "low_confidence")
         if config.alg == "entropy":
             last = step == steps - 1
             count = len(at) if last else int(torch.tensor(float(len(at))) * (1 - grid[step + 1] / grid[step]))
-            candidates = propose(logits, row, spec, config, "neg_entropy")
             chosen = sorted(torch.topk(candidates.score, count).indices.tolist())
         else:
-            candidates = propose(logits, row, spec, config, double=config.alg == "low_confidence")
             chosen = _accept(candidates.probability, config, len(at), step, steps, block)
         commit_indices(row, at, candidates, chosen)
         step += 1
@@ -126,14 +127,14 @@ def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, ste
     while True:
         at = row.masked(*block)
         if not cached:
-            logits = yield from hooks.look(Forward(feed=(0, row.length), at=at))
+            request = Forward(feed=(0, row.length), at=at)
         elif step == 0:
-            logits = yield Forward(feed=(0, row.length), at=at, keep=keep, fresh=True)
+            request = Forward(feed=(0, row.length), at=at, keep=keep, fresh=True)
         else:
-            logits = yield Forward(feed=window, at=at, keep=store)
+            request = Forward(feed=window, at=at, keep=store)
+        score: Score = "neg_entropy" if config.alg == "entropy" else "probability"
+        candidates = yield from hooks.ask(request, spec, config, score, double=not spec.shift)
         if at:
-            score: Score = "neg_entropy" if config.alg == "entropy" else "probability"
-            candidates = propose(logits, row, spec, config, score, double=not spec.shift)
             chosen = _accept(candidates.score, config, len(at), step, steps, block)
             commit_indices(row, at, candidates, chosen)
         hooks.written()

@@ -14,14 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
-from methods.base import RowDecoder
+from harness.model import ModelSpec
+from methods.base import Candidates, RowDecoder, Score, ask, propose
 
+Asked = Generator[Forward, Any, Candidates]
 LogitsHook = Callable[[int, Tensor, Tensor], Tensor]
 TokensHook = Callable[[int | None, Tensor, Tensor | None], Tensor]
 
@@ -66,6 +69,13 @@ class RowHooks:
             logits = self.logits_hook(self.row.nfe - 1, self._ids(logits.device), logits.unsqueeze(0)).squeeze(0)
         self.seen = logits
         return logits[torch.tensor(list(request.at), dtype=torch.long, device=logits.device)]
+
+    def ask(self, request: Forward, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Asked:
+        """Candidates of ``request``, from the logits as the logits hook leaves them."""
+        if self.logits_hook is None and self.tokens_hook is None:
+            return (yield from ask(request, self.row, spec, config, score, double))
+        logits = yield from self.look(request)
+        return propose(logits, self.row, spec, config, score, double)
 
     def written(self) -> None:
         """The call after a step's tokens are written."""

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.masks import FULL, BlockCausal, Mask
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods import d2f
-from methods.base import Candidates, Fraction, Program, RowDecoder, propose
+from methods.base import Candidates, Fraction, Program, RowDecoder, ask
 
 
 @dataclass(frozen=True)
@@ -112,9 +111,8 @@ class LoPA(RowDecoder):
             seen: list[Outlook] = []
             for branch in live:
                 request = replace(branch.request(), trial=len(live) > 1, adopt=None if seen else adopt)
-                logits: Tensor = yield request
-                found = propose(logits, row, spec, config, score) if request.at else None
-                seen.append(Outlook(branch, list(request.at), found))
+                found = yield from ask(request, row, spec, config, score)
+                seen.append(Outlook(branch, list(request.at), found if request.at else None))
             best = choose(seen, config)
             adopt = best if len(live) > 1 else None
             base = seen[best].branch

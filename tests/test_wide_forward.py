@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
+from harness.decoding.candidates import Candidates, Want, greedy
 from harness.decoding.forward import Forward, Places, Shadow, Soft, positions_of, spans_of
 from harness.decoding.masks import CAUSAL, FULL, LEAVE_ONE_OUT, BlockCausal, Mask, flex
 from harness.decoding.policy import CachePolicy, Step
@@ -213,3 +214,22 @@ def test_buffers_keep_their_addresses() -> None:
     assert other.keys[0].data_ptr() != address
     del first, other
     assert model.new_cache(canvas(model, [[5, 6]], NEW)).keys[0].data_ptr() == address
+
+
+@pytest.mark.parametrize("want", [Want(), Want("margin"), Want("neg_entropy"), Want(double=True)], ids=str)
+def test_candidates_of_a_batch_equal_those_of_each_row(want: Want) -> None:
+    model, prompts = backbone("dream_tiny"), [PROMPT, [8, 8], [3, 4, 5, 6]]
+    page = canvas(model, prompts, NEW)
+    places = {row: range(len(prompt), len(prompt) + 3 + row) for row, prompt in enumerate(prompts)}
+    requests = {row: Forward((0, len(prompts[row]) + NEW), at, want=want if row != 1 else None) for row, at in places.items()}
+    found = model.answer_rows(page, requests)
+    logits = model.forward_rows(page, {row: Forward((0, len(prompts[row]) + NEW), at) for row, at in places.items()})
+    assert isinstance(found[1], Tensor)
+    close(found[1], logits[1])
+    for row in (0, 2):
+        answer, mine = found[row], greedy(logits[row], model.spec.mask_id, want)
+        assert isinstance(answer, Candidates)
+        assert torch.equal(answer.ids, mine.ids)
+        close(answer.probability, mine.probability)
+        close(answer.score, mine.score)
+        assert answer.probability.dtype == (torch.float64 if want.double else torch.float32)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.decoding.batch import Batch, Part, resolve
 from harness.decoding.cache import KVCache
+from harness.decoding.candidates import Candidates, answers
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward, positions_of, spans_of
 from harness.decoding.layer import LayerCount, products_of, run_layers
@@ -98,6 +99,17 @@ class Backbone:
     def forward(self, canvas: Canvas, request: Forward, cache: KVCache | None = None, row: int = 0) -> Tensor:
         """Aligned logits [len(at), vocab] of one row."""
         return self.forward_rows(canvas, {row: request}, cache)[row]
+
+    @torch.inference_mode()
+    def answer_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor | Candidates]:
+        """One forward pass for several rows: what each request wants, logits or candidates."""
+        logits = self.forward_rows(canvas, requests, cache)
+        if all(request.want is None for request in requests.values()):
+            return dict(logits)
+        started = canvas.meter.now()
+        found = answers(logits, {row: request.want for row, request in requests.items()}, self.spec.mask_id)
+        canvas.meter.spent("forward", started)
+        return found
 
     @torch.inference_mode()
     def forward_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor]:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from harness.decoding.backbone import Backbone
 from harness.decoding.cache import KVCache
+from harness.decoding.candidates import Candidates
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
 from harness.model.spec import ModelSpec
 
-Program = Generator[Forward, Tensor, None]
-"""One row's decoding: yields requests, receives logits [len(at), vocab], commits tokens."""
+Program = Generator[Forward, Any, None]
+"""One row's decoding: yields requests, receives logits [len(at), vocab] or what the request wants instead, commits tokens."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,15 @@ class RowDecoder:
         for index, program in programs.items():
             _advance(requests, index, program, None, canvas.rows[index])
         while requests:
-            logits = backbone.forward_rows(canvas, requests, cache)
+            found = backbone.answer_rows(canvas, requests, cache)
             for index in list(requests):
-                _advance(requests, index, programs[index], logits[index], canvas.rows[index])
+                _advance(requests, index, programs[index], found[index], canvas.rows[index])
 
 
-def _advance(requests: dict[int, Forward], index: int, program: Program, logits: Tensor | None, row: Row) -> None:
+def _advance(requests: dict[int, Forward], index: int, program: Program, answer: Tensor | Candidates | None, row: Row) -> None:
     requests.pop(index, None)
     try:
-        request = next(program) if logits is None else program.send(logits)
+        request = next(program) if answer is None else program.send(answer)
     except StopIteration:
         return
     if row.stopped:

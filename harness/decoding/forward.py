@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from harness.decoding.candidates import Want
 from harness.decoding.masks import FULL, LEAVE_ONE_OUT, Mask
 from harness.decoding.rules import Span
 
@@ -88,6 +89,7 @@ class Forward:
     trial: set the stored keys and values aside instead of keeping them, so that several what-if passes start from the same store; the
         row's trials are numbered from 0.
     adopt: before this pass, keep what that trial had set aside and forget the other trials.
+    want: greedy candidates instead of logits, see harness.decoding.candidates; what the program is sent then.
     level: id of the noise level, told to a uniform-state model in the place of the row's first token; such ids are no text.
     """
 
@@ -105,3 +107,4 @@ class Forward:
     trial: bool = False
     adopt: int | None = None
     level: int | None = None
+    want: Want | None = None

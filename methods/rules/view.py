@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from harness.decoding.candidates import without_mask
 from harness.decoding.policy import Step
 from harness.decoding.row import Row
 from harness.model import ModelSpec
-from methods.base import filtered, without_mask
+from methods.base import filtered
 
 Algorithm = Literal["maskgit_plus", "topk_margin", "entropy"]
 
