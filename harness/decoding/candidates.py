@@ -33,7 +33,7 @@ class Candidates:
 
 
 def ranking(probs: Tensor, score: Score) -> Tensor | None:
-    """Score [k] of ``probs`` [k, vocab], larger is surer: margin of the first two, negative entropy (nats); None: the probability itself."""
+    """Score [k] of ``probs`` [k, vocab], larger is surer: margin, or negative entropy in nats; None where it is the probability itself."""
     if score == "neg_entropy":
         return (probs * torch.log(probs + 1e-10)).sum(-1)
     if score == "margin":
