@@ -18,7 +18,19 @@ from harness.records.schema import find_runs, read_run, read_samples
 from tests.helpers import wait_until
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
-TIMING = {"time_s", "latency_s", "first_block_s", "forward_s", "select_s", "peak_memory_bytes", "order", "batch", "rows", "seal"}
+TIMING = {
+    "time_s",
+    "latency_s",
+    "first_block_s",
+    "forward_s",
+    "select_s",
+    "peak_memory_bytes",
+    "order",
+    "batch",
+    "rows",
+    "seal",
+    "call_memory_bytes",
+}
 
 MINE = """
 from methods.base import Forward, RowDecoder, propose

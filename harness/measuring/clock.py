@@ -108,13 +108,14 @@ def decode(
         seeds=seeds,
         blocks=blocks,
     )
-    memory.reset_peak(device)
+    before = memory.level(device) if memory.reset_peak(device) else None
     start = Start.of(backbone, canvas)
     with backbone.watch() as seen:
         ids, timing = _timed(backbone, decoder, config, canvas)
     checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
     peak = memory.peak(device)
-    return [_row(canvas, index, timing.elapsed, peak, checks[index]) for index in range(len(prompts))]
+    above = None if before is None or peak is None else max(0, peak - before)
+    return [_row(canvas, index, timing.elapsed, (peak, above), checks[index]) for index in range(len(prompts))]
 
 
 def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) -> tuple[list[list[int]], Timing]:
@@ -129,7 +130,7 @@ def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) ->
     return ids, Timing(started, _clock() - started)
 
 
-def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: list[Check]) -> Decoded:
+def _row(canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[Check]) -> Decoded:
     row, meter, rows = canvas.rows[index], canvas.meter.rows[index], len(canvas.rows)
     output, steps = row.output, row.step_map
     return Decoded(
@@ -150,7 +151,8 @@ def _row(canvas: Canvas, index: int, elapsed: float, peak: int | None, checks: l
         first_block_s=meter.first_block_s,
         forward_s=canvas.meter.forward_s / rows,
         select_s=canvas.meter.select_s / rows,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=memory_bytes[0],
+        call_memory_bytes=memory_bytes[1],
         random=row._rng is not None,
         checks=checks,
     )

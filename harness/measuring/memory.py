@@ -1,4 +1,4 @@
-"""Peak memory of a decode call: device memory on CUDA, resident memory of the process on Linux."""
+"""Memory of a decode call: device memory on CUDA, resident memory of the process on Linux."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ _RESET = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
-def reset_peak(device: torch.device) -> None:
-    """Start a new peak; does nothing where the system cannot."""
+def reset_peak(device: torch.device) -> bool:
+    """Start a new peak; false where the system cannot."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
+        return True
     try:
         _RESET.write_text("5")
     except OSError:
-        return
+        return False
+    return True
+
+
+def level(device: torch.device) -> int | None:
+    """Bytes held now; None where unknown. On a CPU all models of the process count."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident("VmRSS")
 
 
 def peak(device: torch.device) -> int | None:
     """Bytes at the peak since ``reset_peak``; None where unknown. On a CPU all models of the process count."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+
+
+def _resident(name: str) -> int | None:
     try:
-        found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None

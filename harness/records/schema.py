@@ -104,6 +104,7 @@ class Summary(Record):
     forward_share: float | None = Field(description="share of decode time inside model forwards")
     select_share: float | None = Field(default=None, description="share of decode time in the method's own code; the rest is the harness'")
     peak_memory_bytes: int | None
+    call_memory_bytes: int | None = Field(default=None, description="largest peak of a decode call above the level at its start")
     roof_share: float | None = Field(default=None, description="least time the hardware allows for the forwards of the run / decode time")
 
 
@@ -125,6 +126,7 @@ class Run(Record):
         default=None, description="settings tried for this method and on which split; null: none recorded"
     )
     expected: int | None = Field(default=None, description="samples of the whole run; null: a run from before this was recorded")
+    weights_bytes: int | None = Field(default=None, description="bytes of the weights that the method computes with")
     load_s: float | None = None
     wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
     roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
@@ -149,6 +151,7 @@ class Measured(Record):
     forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
     select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
     peak_memory_bytes: int | None = None
+    call_memory_bytes: int | None = Field(default=None, description="peak above the level at the call's start; all rows of the call")
     random: bool | None = Field(default=None, description="whether the decoder asked for the row's random stream")
     forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
 

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from harness.decoding.backbone import Backbone
 from harness.decoding.registry import Method
 from harness.decoding.settings import changed_settings
 from harness.engine.generator import Generation, Generator, Request
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 Key = tuple[int, int]
 Progress = Callable[["Cell", int], None]
 
-# Above this many parameters only one checkpoint is kept in memory, so cells run one after another.
+# Above this many parameters only cells that compute with the same weights take turns.
 INTERLEAVE_BELOW = 500_000_000
 
 
@@ -112,6 +113,7 @@ class Cell:
             environment=capture(loaded.backbone.device),
             expected=len(self.keys),
             load_s=loaded.load_s,
+            weights_bytes=weights_bytes(loaded.backbone),
             roofline=roofline_for(loaded.backbone).record(),
         )
 
@@ -134,25 +136,36 @@ class Cell:
             if chunk:
                 yield chunk
 
-    def warm_up(self) -> None:
-        """Unrecorded answers until the protocol calls each shape warm, so that lazy initialisation is outside every clock."""
-        if not self.pending:
-            return
-        protocol = self.options.protocol
-        if protocol.cv is None:
-            list(self.generator.run([self._request(self.items[0], 0)], 1))
-            return
-        shapes = {bucket(len(self.generator.prompt_ids(item.prompt))): item for item in reversed(self.items)}
-        self.folder.run.protocol = {"name": protocol.name, "passes": protocol.passes, "warm_up": {}}
-        for shape, item in sorted(shapes.items()):
-            times = self._warm(item)
-            steady = round(variation(times[-STEADY_RUNS:]), 4) if len(times) > 1 else None
-            self.folder.run.protocol["warm_up"][f"prompt<={shape}"] = {"runs": len(times), "variation": steady}
+    def shape(self, chunk: Sequence[Key]) -> tuple[int, int]:
+        """(rows, longest prompt in tokens rounded up to a power of two): batches of one shape are warmed up together."""
+        prompts = {item.doc_id: item.prompt for item in self.items}
+        return len(chunk), max(bucket(len(self.generator.prompt_ids(prompts[doc_id]))) for doc_id, _ in chunk)
 
-    def _warm(self, item: Item) -> list[float]:
-        """Seconds of each warm-up batch of one shape; ends early if the prompt cannot be decoded at all."""
-        times: list[float] = []
-        requests = [self._request(item, 0)] * self.options.batch_size
+    def warm_up(self) -> None:
+        """Unrecorded answers to the first batch of each shape that will run, until the protocol calls it warm.
+
+        So lazy initialisation is outside every clock, that of ragged batches and their masks included.
+        """
+        first: dict[tuple[int, int], list[Key]] = {}
+        for chunk in self.chunks():
+            first.setdefault(self.shape(chunk), chunk)
+        protocol = self.options.protocol
+        done: dict[str, Any] = {}
+        for (rows, prompt), chunk in sorted(first.items()):
+            times = self._warm(chunk)
+            steady = round(variation(times[-STEADY_RUNS:]), 4) if len(times) > 1 else None
+            done[f"prompt<={prompt}" + (f", {rows} rows" if rows > 1 else "")] = {"runs": len(times), "variation": steady}
+        if done:
+            self.note(name=protocol.name, passes=protocol.passes, warm_up=done)
+
+    def note(self, **facts: Any) -> None:
+        """Add to what the run records of how it was made."""
+        self.folder.run.protocol = {**(self.folder.run.protocol or {}), **facts}
+
+    def _warm(self, chunk: Sequence[Key]) -> list[float]:
+        """Seconds of each warm-up run of one batch; ends early if it cannot be decoded at all."""
+        items, times = {item.doc_id: item for item in self.items}, list[float]()
+        requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
         while not self.options.protocol.warm(times):
             rows = [generation.decoded for batch in self.generator.run(requests, len(requests)) for generation in batch]
             if any(row is None for row in rows):
@@ -246,6 +259,7 @@ def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
     for group in _groups(cells):
         for cell in group:
             cell.warm_up()
+            _note_company(cell, group)
         queues = [list(cell.chunks()) for cell in group]
         for place, turn in interleaved([len(queue) for queue in queues]):
             group[place].step(queues[place][turn], jail)
@@ -254,13 +268,31 @@ def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
             cell.finish()
 
 
+def _note_company(cell: Cell, group: Sequence[Cell]) -> None:
+    """Say in the run which runs it was interleaved with, and whether they computed with the same weights in memory."""
+    if cell.pending:
+        others = [other for other in group if other is not cell and other.pending]
+        shared = any(_backbone(other) is _backbone(cell) for other in others)
+        cell.note(interleaved_with=[other.folder.run.run_id for other in others], weights_shared=shared)
+
+
+def _backbone(cell: Cell) -> Backbone:
+    return cell.generator.loaded.backbone
+
+
 def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells that are interleaved: those of one suite; above INTERLEAVE_BELOW parameters those of one suite and one set of weights."""
     small = all(_parameters(cell) < INTERLEAVE_BELOW for cell in cells)
-    if not small:
-        yield from ([cell] for cell in cells)
-        return
-    for suite in dict.fromkeys(cell.suite.name for cell in cells):
-        yield [cell for cell in cells if cell.suite.name == suite]
+    groups: dict[tuple[int | None, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((None if small else id(_backbone(cell)), cell.suite.name), []).append(cell)
+    yield from groups.values()
+
+
+def weights_bytes(backbone: Backbone) -> int:
+    """Bytes of parameters and buffers, each storage once."""
+    parts = (*backbone._model.parameters(), *backbone._model.buffers())
+    return sum({part.data_ptr(): part.numel() * part.element_size() for part in parts}.values())
 
 
 def _parameters(cell: Cell) -> int:

@@ -91,7 +91,8 @@ def summarise(samples: Sequence[Sample]) -> Summary:
         time_s=sum(_known(samples, "time_s")),
         forward_share=_rate(finished, "forward_s", "time_s"),
         select_share=_rate(finished, "select_s", "time_s"),
-        peak_memory_bytes=max((sample.peak_memory_bytes for sample in samples if sample.peak_memory_bytes is not None), default=None),
+        peak_memory_bytes=_most(samples, "peak_memory_bytes"),
+        call_memory_bytes=_most(samples, "call_memory_bytes"),
     )
 
 
@@ -143,6 +144,10 @@ def _rate(samples: Sequence[Sample], top: str, bottom: str) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _most(samples: Sequence[Sample], name: str) -> int | None:
+    return max(map(int, _known(samples, name)), default=None)
 
 
 def _percentile(values: Sequence[float], percent: float) -> float | None:
