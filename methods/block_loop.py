@@ -118,13 +118,18 @@ def _settle(view: View, rule: Rule, config: Any) -> Step:
     return view.step
 
 
+def weigh(view: View, confidence: Tensor, density: Tensor | None) -> Tensor:
+    """Confidences [k] times the certainty density [new tokens] at their positions, if there is one."""
+    if density is None:
+        return confidence
+    places = torch.tensor([position - view.row.prompt_length for position in view.at])
+    return confidence * density[places].to(confidence.device, confidence.dtype)
+
+
 def _write(view: View, rule: Rule, policy: CachePolicy, density: Tensor | None) -> None:
     """Choose, commit and tell the policy."""
-    row = view.row
-    confidence = score = rule.confidence(view)
-    if density is not None:
-        places = torch.tensor([position - row.prompt_length for position in view.at])
-        score = confidence * density[places].to(confidence.device, confidence.dtype)
+    row, confidence = view.row, rule.confidence(view)
+    score = weigh(view, confidence, density)
     chosen = sorted(rule.choose(view, score))
     written = [view.at[k] for k in chosen]
     if chosen:
