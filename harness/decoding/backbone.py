@@ -52,13 +52,16 @@ def _counting(watches: list[Watch]) -> Callable[..., None]:
 
 
 class Backbone:
-    """A loaded model on a device. ``forward`` and ``forward_rows`` count everything they run."""
+    """A loaded model on a device. ``forward`` and ``forward_rows`` count everything they run.
+
+    products: multiply-adds per position of the layers' linear maps.
+    """
 
     def __init__(self, model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
         self.spec: ModelSpec = model.spec
         self.device, self.dtype = device, dtype
         self._model = model
-        self._products = products_of(model.model.layers)
+        self.products = products_of(model.model.layers)
         self._buffers: tuple[list[Tensor], list[Tensor]] | None = None
         self._cache: weakref.ref[KVCache] | None = None
         self._watches: list[Watch] = []
@@ -231,7 +234,7 @@ class Backbone:
             self._store(hidden, part, cache)
         meter = canvas.meter
         if count is None:
-            meter.record(row, (part.size, before, len(part.keep)), part.keys, spans_of(part.feed), part.size * self._products)
+            meter.record(row, (part.size, before, len(part.keep)), part.keys, spans_of(part.feed), part.size * self.products)
             return
         rows = [len(positions) for positions in count.queries]
         queries = [spans_of(positions) for positions in count.queries]

@@ -37,6 +37,10 @@ class RowMeter:
     def nfe(self) -> int:
         return len(self.forwards)
 
+    def computed(self, per_position: int) -> int:
+        """Positions' worth of linear maps that were multiplied, ``per_position`` multiply-adds each (rounded up)."""
+        return -(-self.products // per_position)
+
     @property
     def positions(self) -> int:
         """Query positions, as a mean over the layers where a policy computes some of them only (rounded up)."""

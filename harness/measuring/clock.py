@@ -39,6 +39,7 @@ class Decoded(Measured):
     committed: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     nfe: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     positions: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    computed: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     kv_read: int = 0  # pyright: ignore[reportIncompatibleVariableOverride]
     time_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
     latency_s: float = 0.0  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -115,7 +116,7 @@ def decode(
     checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
     peak = memory.peak(device)
     above = None if before is None or peak is None else max(0, peak - before)
-    return [_row(canvas, index, timing.elapsed, (peak, above), checks[index]) for index in range(len(prompts))]
+    return [_row(backbone, canvas, index, timing.elapsed, (peak, above), checks[index]) for index in range(len(prompts))]
 
 
 def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) -> tuple[list[list[int]], Timing]:
@@ -130,7 +131,9 @@ def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) ->
     return ids, Timing(started, _clock() - started)
 
 
-def _row(canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[Check]) -> Decoded:
+def _row(
+    backbone: Backbone, canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[Check]
+) -> Decoded:
     row, meter, rows = canvas.rows[index], canvas.meter.rows[index], len(canvas.rows)
     output, steps = row.output, row.step_map
     return Decoded(
@@ -142,6 +145,7 @@ def _row(canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | N
         committed=sum(step >= 0 for step in steps),
         nfe=meter.nfe,
         positions=meter.positions,
+        computed=meter.computed(backbone.products),
         kv_read=meter.kv_read,
         forwards=meter.forwards,
         queries=meter.queries,

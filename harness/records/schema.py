@@ -143,6 +143,9 @@ class Measured(Record):
     committed: int | None = Field(default=None, description="generated ids that are written")
     nfe: int | None = Field(default=None, description="forward passes; null if nothing could be decoded")
     positions: int | None = Field(default=None, description="query positions fed to the layers, summed over forwards")
+    computed: int | None = Field(
+        default=None, description="positions' worth of linear maps multiplied, padding and partial layers included; null: not recorded"
+    )
     kv_read: int | None = Field(default=None, description="key positions attended to, summed over forwards")
     time_s: float | None = Field(default=None, description="decode seconds; in a batch the batch's wall time divided by its rows")
     rows: int | None = Field(default=None, description="rows of the decode call, which share its clock")
