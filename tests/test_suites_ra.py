@@ -123,7 +123,7 @@ def test_generator_takes_the_canvas_from_the_blocks() -> None:
     decoder: Any = lockstep.METHOD
     generator = Generator(loaded("dream_eos_tiny"), decoder, {})
     assert generator.canvas(32, (24, 8)) == 32
-    assert generator.canvas(32) == 48
+    assert (generator.canvas(32), generator.canvas()) == (32, 48)
     item = next(iter(generator.run([Request([5, 6], 32, blocks=(24, 8))], 1)))[0]
     assert item.decoded is not None
     assert item.decoded.spans == [(0, 24), (24, 32)]

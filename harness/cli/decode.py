@@ -47,7 +47,7 @@ def decode_command(
     generator = open_engine(
         entry, Weights(model, adapter, not no_merge, dtype, device), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)
     ).generator
-    canvas = generator.canvas(256)
+    canvas = generator.canvas()
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
     try:
         file = output.open("w")

@@ -72,7 +72,7 @@ def generate_command(
     weights = Weights(model, adapter, not no_merge, dtype, device)
     generator = open_engine(entry, weights, chosen, seed=seed, stop_rule=rule).generator
     blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
-    item = _answer(generator, Request(text, generator.canvas(256, blocks), blocks=blocks), delay, show=sys.stdout.isatty())
+    item = _answer(generator, Request(text, generator.canvas(blocks=blocks), blocks=blocks), delay, show=sys.stdout.isatty())
     _report(item, entry.name)
     if trace is not None:
         _animate(item, entry.name, generator.loaded, trace)

@@ -146,7 +146,7 @@ def _weights(backbone: Backbone) -> dict[str, tuple[int, float]]:
 def _run(
     findings: Findings, generator: Generator, decoder: Any, backbone: Backbone, prompts: Sequence[Sequence[int]]
 ) -> list[Decoded] | None:
-    canvas = generator.canvas(32)
+    canvas = generator.canvas(default=32)
     seeds = [generator.row_seed(prompt, 0) for prompt in prompts]
     try:
         rows = decode(backbone, decoder, generator.config, prompts, canvas, seeds=seeds)
@@ -253,7 +253,7 @@ def _against_reference(
     if reference is None:
         return
     config = build_config(reference.name, reference.decoder.Config, _common(generator.config, reference))
-    canvas, eos = generator.canvas(32), generator.loaded.spec.eos_ids
+    canvas, eos = generator.canvas(default=32), generator.loaded.spec.eos_ids
     for index, (prompt, row) in enumerate(zip(prompts, alone, strict=True)):
         if row is None:
             continue

@@ -17,6 +17,9 @@ from harness.measuring.clock import ContextError, Decoded, decode
 from harness.model.text import answer_of_blocks, encode
 from harness.records.schema import Status, StopRule
 
+DEFAULT_CANVAS = 256
+"""New tokens where neither the user nor the suite nor the model says how many."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -67,8 +70,10 @@ class Generator:
         tokenizer = self.loaded.tokenizer
         return config if tokenizer is None else with_text_ids(config, tokenizer.get_vocab(), lambda token: tokenizer.decode([token]))
 
-    def canvas(self, suggested: int, blocks: Sequence[int] = ()) -> int:
-        """max_new_tokens: what the blocks need, else the setting, the model's own, what the suite suggests.
+    def canvas(self, suite: int | None = None, blocks: Sequence[int] = (), default: int = DEFAULT_CANVAS) -> int:
+        """max_new_tokens: what the blocks need, else the setting, the suite's, the model's own, the default.
+
+        A suite's canvas beyond what the model was trained for (``canvas_trained`` of the catalogue) is cut to that.
 
         Raises SettingError for a setting that contradicts the blocks, or that the decoder refuses for this model and canvas.
         """
@@ -76,7 +81,8 @@ class Generator:
         if blocks and asked not in (None, sum(blocks)):
             layout = " + ".join(map(str, blocks))
             raise SettingError(f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave max_new_tokens out")
-        length = sum(blocks) or asked or self.loaded.canvas or suggested
+        length, trained = suite or self.loaded.canvas or default, self.loaded.canvas_trained
+        length = sum(blocks) or asked or (min(length, trained) if trained else length)
         if (check := getattr(self.decoder, "check", None)) is not None:
             check(self.loaded.spec, self.config, length)
         return length

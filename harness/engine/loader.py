@@ -16,7 +16,7 @@ from harness.decoding.backbone import Backbone
 from harness.model import ModelSpec
 from harness.model.adapter import Adapter
 from harness.model.catalog import folder_of, location, lookup
-from harness.model.checkpoint import adds_bos, check_student, folder_hash, holds_all_weights, model_hash, transformer_of
+from harness.model.checkpoint import adds_bos, check_student, folder_hash, holds_all_weights, model_hash, transformer_of, with_ends
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import load_transformer, resolve
 from harness.model.spec import CheckpointError
@@ -41,6 +41,7 @@ class Loaded:
     canvas: int | None
     add_bos: bool
     load_s: float
+    canvas_trained: int | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -95,6 +96,7 @@ def load(
         canvas=lookup(model).canvas or known.canvas,
         add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
+        canvas_trained=lookup(model).canvas_trained or known.canvas_trained,
     )
 
 
@@ -121,7 +123,7 @@ def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dt
     """The model with what is in the adapter's ``folder``."""
     if folder is not None and holds_all_weights(folder):
         check_student(folder, checkpoint)
-        return Backbone(load_transformer(folder, dtype, device), device, dtype)
+        return Backbone(with_ends(checkpoint, load_transformer(folder, dtype, device)), device, dtype)
     model = transformer_of(checkpoint, dtype, device)
     if folder is not None:
         weights = Adapter(folder)

@@ -108,12 +108,15 @@ class DiffusionLM(TemplateLM):
         return [answers[k] for k in range(len(asked))]
 
     def _request(self, context: str, gen_kwargs: dict[str, Any]) -> Request:
-        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=256))
+        # 0 stands for a task that names no length; the model's own then applies.
+        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(gen_kwargs, default_max_gen_toks=0))
         settings = {key: value for key, value in kwargs.items() if key not in _GENERATION_KEYS}
         if kwargs.get("do_sample") and kwargs.get("temperature"):
             settings["temperature"] = kwargs["temperature"]
         blocks = tuple(kwargs.get("blocks", {}).values())
-        return Request(context, self.generator.canvas(kwargs["max_gen_toks"], blocks), tuple(kwargs["until"]), settings, blocks=blocks)
+        return Request(
+            context, self.generator.canvas(kwargs["max_gen_toks"] or None, blocks), tuple(kwargs["until"]), settings, blocks=blocks
+        )
 
     def _note(self, instance: Instance, generation: Generation) -> None:
         self.cache_hook.add_partial("generate_until", instance.args, generation.text or "")

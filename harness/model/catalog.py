@@ -19,7 +19,9 @@ class Entry(BaseModel):
     """One known model.
 
     ``companions`` answers what a method requires: "adapter:NAME" -> adapter, "causal_lm" -> AR model.
-    ``settings`` are per-method defaults for this model; ``canvas`` its default max_new_tokens. ``path`` may be an adapter's
+    ``settings`` are per-method defaults for this model; ``canvas`` its max_new_tokens where neither the user nor the suite names one;
+    ``canvas_trained`` the longest canvas that it was trained for: a suite's longer one is cut to it, an explicit request is not.
+    ``end_tokens``: the special tokens that end an answer, instead of all that its tokenizer has for it. ``path`` may be an adapter's
     folder: the model is then the adapter's base with it.
     """
 
@@ -28,6 +30,8 @@ class Entry(BaseModel):
     summary: str = ""
     path: str | None = None
     canvas: int | None = None
+    canvas_trained: int | None = None
+    end_tokens: list[str] | None = None
     add_bos_token: bool | None = None
     companions: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from harness.model.adapter import Adapter
 from harness.model.catalog import base_of, location, lookup, own_adapter
+from harness.model.ending import ids_of
 from harness.model.load import load_transformer, resolve, weights_hash
 from harness.model.spec import CheckpointError, ModelSpec
 from harness.model.tokenizer import tokenizer_hash
@@ -31,9 +33,21 @@ def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Trans
     """The model of a name, folder or hub id; behind an adapter's name its base with the adapter merged."""
     adapter = own_adapter(name)
     if adapter is None:
-        return load_transformer(resolve(location(name)), dtype, device)
+        return with_ends(name, load_transformer(resolve(location(name)), dtype, device))
     model = transformer_of(base_of(name), dtype, device)
     Adapter(Path(adapter)).merge(model)
+    return with_ends(name, model)
+
+
+def with_ends(name: str, model: Transformer) -> Transformer:
+    """The model with the ends that the catalogue names for it, if it does; CheckpointError for a token that its tokenizer lacks."""
+    texts = lookup(name).end_tokens
+    if texts is not None:
+        folder = resolve(location(name))
+        try:
+            model.spec = replace(model.spec, eos_ids=ids_of(folder, texts))
+        except KeyError as error:
+            raise CheckpointError(f"end_tokens of {name} in models.yaml: its tokenizer in {folder} has no {error}") from None
     return model
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UserError
+from harness.model.ending import end_ids
 
 Family = Literal["dream", "llada", "qwen2", "llama", "uniform"]
 
@@ -70,7 +71,7 @@ class ModelSpec:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelSpec:
-        """Read ``config.json`` (and ``generation_config.json`` for extra end-of-text ids).
+        """Read ``config.json``, and ``generation_config.json`` and the tokenizer's files for further ids that end an answer.
 
         Raises CheckpointError for a missing file or a family we do not know.
         """
@@ -84,7 +85,9 @@ class ModelSpec:
         generation = folder / "generation_config.json"
         if generation.exists():
             raw = {**raw, "eos_token_id": _ids(raw.get("eos_token_id")) + _ids(json.loads(generation.read_text()).get("eos_token_id"))}
-        return replace(cls.from_config(raw), name=folder.name)
+        spec = cls.from_config(raw)
+        further = [token for token in end_ids(folder, spec.pad_id, (spec.mask_id, spec.bos_id)) if token < spec.vocab_size]
+        return replace(spec, name=folder.name, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *further])))
 
     @classmethod
     def from_config(cls, raw: dict[str, Any]) -> ModelSpec:

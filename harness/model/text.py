@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from harness.errors import UserError
@@ -59,16 +59,35 @@ def before_eos(ids: Sequence[int], steps: Sequence[int], eos_ids: Collection[int
 def cut_at_stops(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str]:
     """(number of useful ids, text) in front of the earliest stop string.
 
-    The text position of the match is mapped back to ids: an id counts if all of its text lies before it.
+    The text position of the match is mapped back to ids: an id counts if all of its text lies before it. Stop strings with special
+    tokens in them are looked for in the text that shows those.
     """
-    text = decode_text(tokenizer, ids)
+    marks = [stop for stop in stops if _has_special(tokenizer, stop)]
+    plain = [stop for stop in stops if stop not in marks]
+    found = _cut(tokenizer, ids, plain, decode_text)
+    return min(found, _cut(tokenizer, ids, marks, _full_text)) if marks else found
+
+
+def _full_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _has_special(tokenizer: Any, stop: str) -> bool:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return any(token.special and token.content in stop for token in added.values())
+
+
+def _cut(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], shown: Callable[[Any, Sequence[int]], str]) -> tuple[int, str]:
+    text = shown(tokenizer, ids)
     found = [text.find(stop) for stop in stops if stop]
     cut = min((index for index in found if index >= 0), default=None)
     if cut is None:
-        return len(ids), text
-    lengths = range(1, len(ids) + 1)
-    useful = bisect_right(lengths, cut, key=lambda n: len(decode_text(tokenizer, ids[:n])))
-    return useful, text[:cut]
+        return len(ids), decode_text(tokenizer, ids)
+    useful = bisect_right(range(1, len(ids) + 1), cut, key=lambda n: len(shown(tokenizer, ids[:n])))
+    if shown is decode_text:
+        return useful, text[:cut]
+    # The part of a piece that lies before the stop string stays in the text, though its id does not count.
+    return useful, decode_text(tokenizer, ids[:useful]) + text[len(shown(tokenizer, ids[:useful])) : cut]
 
 
 def answer_of_blocks(

@@ -112,7 +112,7 @@ def _identity(options: AnswerOptions, entry: Method, generator: Generator) -> di
         "method": entry.name,
         "method_source": entry.source,
         "settings": settings_of(generator.config),
-        "max_new_tokens": generator.canvas(256),
+        "max_new_tokens": generator.canvas(),
         "dtype": str(loaded.backbone.dtype).removeprefix("torch."),
         "prompts": source,
         "seed": options.seed,
