@@ -30,7 +30,7 @@ class Script(RowDecoder):
 
     def decode_row(self, row: Any, spec: Any, config: Any) -> Any:
         while at := row.masked()[:1]:
-            yield Forward(window=(0, row.length), at=at)
+            yield Forward(feed=(0, row.length), at=at)
             row.commit(at, [self.tokens[at[0] - row.prompt_length]], [1.0])
 
 
@@ -41,7 +41,7 @@ class AllAtOnce(Script):
 
     def decode_row(self, row: Any, spec: Any, config: Any) -> Any:
         at = row.masked()
-        yield Forward(window=(0, row.length), at=at)
+        yield Forward(feed=(0, row.length), at=at)
         row.commit(at, self.tokens, [1.0] * len(at))
 
 
