@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from harness.decoding.candidates import Candidates, answers
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward, positions_of, spans_of
 from harness.decoding.layer import LayerCount, products_of, run_layers
-from harness.decoding.masks import FULL
+from harness.decoding.masks import FULL, own_blocks
 from harness.decoding.row import Row
 from harness.model import ModelSpec, Transformer
 
@@ -171,6 +171,8 @@ class Backbone:
     def _part(self, canvas: Canvas, index: int, request: Forward, cache: KVCache | None) -> Part:
         """The request with its positions resolved, and the store made ready for it. ValueError for what cannot be done."""
         row = canvas.rows[index]
+        if request.mask == FULL and self.spec.attention == "block_causal":
+            request = replace(request, mask=own_blocks(self.spec, row.prompt_length))
         if row.nfe >= FORWARD_LIMIT * canvas.rules.new_tokens:
             raise TooManyForwards(f"row {index} used {row.nfe} forwards for {canvas.rules.new_tokens} tokens")
         self._check(row, request, cache)
@@ -201,6 +203,8 @@ class Backbone:
         stores = request.keep is not None or request.see is not None or request.trial or request.adopt is not None
         if (cache is None or not request.cached) and (stores or request.layers is not None):
             raise ValueError("keep, see, layers, trial and adopt need a store: return true from uses_cache and leave cached as it is")
+        if request.layers is not None and self.spec.attention == "block_causal":
+            raise ValueError("a policy inside the layers attends to everything; this model attends block by block: choose another cache")
         if request.layers is not None and (request.shadow or request.soft or request.assume or request.trial or request.mask != FULL):
             raise ValueError("a policy inside the layers works on the canvas as it is: no shadow, soft, assume, trial or mask")
         if request.trial and request.keep is not None and not isinstance(positions_of(request.keep), range):

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from harness.model.spec import ModelSpec
+
 
 class Mask(Protocol):
     """A rule of attention; ``prompt`` is the row's prompt length."""
@@ -85,6 +87,13 @@ class LeaveOneOut:
 
     def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
         return False
+
+
+def own_blocks(spec: ModelSpec, prompt: int) -> BlockCausal:
+    """The blocks of a block-diffusion model on a row with that prompt length. ValueError for a model without blocks."""
+    if spec.block_size is None:
+        raise ValueError(f"a {spec.family} model has no blocks of its own")
+    return BlockCausal(spec.block_size, prompt % spec.block_size if spec.block_align == "prompt" else 0)
 
 
 FULL, CAUSAL, LEAVE_ONE_OUT = Full(), Causal(), LeaveOneOut()

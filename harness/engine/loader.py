@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -78,6 +78,9 @@ def load(
     backbone = _backbone(checkpoint, found, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and backbone.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
+    if "blocks" in needs and backbone.spec.block_size is None:
+        text = f"{checkpoint} attends to everything at once and never learned blocks: this method needs a block-diffusion model"
+        raise CheckpointError(f"{text} (--model with SDAR, Fast-dLLM v2 or Tiny-A2D weights)")
     if "uniform_state" in needs and not backbone.spec.uniform_state:
         text = f"{checkpoint} is no uniform-state model (model_type uniform in its config.json)"
         raise CheckpointError(f"{text}: train one with bench train duo and pass --model FOLDER")
@@ -118,6 +121,13 @@ def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
+def told_attention(spec: ModelSpec, attention: Literal["full", "block_causal"] | None) -> ModelSpec:
+    """The spec with the kind of attention that the list of models tells; full: such a model never learned blocks."""
+    if attention is None:
+        return spec
+    return replace(spec, attention=attention, block_size=None if attention == "full" else spec.block_size)
+
+
 @lru_cache(maxsize=3)
 def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
     """The model with what is in the adapter's ``folder``."""
@@ -125,6 +135,7 @@ def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dt
         check_student(folder, checkpoint)
         return Backbone(with_ends(checkpoint, load_transformer(folder, dtype, device)), device, dtype)
     model = transformer_of(checkpoint, dtype, device)
+    model.spec = told_attention(model.spec, lookup(checkpoint).attention)
     if folder is not None:
         weights = Adapter(folder)
         weights.merge(model) if merge else weights.attach(model)

@@ -9,7 +9,7 @@ import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,7 @@ class Entry(BaseModel):
     ``canvas_trained`` the longest canvas that it was trained for: a suite's longer one is cut to it, an explicit request is not.
     ``end_tokens``: the special tokens that end an answer, instead of all that its tokenizer has for it. ``path`` may be an adapter's
     folder: the model is then the adapter's base with it.
+    ``attention``: which kind it was trained with, where config.json does not tell.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -35,6 +36,7 @@ class Entry(BaseModel):
     add_bos_token: bool | None = None
     companions: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}
+    attention: Literal["full", "block_causal"] | None = None
 
 
 @cache

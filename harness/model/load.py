@@ -35,6 +35,7 @@ _LLADA_BLOCK = {
     "attn_norm": "input_layernorm",
     "ff_norm": "post_attention_layernorm",
 }
+_EFFICIENT_DLM = {"encoder.": "model.", "diffusion_head.": "lm_head."}
 _LLADA_KEY = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)(\..+)?$")
 
 
@@ -45,6 +46,9 @@ def canonical_name(name: str) -> str:
     found = _LLADA_KEY.match(name)
     if found and found[2] in _LLADA_BLOCK:
         return f"model.layers.{found[1]}.{_LLADA_BLOCK[found[2]]}{found[3] or ''}"
+    for theirs, ours in _EFFICIENT_DLM.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
     return name
 
 

@@ -1,7 +1,8 @@
 """The transformer behind every backbone: pre-norm RMSNorm, RoPE, GQA, SwiGLU.
 
-Dream-7B is Qwen2.5-7B run bidirectionally; LLaDA-8B is the same block without biases. One lean
-module therefore serves all families; parameter names are Qwen2's (loaders rename LLaDA's).
+Dream-7B is Qwen2.5-7B run bidirectionally; LLaDA-8B is the same block without biases, Qwen3 the
+same with a norm per query and key head. One lean module therefore serves all families; parameter
+names are Qwen2's (loaders rename LLaDA's).
 """
 
 from __future__ import annotations
@@ -97,12 +98,16 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
         self.v_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
         self.o_proj = nn.Linear(spec.num_heads * spec.head_dim, spec.hidden_size, bias=spec.o_bias)
+        self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps) if spec.qk_norm else None
+        self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps) if spec.qk_norm else None
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Query [batch, heads, length, head_dim], key and value [batch, kv_heads, length, head_dim] of ``x`` [batch, length, hidden]."""
         batch, length, _ = x.shape
         query = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         key = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         return rotate(query, *rope), rotate(key, *rope), self.value(x)
 
     def value(self, x: Tensor) -> Tensor:
