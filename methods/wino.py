@@ -62,7 +62,9 @@ class Wino(RowDecoder):
         prior = CertaintyDensity(new, config.sigma) if config.sigma is not None else None
         for start in range(row.prompt_length, row.length, size):
             block, last = (start, start + size), FIRST_LIMIT
-            while live := open_positions(row, block, config.stop_until_eos):
+            while open_positions(row, block, config.stop_until_eos):
+                # The whole block is decoded as long as it is not finished, also behind an end-of-text, which may be taken back.
+                live = row.masked(*block)
                 known = [position for position in range(*block) if row.written(position)]
                 flags = [row.written(position) for position in range(row.prompt_length, row.length)]
                 at = live + [row.length + position - start for position in known]
