@@ -49,6 +49,8 @@ def decode_command(
     ).generator
     canvas = generator.canvas()
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
+    if not requests:
+        raise PromptError(f'--prompts {prompts} holds no prompt: write one {{"prompt": [ids]}} or {{"text": "..."}} per line')
     try:
         file = output.open("w")
     except OSError as error:

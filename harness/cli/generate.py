@@ -21,7 +21,7 @@ from harness.decoding.settings import parse_pairs
 from harness.engine.flags import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.loader import Loaded
-from harness.engine.opening import Weights, Wish, open_engine, settings_for
+from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
 from harness.errors import UserError
 from harness.model.text import pieces, split_markers
 from harness.records.files import digest
@@ -67,7 +67,11 @@ def generate_command(
         raise GenerateError(f"--trace {trace} must end in .gif or .webp")
     entry = load_method(method)
     text, lengths = split_markers(prompt)
-    wished = settings_for(Wish(entry.name), entry, model, parse_pairs(settings or []), set())
+    if not text.strip():
+        raise GenerateError("the prompt is empty: give some text in front of any markers")
+    pairs = parse_pairs(settings or [])
+    check_targets(pairs, {entry.name})
+    wished = settings_for(Wish(entry.name), entry, model, pairs, set())
     chosen = block_settings(wished, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
     weights = Weights(model, adapter, not no_merge, dtype, device)
     generator = open_engine(entry, weights, chosen, seed=seed, stop_rule=rule).generator

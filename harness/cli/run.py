@@ -32,7 +32,7 @@ from harness.engine.flags import (
     chat_of,
     stop_rule_of,
 )
-from harness.engine.opening import Opened, Weights, Wish, open_engine
+from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.runs.cell import Cell, Options, run_cells
@@ -156,14 +156,17 @@ def _cells(
 ) -> Iterator[Cell]:
     rule = stop_rule_of(stop_rule)
     wishes = [Wish.parse(text) for text in methods]
-    known = [name for wish in wishes for name in setting_names(load_method(wish.method).decoder.Config)]
-    shared = parse_pairs(pairs)
+    entries = [load_method(wish.method) for wish in wishes]
+    known = [name for entry in entries for name in setting_names(entry.decoder.Config)]
+    shared, names = parse_pairs(pairs), [entry.name for entry in entries]
+    check_targets(shared, names)
     loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
     documents = [render_suite(one, options.limit) for one in loaded_suites]
-    engines = [open_engine(wish, weights, shared, known=known, seed=seed, stop_rule=rule) for wish in wishes]
-    for one in loaded_suites:
+    engines = [open_engine(wish, weights, shared, known=known, chosen=names, seed=seed, stop_rule=rule) for wish in wishes]
+    for one, items in zip(loaded_suites, documents, strict=True):
         for engine in engines:
             _suits(engine, one)
+            engine.generator.check_fits([item.prompt for item in items], engine.generator.canvas(one.canvas, one.blocks))
     for one, items in zip(loaded_suites, documents, strict=True):
         for engine in engines:
             yield Cell(engine.generator, engine.method, one, items, options)

@@ -87,6 +87,15 @@ class Generator:
             check(self.loaded.spec, self.config, length)
         return length
 
+    def check_fits(self, prompts: Sequence[str], canvas: int) -> None:
+        """ContextError if not one of the prompts fits the model's context together with the canvas (a single one that does not is an
+        answer with that error)."""
+        room = self.loaded.spec.max_positions - canvas
+        if prompts and not any(len(self.prompt_ids(prompt)) <= room for prompt in prompts):
+            shortest = min(len(self.prompt_ids(prompt)) for prompt in prompts)
+            text = f"no prompt of this suite (the shortest has {shortest} tokens) fits with a canvas of {canvas} into the model's context"
+            raise ContextError(f"{text} of {self.loaded.spec.max_positions}: lower it with --set max_new_tokens=N")
+
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
             return encode(self.loaded.tokenizer, prompt, self.loaded.add_bos)

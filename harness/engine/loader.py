@@ -16,7 +16,16 @@ from harness.decoding.backbone import Backbone
 from harness.model import ModelSpec
 from harness.model.adapter import Adapter
 from harness.model.catalog import folder_of, location, lookup
-from harness.model.checkpoint import adds_bos, check_student, folder_hash, holds_all_weights, model_hash, transformer_of, with_ends
+from harness.model.checkpoint import (
+    adds_bos,
+    check_adapter,
+    check_student,
+    folder_hash,
+    holds_all_weights,
+    model_hash,
+    transformer_of,
+    with_ends,
+)
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import load_transformer, resolve
 from harness.model.spec import CheckpointError
@@ -138,5 +147,7 @@ def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dt
     model.spec = told_attention(model.spec, lookup(checkpoint).attention)
     if folder is not None:
         weights = Adapter(folder)
+        if (folder / "adapter_config.json").exists():
+            check_adapter(folder, checkpoint)
         weights.merge(model) if merge else weights.attach(model)
     return Backbone(model, device, dtype)

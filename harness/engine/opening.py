@@ -6,7 +6,7 @@ generations = opened.generator.run([Request("...", 48)], batch_size=1)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,14 @@ def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, st
     return {**merged, **wish.settings}
 
 
+def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:
+    """SettingError for a ``--set name.key=value`` whose method is not among the ``chosen`` ones: it would change nothing."""
+    for key in shared:
+        target = key.rpartition(".")[0]
+        if target and target not in chosen:
+            raise SettingError(f"--set {key}: {target} is not chosen (chosen: {', '.join(sorted(chosen))}); add --method {target}")
+
+
 @dataclass(frozen=True)
 class Weights:
     """Which weights, and how they are held; see ``load``."""
@@ -82,16 +90,19 @@ def open_engine(
     settings: Mapping[str, Any] | None = None,
     *,
     known: Sequence[str] = (),
+    chosen: Sequence[str] = (),
     seed: int = 0,
     stop_rule: StopRule = "harness",
 ) -> Opened:
     """Open one method on one model.
 
-    ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too.
+    ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too; ``chosen``: the
+    names of all chosen methods, which settings may be addressed to.
     Raises MethodError, CheckpointError or SettingError, naming the flag to change.
     """
     wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
     entry = method if isinstance(method, Method) else load_method(wish.method)
     what = Weights(weights) if isinstance(weights, str) else weights
-    chosen = settings_for(wish, entry, what.model, settings or {}, set(known))
-    return Opened(entry, Generator(what.load(entry), entry.decoder, chosen, seed=seed, stop_rule=stop_rule))
+    check_targets(settings or {}, {entry.name, *chosen})
+    mine = settings_for(wish, entry, what.model, settings or {}, set(known))
+    return Opened(entry, Generator(what.load(entry), entry.decoder, mine, seed=seed, stop_rule=stop_rule))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from harness.model.adapter import Adapter
-from harness.model.catalog import base_of, location, lookup, own_adapter
+from harness.model.catalog import base_of, catalog, location, lookup, own_adapter
 from harness.model.ending import ids_of
 from harness.model.load import load_transformer, resolve, weights_hash
 from harness.model.spec import CheckpointError, ModelSpec
@@ -62,6 +62,22 @@ def adds_bos(model: str, folder: Path) -> bool:
 def holds_all_weights(folder: Path) -> bool:
     """Whether a student's folder is a checkpoint instead of a PEFT adapter."""
     return (folder / "config.json").exists() and not (folder / "adapter_config.json").exists()
+
+
+def check_adapter(folder: Path, model: str) -> None:
+    """CheckpointError if the card or the configuration of a LoRA adapter names another base than ``model``.
+
+    Published configurations may name a folder of their author's machine; only names that the catalogue knows can be told apart.
+    """
+    card, config = folder / "card.json", json.loads((folder / "adapter_config.json").read_text())
+    told = json.loads(card.read_text()) if card.exists() else {}
+    change = "change --adapter or --model"
+    if told.get("model_hash") and told["model_hash"] not in (model_hash(model), model_hash(base_of(model))):
+        origin = f"{told.get('model')} ({told['model_hash']})"
+        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): {change}")
+    base = config.get("base_model_name_or_path")
+    if base != base_of(model) and base in catalog() and base_of(model) in catalog():
+        raise CheckpointError(f"{folder} was trained from {base}, not from {model}: {change}")
 
 
 def check_student(folder: Path, model: str) -> None:

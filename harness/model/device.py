@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from harness.model.spec import CheckpointError
 
-log = logging.getLogger(__name__)
-
 
 def pick_device(name: str | None) -> torch.device:
-    """A usable torch device; asking for CUDA without one falls back to the CPU with a warning."""
+    """A usable torch device; CheckpointError for CUDA where there is none, which would give the CPU's figures under a GPU's name."""
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,8 +16,7 @@ def pick_device(name: str | None) -> torch.device:
     except RuntimeError:
         raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        log.warning("no CUDA device here: running on the CPU instead of %s", name)
-        return torch.device("cpu")
+        raise CheckpointError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu, or leave it out")
     return device
 
 

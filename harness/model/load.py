@@ -95,6 +95,11 @@ def weights_hash(folder: Path, stem: str = "model") -> str:
     return digest.hexdigest()[:16]
 
 
+def _harmless(name: str, spec: ModelSpec) -> bool:
+    """Stored tables that every model computes anew, and a head that is the embedding's own weight."""
+    return name.endswith("rotary_emb.inv_freq") or (spec.tie_embeddings and name == "lm_head.weight")
+
+
 def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
     """Build the model of ``folder`` and fill every parameter; CheckpointError names what is missing."""
     spec = ModelSpec.from_folder(folder)
@@ -102,9 +107,11 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device) -> 
         model = Transformer(spec)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
+    unknown: list[str] = []
     for name, tensor in tensors(folder):
         ours = canonical_name(name)
         if ours not in wanted:
+            unknown += [] if _harmless(ours, spec) else [name]
             continue
         if tuple(tensor.shape) != wanted[ours]:
             raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, config.json implies {wanted[ours]}")
@@ -112,6 +119,11 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device) -> 
     missing = sorted(set(wanted) - set(state))
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]}")
+    if unknown:
+        text = (
+            f"{folder} holds {len(unknown)} weight{'s' * (len(unknown) > 1)} that a model of type {spec.family.capitalize()} does not have"
+        )
+        raise CheckpointError(f"{text}, first {min(unknown)}: its config.json names another family than its weights; change --model")
     model.load_state_dict(state, strict=False, assign=True)
     if spec.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
