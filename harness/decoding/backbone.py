@@ -79,11 +79,18 @@ class Backbone:
         finally:
             self._watches.remove(seen)
 
-    def score(self, ids: Tensor, causal: bool = False) -> Tensor:
-        """Raw, unshifted logits [batch, length, vocab] for likelihoods; not part of any decode call."""
+    def score(self, ids: Tensor, causal: bool = False, at: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+        """Raw, unshifted logits [batch, length, vocab] for likelihoods; not part of any decode call.
+
+        ``at``: (rows, positions) to multiply with the head, giving [chosen, vocab]. ``seen``: keys that count, [batch, 1, 1, length];
+        padding on the right needs it unless the pass is causal.
+        """
         length = ids.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() if causal else None
-        return self._model(ids, mask)
+        if seen is not None:
+            mask = seen.to(ids.device) if mask is None else mask & seen.to(ids.device)
+        hidden = self._model.hidden(ids, mask=mask)
+        return self._model.head(hidden if at is None else hidden[at])
 
     def new_cache(self, canvas: Canvas) -> KVCache:
         """An empty store for every row of the canvas. Its buffers are reused from call to call, at the same addresses."""

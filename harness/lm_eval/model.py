@@ -78,6 +78,7 @@ class DiffusionLM(TemplateLM):
         self._device = self.generator.loaded.backbone.device
         self.batch_size = _batch_size(batch_size)
         self.mc_num, self.mc_batch_size, self.seed = int(mc_num), int(mc_batch_size), int(seed)
+        self.asked = tuple(settings)
         self.counts: dict[tuple[str, int], list[dict[str, Any]]] = {}
         LATEST[:] = [self]
 
@@ -140,16 +141,27 @@ class DiffusionLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **_: Any) -> list[tuple[float, bool]]:
         """Exact for causal checkpoints; for masked diffusion the Monte Carlo bound with ``mc_num`` draws."""
+        if self.asked:
+            names = ", ".join(sorted(self.asked))
+            raise LmEvalError(f"{names}: log-likelihood tasks compare given answers and no decoder runs; leave it out of --model_args")
         backbone = self.generator.loaded.backbone
-        results = []
-        for pair, context, target in tqdm(requests, desc="log-likelihood", disable=disable_tqdm):
-            prefix = list(context) or [self.prefix_token_id]
+        if backbone.spec.uniform_state:
+            raise LmEvalError("log-likelihood needs a masked or causal model; this one is uniform-state")
+        results: list[tuple[float, bool]] = []
+        size = max(int(self.batch_size), self.mc_batch_size)
+        progress = tqdm(total=len(requests), desc="log-likelihood", disable=disable_tqdm)
+        for first in range(0, len(requests), size):
+            part = requests[first : first + size]
+            pairs = [(list(context) or [self.prefix_token_id], list(target)) for _, context, target in part]
             if backbone.spec.diffusion:
-                answer = likelihood.masked(backbone, prefix, list(target), self.mc_num, self.mc_batch_size, self.seed)
+                found = likelihood.masked_batch(backbone, pairs, self.mc_num, self.mc_batch_size, self.seed)
             else:
-                answer = likelihood.causal(backbone, prefix, list(target))
-            self.cache_hook.add_partial("loglikelihood", pair, answer)
-            results.append(answer)
+                found = likelihood.causal_batch(backbone, pairs, int(self.batch_size))
+            for (pair, _, _), answer in zip(part, found, strict=True):
+                self.cache_hook.add_partial("loglikelihood", pair, answer)
+            results += found
+            progress.update(len(part))
+        progress.close()
         return results
 
     @property
