@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,4 +42,29 @@ def tokenizer_hash(folder: Path) -> str | None:
     for name in _FILES:
         if (folder / name).exists():
             digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def vocabulary_hash(folder: Path) -> str | None:
+    """sha256 over the ordinary words and merges, 16 hex digits: equal where text becomes the same ids; None without tokenizer.
+
+    Special tokens are left out, and it does not matter which files hold the rest: Dream's tokenizer is Qwen2.5's with a mask added.
+    """
+    if not has_tokenizer(folder):
+        return None
+    digest, whole = hashlib.sha256(), folder / "tokenizer.json"
+    if whole.exists():
+        read = json.loads(whole.read_text())
+        special = {entry["content"] for entry in read.get("added_tokens", [])}
+        words = read["model"].get("vocab", {})
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in read["model"].get("merges", [])]
+    elif (folder / "vocab.json").exists():
+        special, words = set(), json.loads((folder / "vocab.json").read_text())
+        lines = (folder / "merges.txt").read_text().splitlines() if (folder / "merges.txt").exists() else []
+        merges = [line for number, line in enumerate(lines) if line and not (number == 0 and line.startswith("#version"))]
+    else:
+        return hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest()[:16]
+    if isinstance(words, dict):
+        words = sorted((token, text) for text, token in words.items() if text not in special)
+    digest.update(json.dumps([words, merges]).encode())
     return digest.hexdigest()[:16]

@@ -12,7 +12,10 @@ from harness.decoding.settings import settings_of
 from harness.engine.generator import Generator
 from harness.engine.loader import Loaded
 from harness.measuring.environment import device_name
+from harness.model.catalog import location
 from harness.model.checkpoint import model_hash
+from harness.model.load import resolve
+from harness.model.tokenizer import vocabulary_hash
 from harness.records.files import digest
 from harness.records.schema import Plan
 from harness.runs.suite import Rendering
@@ -82,6 +85,7 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "prompts_hash": plan.prompts_hash,
         "model": plan.model,
         "weights_hash": model_hash(plan.model),
+        "tokenizer": vocabulary_hash(resolve(location(plan.checkpoint))),
         "dtype": plan.dtype,
         "attention": plan.attention,
         "max_new_tokens": plan.max_new_tokens,
