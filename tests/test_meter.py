@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from harness.decoding.meter import Meter
+from harness.decoding.registry import load_method
 from harness.decoding.row import Row
 from harness.measuring.clock import decode
 from harness.model import ModelSpec
 from methods.base import Forward, Program, RowDecoder, SamplingConfig, propose
-from methods.semi_ar import METHOD as SEMI_AR
 from methods.semi_ar import Config as SemiArConfig
 from tests.helpers import backbone
 
@@ -87,11 +87,18 @@ def test_a_methods_own_time_is_its_own(rows: int) -> None:
 def test_partial_layers_are_metered_as_the_work_they_do() -> None:
     """dLLM-Cache: positions are the mean over layers, computed adds the values that only tell which rows to renew."""
     model = backbone("llada_tiny")
-    rows = decode(model, SEMI_AR, SemiArConfig(cache="dllm_cache", block_length=8, kp=8, kr=4), [[5, 6, 7]], 8, stop_rule="reference")
+    rows = decode(
+        model,
+        load_method("semi_ar").decoder,
+        SemiArConfig(cache="dllm_cache", block_length=8, kp=8, kr=4),
+        [[5, 6, 7]],
+        8,
+        stop_rule="reference",
+    )
     queries, forwards = rows[0].queries, rows[0].forwards
     assert forwards[1][0] < 11
     mean = sum(sum(stop - start for layer in step for start, stop in layer) / len(step) for step in queries)
     assert rows[0].positions == math.ceil(mean)
     assert sum(query for query, _, _ in forwards) < rows[0].positions < rows[0].computed < 11 * rows[0].nfe
-    plain = decode(model, SEMI_AR, SemiArConfig(block_length=8), [[5, 6, 7]], 8, stop_rule="reference")[0]
+    plain = decode(model, load_method("semi_ar").decoder, SemiArConfig(block_length=8), [[5, 6, 7]], 8, stop_rule="reference")[0]
     assert plain.positions == plain.computed == 11 * plain.nfe
