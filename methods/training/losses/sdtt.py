@@ -36,7 +36,7 @@ def teacher_times(t: Tensor, delta: float, k: int, end: float = END) -> Tensor:
 
     The released grid t * space + (1 - t) * t_end has one factor wrong: for k = 2 it looks at t + (1 - t)(t - 2 delta) first.
     """
-    steps = torch.arange(k, dtype=torch.float64).unsqueeze(-1)
+    steps = torch.arange(k, dtype=torch.float64, device=t.device).unsqueeze(-1)
     return (t.double() - steps * delta).clamp(min=end)
 
 
