@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.records.schema import Summary
-from harness.statistics.verdict import Verdict, times
+from harness.statistics.verdict import Verdict, speed_text
 from reports.table import Row
 
 UNKNOWN = "n/a"
@@ -56,7 +56,7 @@ def speed(row: Row) -> str:
     """Speed-up over the baseline with its interval."""
     if row.is_baseline:
         return "1 (baseline)"
-    return times(row.verdict.speedup) or UNKNOWN if row.verdict else UNKNOWN
+    return speed_text(row.verdict) or UNKNOWN if row.verdict else UNKNOWN
 
 
 def time_shares(figures: Summary) -> tuple[float, float, float] | None:
@@ -82,6 +82,8 @@ def short_verdict(verdict: Verdict | None) -> str:
         return ""
     claim = verdict.flag or verdict.speed
     decided = verdict.non_inferiority
+    if verdict.near_zero:
+        return f"{claim}; no accuracy verdict (near 0)"
     return f"{claim}; accuracy unknown" if decided is None else f"{claim}; within {100 * decided.margin:g} pp: {decided.decision}"
 
 

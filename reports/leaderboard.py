@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.statistics.verdict import NEAR_ZERO
 from reports import aup, sensitivity
 from reports.cells import UNKNOWN, columns, time_shares
 from reports.load import StoredRun, left_out
 from reports.published import Published
 from reports.published import markdown as published_markdown
-from reports.table import NEAR_ZERO, Row, Table, build, setting_text
+from reports.table import Row, Table, build, setting_text
 
 LEGEND = (
     "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "

@@ -13,14 +13,12 @@ import pandas as pd
 
 from harness.records.schema import Plan
 from harness.statistics.blocks import BlockMeans, block_means
-from harness.statistics.verdict import Verdict, adjust, verdict
+from harness.statistics.verdict import NEAR_ZERO, Verdict, adjust, rank, verdict
 from reports.load import StoredRun, comparable
 
 BASELINE_METHOD = "vanilla"
 DIGITS = "%.6g"
 """Figures as they are written to files: the last digits of a float differ between versions of a library."""
-NEAR_ZERO = 0.05
-"""pass@1 below which a suite is called out of the model's reach."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that share a comparability key, fastest first."""
+    """Runs that share a comparability key: non-inferior ones first, then those left open, then worse ones; each fastest first."""
 
     key: str
     rows: Sequence[Row]
@@ -127,7 +125,7 @@ def _table(key: str, runs: Sequence[StoredRun]) -> Table:
     rows = [Row(stored, _settings(stored, runs), decided, False) for stored, decided in zip(others, verdicts, strict=True)]
     if baseline:
         rows.append(Row(baseline, _settings(baseline, runs), None, True))
-    return Table(key, sorted(rows, key=lambda row: (-(row.stored.summary.tps or 0), row.stored.run.run_id)))
+    return Table(key, sorted(rows, key=lambda row: (rank(row.verdict), -(row.stored.summary.tps or 0), row.stored.run.run_id)))
 
 
 def _settings(stored: StoredRun, runs: Sequence[StoredRun]) -> dict[str, Any]:

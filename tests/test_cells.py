@@ -61,7 +61,8 @@ def test_memory_is_counted_above_the_level_at_the_start_of_each_call() -> None:
     if memory.level(model.device) is None:
         pytest.skip("this system tells no resident memory")
     ballast = torch.ones(64 * MIB)
-    plain, hungry = (decode(model, decoder, decoder.Config(tokens_per_step=8), [[5, 6, 7]], 8)[0] for decoder in (Vanilla(), Hungry()))
+    decoders: tuple[Any, ...] = (Vanilla(), Hungry())
+    plain, hungry = (decode(model, decoder, decoder.Config(tokens_per_step=8), [[5, 6, 7]], 8)[0] for decoder in decoders)
     assert plain.call_memory_bytes is not None
     assert hungry.call_memory_bytes is not None
     assert plain.call_memory_bytes < 32 * MIB < 60 * MIB < hungry.call_memory_bytes < 128 * MIB

@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.statistics.verdict import Verdict, adjust, verdict
+from harness.statistics.paired import documents_to_decide
+from harness.statistics.verdict import Verdict, adjust, rank, speed_text, verdict
 from tests.synthetic_runs import Fake, fake_samples
 
 BASE = Fake(documents=64, repeats=3)
 
 
-def against_base(**changes: object) -> Verdict:
+def against_base(base_accuracy: float = BASE.accuracy, **changes: object) -> Verdict:
     other = {**BASE.__dict__, "method": "other", **changes}
-    base = Fake(**{**BASE.__dict__, "documents": other["documents"], "repeats": other["repeats"]})
+    base = Fake(**{**BASE.__dict__, "documents": other["documents"], "repeats": other["repeats"], "accuracy": base_accuracy})
     return verdict(fake_samples(base), fake_samples(Fake(**other)), draws=1000)
 
 
@@ -98,3 +99,39 @@ def test_holm_takes_back_a_claim_that_one_of_many_methods_makes() -> None:
     assert adjusted[0].accuracy_p == pytest.approx(0.09)
     assert adjusted[0].accuracy_change == "no difference"
     assert adjusted[1].speed_p is None
+
+
+def test_a_speedup_of_few_problems_is_no_verdict() -> None:
+    few = against_base(documents=2, repeats=1, second_per_token=0.01 / 9.2)
+    assert few.speed == "not enough samples"
+    assert few.text.startswith("9.1x not enough samples (2 problems; at least 10 for an interval);")
+    assert "[" not in few.text
+    assert against_base(documents=10, repeats=1, second_per_token=0.01 / 9.2).speed == "faster"
+
+
+def test_no_number_of_problems_beyond_reach_is_named() -> None:
+    close = against_base(documents=200, repeats=1, accuracy=0.672, disagreement=0.02)
+    assert close.non_inferiority is not None
+    assert close.non_inferiority.documents_needed is None or close.non_inferiority.documents_needed <= 10_000
+    found = documents_to_decide(-0.029, 0.1, 0.03)
+    assert found is None, "881,557 documents decide nothing"
+
+
+def test_accuracy_near_zero_on_both_sides_is_no_verdict() -> None:
+    result = against_base(documents=1000, repeats=1, base_accuracy=0.02, accuracy=0.02, disagreement=0.0)
+    assert result.accuracy_change == "near zero"
+    assert result.text.endswith("; no accuracy verdict: below 5% on both sides")
+
+
+def test_documents_left_out_are_told_in_short() -> None:
+    base, other = fake_samples(BASE), fake_samples(Fake("other", documents=64, repeats=3))
+    other = [sample.model_copy(update={"useful": 0}) if sample.doc_id < 5 else sample for sample in other]
+    assert speed_text(verdict(base, other, draws=200)) == "1.00x [0.99, 1.01] (5 left out)"
+
+
+def test_order_is_by_verdict() -> None:
+    """A fast method that ruins its answers stands below every one that does not, however fast."""
+    ruined = against_base(documents=1500, repeats=1, accuracy=0.38, second_per_token=0.001)
+    kept = against_base(documents=1500, repeats=1, disagreement=0.0, second_per_token=0.009)
+    open_ = against_base(documents=40, repeats=1, second_per_token=0.002)
+    assert [rank(one) for one in (kept, None, open_, ruined)] == [0, 0, 1, 2]

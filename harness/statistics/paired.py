@@ -25,7 +25,8 @@ Repeats = dict[int, dict[int, float]]
 Decision = Literal["yes", "no", "not enough samples"]
 Cost = Literal["time_s", "nfe"]
 """What a useful token costs: seconds, or forward passes."""
-LARGEST_SAMPLE = 1_000_000
+LARGEST_SAMPLE = 10_000
+"""Documents beyond which no number is named: no suite has them, and the estimate behind it is noise."""
 POWER = 0.8
 
 
@@ -179,7 +180,7 @@ def non_inferiority(gains: float, losses: float, documents: int, margin: float =
 
 
 def documents_to_decide(difference: float, discordance: float, margin: float, level: float = 0.95) -> int | None:
-    """Documents after which the interval clears -margin with 80% power; None beyond a million."""
+    """Documents after which the interval clears -margin with 80% power; None beyond LARGEST_SAMPLE."""
     distance = difference + margin
     z, _ = _quantiles(level)
     if abs(distance) < 1e-9:
@@ -190,7 +191,7 @@ def documents_to_decide(difference: float, discordance: float, margin: float, le
 
 
 def documents_to_detect(ratio: Interval, level: float = 0.95) -> int | None:
-    """Documents after which a speed-up as large as the estimate excludes 1 with 80% power; None: unknown or beyond a million."""
+    """Documents after which a speed-up as large as the estimate excludes 1 with 80% power; None: unknown or beyond LARGEST_SAMPLE."""
     if ratio.estimate is None or ratio.low is None or ratio.high is None or abs(math.log(ratio.estimate)) < 1e-9:
         return None
     z, _ = _quantiles(level)

@@ -17,15 +17,20 @@ from harness.statistics.paired import (
     paired_bootstrap_difference,
     speedup,
 )
+from harness.statistics.summary import pass_rates
 
 SpeedWord = Literal["faster", "slower", "no difference", "not enough samples", "void", "unknown"]
-AccuracyWord = Literal["better", "worse", "no difference", "unknown"]
+AccuracyWord = Literal["better", "worse", "no difference", "near zero", "unknown"]
 
 SIGNIFICANCE = 0.05
 RESOLUTION = 1.02
 """Smallest speed ratio called a difference: warm-up ends at a coefficient of variation of 2%, so less is within the clock's noise."""
 LENGTH_RANGE = (0.9, 1.1)
 """Useful tokens per document relative to the baseline's; outside, time per token compares different answers."""
+FEWEST_DOCUMENTS = 10
+"""Problems below which nothing is claimed about speed, and no interval shown: the spread of so few is itself unknown."""
+NEAR_ZERO = 0.05
+"""pass@1 below which a model does not solve a suite: where both sides are below, their accuracies say nothing about a decoder."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Verdict:
     """A run against its baseline. ``length_ratio`` is useful tokens per shared document, other over baseline.
 
     ``speed_p`` and ``accuracy_p`` are two-sided, adjusted by Holm's method once ``adjust`` has seen the whole table.
+    ``near_zero``: neither side solves NEAR_ZERO of the problems.
     """
 
     speedup: Interval
@@ -41,6 +47,7 @@ class Verdict:
     non_inferiority: NonInferiority | None
     speed_p: float | None
     accuracy_p: float | None
+    near_zero: bool = False
 
     @property
     def flag(self) -> Literal["shorter answers", "longer answers"] | None:
@@ -57,7 +64,7 @@ class Verdict:
             return "unknown"
         if self.flag:
             return "void"
-        if ratio.low is None or ratio.high is None:
+        if ratio.low is None or ratio.high is None or ratio.documents < FEWEST_DOCUMENTS:
             return "not enough samples"
         undecided = ratio.low <= 1 <= ratio.high or 1 / RESOLUTION < ratio.estimate < RESOLUTION
         if undecided or (self.speed_p is not None and self.speed_p > SIGNIFICANCE):
@@ -69,6 +76,8 @@ class Verdict:
         """Whether accuracy differs at all (McNemar), whatever the margin."""
         if self.accuracy.estimate is None or self.accuracy_p is None:
             return "unknown"
+        if self.near_zero:
+            return "near zero"
         if self.accuracy_p > SIGNIFICANCE:
             return "no difference"
         return "better" if self.accuracy.estimate > 0 else "worse"
@@ -88,18 +97,26 @@ class Verdict:
         if ratio.estimate is None:
             return "speed unknown (no document with useful tokens on both sides)"
         text = times(ratio)
+        if self.speed == "not enough samples":
+            return f"{text} not enough samples ({ratio.documents} problems; at least {FEWEST_DOCUMENTS} for an interval)" + self._left_out()
         if self.flag and self.length_ratio is not None:
             text += f" void: {self.flag} ({self.length_ratio:.0%} of the baseline's useful tokens)"
         elif self.speed != "faster":
             text += f" {self.speed}"
-        if ratio.left_out:
-            text += f" ({ratio.left_out} of {ratio.left_out + ratio.documents} documents without useful tokens left out)"
-        return text
+        return text + self._left_out()
+
+    def _left_out(self) -> str:
+        ratio = self.speedup
+        if not ratio.left_out:
+            return ""
+        return f" ({ratio.left_out} of {ratio.left_out + ratio.documents} documents without useful tokens left out)"
 
     def _accuracy_text(self) -> str:
         decided, estimate = self.non_inferiority, self.accuracy.estimate
         if decided is None or estimate is None:
             return "accuracy unknown"
+        if self.near_zero:
+            return f"no accuracy verdict: below {NEAR_ZERO:.0%} on both sides"
         text = f"accuracy non-inferior at {100 * decided.margin:g} pp: {decided.decision}"
         if self.accuracy_change in ("better", "worse"):
             text += f" ({self.accuracy_change} by {abs(100 * estimate):.1f} pp)"
@@ -119,7 +136,23 @@ def verdict(baseline: Sequence[Sample], other: Sequence[Sample], *, margin: floa
     decided = (
         non_inferiority(float(change[change > 0].sum()), float(-change[change < 0].sum()), len(change), margin) if len(change) else None
     )
-    return Verdict(ratio, _length_ratio(baseline, other), difference, decided, ratio.p_value, difference.p_value)
+    rates = [list(pass_rates(run).values()) for run in (baseline, other)]
+    near_zero = all(rate and sum(rate) / len(rate) < NEAR_ZERO for rate in rates)
+    return Verdict(ratio, _length_ratio(baseline, other), difference, decided, ratio.p_value, difference.p_value, near_zero)
+
+
+def rank(verdict: Verdict | None) -> int:
+    """Place in the order of a table: 0 for the baseline and what is non-inferior to it, 1 where that is open, 2 for what is worse."""
+    if verdict is None or verdict.near_zero:
+        return 0
+    decided = verdict.non_inferiority
+    return 1 if decided is None else {"yes": 0, "not enough samples": 1, "no": 2}[decided.decision]
+
+
+def speed_text(verdict: Verdict) -> str:
+    """The speed-up as a cell of a table: ``3.1x [2.9, 3.3] (5 left out)``."""
+    left_out = verdict.speedup.left_out
+    return times(verdict.speedup) + (f" ({left_out} left out)" if left_out else "")
 
 
 def adjust(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -130,12 +163,16 @@ def adjust(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
 
 def times(ratio: Interval) -> str:
-    """A speed-up with its interval: ``3.1x [2.9, 3.3]``; two decimals while they matter."""
+    """A speed-up with its interval: ``3.1x [2.9, 3.3]``; two decimals while they matter, no interval below FEWEST_DOCUMENTS."""
     if ratio.estimate is None:
         return ""
     digits = 2 if ratio.estimate < 2 else 1
     text = f"{ratio.estimate:.{digits}f}x"
-    return text if ratio.low is None or ratio.high is None else f"{text} [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+    return (
+        text
+        if ratio.low is None or ratio.high is None or ratio.documents < FEWEST_DOCUMENTS
+        else f"{text} [{ratio.low:.{digits}f}, {ratio.high:.{digits}f}]"
+    )
 
 
 def _holm_known(p_values: Sequence[float | None]) -> list[float | None]:
