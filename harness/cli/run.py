@@ -33,8 +33,10 @@ from harness.engine.flags import (
     stop_rule_of,
 )
 from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
+from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
+from harness.model.catalog import location, lookup
 from harness.runs.cell import Cell, Options, run_cells
 from harness.runs.cell import render as render_suite
 from harness.runs.suite import Rendering, Suite
@@ -118,8 +120,9 @@ def run_command(
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
-    rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
     weights = Weights(model, adapter, not no_merge, dtype, device)
+    _announce(methods, suites, weights, chosen_limit)
+    rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
     with ExitStack() as stack:
         cells: list[Cell] = []
         try:
@@ -130,6 +133,22 @@ def run_command(
         except KeyboardInterrupt:
             raise Interrupted(_safe(cells, fresh)) from None
         _show(cells, output_path)
+
+
+def _announce(methods: list[str], suites: list[str], weights: Weights, limit: int | None) -> None:
+    """Say what a hub model will fetch, whether it fits and about how long the run takes, before anything large is fetched."""
+    if not on_hub(location(weights.model)):
+        return
+    tokens = 0
+    for name in suites:
+        suite = load_suite(name, os.environ.get("BENCH_DATA"))
+        count = sum(1 for _ in suite.docs())
+        tokens += len(methods) * min(limit or count, count) * (lookup(weights.model).canvas or suite.canvas)
+    chosen = [load_method(Wish.parse(text).method) for text in methods]
+    needs = [(method.name, method.decoder.requires) for method in chosen]
+    console = Console(stderr=True)
+    for line in preview(weights.model, needs, tokens=tokens, adapter=weights.adapter, dtype=weights.dtype, device=weights.device):
+        console.print(line, highlight=False)
 
 
 def _safe(cells: list[Cell], fresh: bool) -> str:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from harness.model.packaged import packaged_folder
+
 
 class Entry(BaseModel):
     """One known model.
@@ -23,13 +25,15 @@ class Entry(BaseModel):
     ``canvas_trained`` the longest canvas that it was trained for: a suite's longer one is cut to it, an explicit request is not.
     ``end_tokens``: the special tokens that end an answer, instead of all that its tokenizer has for it. ``path`` may be an adapter's
     folder: the model is then the adapter's base with it.
-    ``attention``: which kind it was trained with, where config.json does not tell.
+    ``package``: the Python package whose GGUF file ``path`` is. ``attention``: which
+    kind it was trained with, where config.json does not tell.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     summary: str = ""
     path: str | None = None
+    package: str | None = None
     canvas: int | None = None
     canvas_trained: int | None = None
     end_tokens: list[str] | None = None
@@ -53,7 +57,9 @@ def lookup(name: str) -> Entry:
 
 def folder_of(name: str) -> str:
     """Folder of a shipped model or adapter; any other name unchanged."""
-    path = lookup(name).path
+    path, package = lookup(name).path, lookup(name).package
+    if path is not None and package is not None:
+        return str(packaged_folder(package, path, name))
     return name if path is None else str(Path(str(files("methods") / "models")) / path)
 
 

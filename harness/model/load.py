@@ -52,6 +52,10 @@ def canonical_name(name: str) -> str:
     return name
 
 
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*")
+"""Files of a hub repository that are fetched: configuration, weights, tokenizer; never code."""
+
+
 def resolve(name: str) -> Path:
     """A local folder for a path or hub id; CheckpointError says what to do when there is none."""
     folder = Path(name).expanduser()
@@ -63,7 +67,7 @@ def resolve(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*"]))
+        return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         text = f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass --model FOLDER"
