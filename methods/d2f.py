@@ -1,8 +1,9 @@
 """D2F decoding (Discrete Diffusion Forcing, arXiv 2508.09192): pipelined blocks with delayed caching.
 
-Attention is block-causal (the prompt is block 0), so caching is exact. A block joins the window when its
-predecessor is far enough (``block_add_threshold``), must commit something every pass once it is fully
-activated (``decoded_token_threshold``), and is cached by the pass after the one that finished it.
+Attention is block-causal (the prompt is block 0; on a block-diffusion model its own blocks hold), so caching is
+exact. A block joins the window when its predecessor is far enough (``block_add_threshold``), must commit something
+every pass once it is fully activated (``decoded_token_threshold``), and is cached by the pass after the one that
+finished it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from pydantic import Field
 
 from harness.decoding.forward import Forward
-from harness.decoding.masks import BlockCausal
+from harness.decoding.masks import BlockCausal, Mask, own_blocks
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, ask, commit_indices
@@ -55,21 +56,26 @@ class Pipeline:
 
     row: Row
     config: Config
+    mask: Mask
     blocks: list[Block] = field(default_factory=list)
     ended: bool = False
 
     def __post_init__(self) -> None:
-        self.limit = (self.row.length - self.row.prompt_length) // self.config.block_size
+        prompt, size, origin = self.row.prompt_length, self.config.block_size, getattr(self.mask, "origin", None)
+        # Where blocks count from a position of the model's own, the first one begins inside the prompt.
+        start = prompt if origin is None else origin + (prompt - origin) // size * size
+        self.limit = (self.row.length - start) // size
         if self.limit == 0:
             raise SettingError(f"block_size {self.config.block_size} is larger than max_new_tokens; change one of them")
-        self.blocks = [Block(0, self.row.prompt_length, 0, full=True, phase="to_cache")]
+        self.blocks = [Block(0, start, 0, full=True, phase="to_cache")]
 
     def grow(self) -> None:
         """Add at most one block, then activate the successors of blocks that are far enough."""
         last = self.blocks[-1]
         if len(self.blocks) <= self.limit and not self.ended and last.ratio >= self.config.block_add_threshold:
             size = self.config.block_size
-            self.blocks.append(Block(last.stop, last.stop + size, size))
+            span = (last.stop, last.stop + size)
+            self.blocks.append(Block(*span, len(self.row.masked(*span))))
         for block, successor in zip(self.blocks, self.blocks[1:], strict=False):
             if block.ratio >= self.config.decoded_token_threshold:
                 successor.full = True
@@ -90,7 +96,7 @@ class Pipeline:
         for block in waiting:
             block.phase = "in_cache"
         window = (live[0].start, live[-1].stop)
-        return Forward(feed=window, at=self.masked(), keep=store, mask=BlockCausal(self.config.block_size))
+        return Forward(feed=window, at=self.masked(), keep=store, mask=self.mask)
 
     def fill(self, at: list[int], candidates: Candidates) -> None:
         """Commit, block by block, what is above the threshold; a full block commits its best one at least."""
@@ -119,6 +125,19 @@ class Pipeline:
                 block.phase = "to_cache"
 
 
+def block_mask(row: Row, spec: ModelSpec, size: int) -> BlockCausal:
+    """Blocks from the end of the prompt; on a block-diffusion model its own, so that stored keys are exact.
+
+    SettingError for a block size that would cut the model's blocks.
+    """
+    if spec.attention != "block_causal" or spec.block_size is None:
+        return BlockCausal(size)
+    if size % spec.block_size:
+        raise SettingError(f"block_size {size} cuts this model's blocks of {spec.block_size}: set block_size to a multiple of it")
+    own = own_blocks(spec, row.prompt_length)
+    return own
+
+
 class D2F(RowDecoder):
     name = "d2f"
     summary = "pipelined block-causal decoding with exact delayed caching (needs a D2F-distilled model)"
@@ -129,7 +148,7 @@ class D2F(RowDecoder):
         return True
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
-        pipeline = Pipeline(row, config)
+        pipeline = Pipeline(row, config, block_mask(row, spec, config.block_size))
         score = SCORES[config.sampling_strategy]
         while True:
             pipeline.grow()

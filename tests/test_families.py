@@ -11,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.decoding.registry import load_method
+from harness.decoding.settings import SettingError, build_config
 from harness.engine.loader import load
+from harness.measuring.clock import decode
 from harness.model.load import load_transformer
 from harness.model.spec import CheckpointError, ModelSpec
 from tests.conftest import GOLDEN
@@ -100,3 +103,58 @@ def test_mask_id_from_config_then_tokenizer_then_table(tmp_path: Path) -> None:
 def test_block_diffusion_refuses_a_model_without_blocks() -> None:
     with pytest.raises(CheckpointError, match="nano attends to everything at once and never learned blocks"):
         load("nano", {"mask_token", "blocks"})
+
+
+def _decoded(name: str, method: str, settings: dict[str, Any], rows: int = 4) -> list[Any]:
+    """Rows of different prompts on a tiny model whose published block size is 4 or is made so, audited."""
+    loaded = backbone(name)
+    lengths = [3, 8, 9, 14][:rows]
+    prompts = [[7 + 11 * k % 150 for k in range(length)] for length in lengths]
+    entry = load_method(method).decoder
+    config = build_config(method, entry.Config, settings)
+    alone = [decode(loaded, entry, config, [prompt], 32, stop_rule="reference")[0] for prompt in prompts]
+    together = decode(loaded, entry, config, prompts, 32, stop_rule="reference")
+    for one, other in zip(alone, together, strict=True):
+        assert (one.output, one.nfe, one.positions) == (other.output, other.nfe, other.positions)
+        assert one.audit_passed, [check for check in one.checks if not check.passed]
+        assert 198 not in one.output
+    return alone
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "vanilla": {},
+    "d2f": {"block_size": 32},
+    "fast_dllm": {"block_length": 32, "cache": "none", "alg": "confidence_threshold"},
+    "semi_ar": {"block_length": 32, "threshold": 0.5},
+    "entropy_threshold": {"block_length": 32},
+    "block_diffusion": {},
+}
+
+
+@pytest.mark.parametrize("method", OTHERS)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "qwen3_tiny"])
+def test_other_decoders_run_on_these_models(name: str, method: str) -> None:
+    """Batch of four equal to one, all masks filled, the audit passed."""
+    _decoded(name, method, OTHERS[method])
+
+
+def test_d2f_on_a_block_model_takes_its_blocks() -> None:
+    """With every threshold at its strictest D2F fills one block after the other, as block diffusion with one token per pass does."""
+    strict = {"block_size": 4, "skip_threshold": 1.0, "block_add_threshold": 1.0, "decoded_token_threshold": 1.0}
+    pipelined = _decoded("sdar_tiny", "d2f", strict)
+    plain = _decoded("sdar_tiny", "block_diffusion", {"threshold": 1.0})
+    for one, other in zip(pipelined, plain, strict=True):
+        # Both end with the block of the first end-of-text; D2F rounds the canvas down to whole blocks.
+        kept = min(len(other.output), 32 // 4 * 4 - 3)
+        assert len(one.output) >= kept
+        assert one.output[:kept] == other.output[:kept]
+
+
+def test_d2f_does_not_cut_a_models_blocks() -> None:
+    with pytest.raises(SettingError, match="block_size 6 cuts this model's blocks of 4"):
+        _decoded("sdar_tiny", "d2f", {"block_size": 6}, rows=1)
+
+
+def test_ar_runs_on_qwen3() -> None:
+    row = _decoded("qwen3_tiny", "ar", {}, rows=2)[0]
+    assert row.nfe == 32
