@@ -18,10 +18,12 @@ import torch
 from accelerate import Accelerator
 from tokenizers import Tokenizer
 
+from harness.engine.generator import Generation, Generator
 from harness.model.adapter import Adapter
 from harness.model.load import load_transformer
 from harness.model.spec import ModelSpec
-from methods.training import evaluate, nano
+from harness.sandbox import launch
+from methods.training import nano, validation
 from methods.training.data import corpus
 from methods.training.data import corruption as diffusion
 from methods.training.data.batches import Stream
@@ -172,28 +174,47 @@ def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     assert logs[0] == logs[1]
 
 
-def test_every_decoding_mode_fills_every_canvas(tokenizer: Tokenizer) -> None:
+def test_every_mode_decodes_through_the_harness(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nano.new_model(TINY, 1).eval()
-    rows = evaluate.layout(tokenizer, ["Q: 1+2, 3+4\nA:", "Q: Tom has 5 apples and 2 pears.\nA:"])
-    for mode in (evaluate.AR, *evaluate.DIFFUSION_MODES):
-        ids, forwards = evaluate.decode(model, rows, mode)
-        assert ids.shape == (2, evaluate.CANVAS)
-        assert forwards <= evaluate.CANVAS
-        ended = (ids == rows.eos).cumsum(1) > 0
-        assert not ((ids == rows.mask) & ~ended).any()
-    ids, _ = evaluate.decode_d2f(model, rows, evaluate.D2FMode())
-    assert not ((ids == rows.mask) & ~((ids == rows.eos).cumsum(1) > 0)).any()
+    answered: list[Generation] = []
+    finish = Generator._finish
+    monkeypatch.setattr(Generator, "_finish", lambda self, item, row: (finish(self, item, row), answered.append(item)))
+    modes = (validation.AR, *validation.DIFFUSION_MODES, validation.D2FMode())
+    figures = validation.score(model, tokenizer, modes, 2)
+    assert set(figures) == {f"{suite}/{mode}{end}" for suite in ("gsm", "code") for mode in modes for end in ("", "/nfe")}
+    assert len(answered) == 2 * 2 * len(modes)
+    assert {answer.status for answer in answered} == {"ok"}
+    assert all(answer.decoded and answer.decoded.audit_passed for answer in answered)
+    assert all(0 < figures[f"gsm/{mode}/nfe"] <= validation.CANVAS for mode in modes)
 
 
-def test_grader_survives_hostile_programs(tmp_path: Path) -> None:
-    assert evaluate.passes("assert 1 + 1 == 2")
-    assert not evaluate.passes("assert 1 + 1 == 3")
-    assert not evaluate.passes("import sys; sys.exit(0)")
-    assert not evaluate.passes("while True: pass", seconds=1)
-    assert not evaluate.passes("x = 'a' * 10**10")
-    assert not evaluate.passes("x = '\0'")
-    assert not evaluate.passes("x = '\ud800'; assert 0")
-    assert not evaluate.passes(f"open({str(tmp_path / 'x')!r}, 'w').write('y' * 10**6)")
+def test_validation_knows_a_right_answer_from_a_wrong_one() -> None:
+    item = {"prompt": "def f(x):\n", "entry_point": "f", "tests": ["assert f(2) == 3"], "answer": "7"}
+    with validation.jail_of_training() as jail:
+        assert validation.right_program(item, "    return x + 1", jail)
+        assert not validation.right_program(item, "    return x", jail)
+        assert not validation.right_program(item, "    import sys; sys.exit(0)", jail)
+        assert not validation.right_program(item, "    return '\0'", jail)
+        assert not validation.right_program(item, "    return '\ud800'", jail)
+        assert validation.right_number(item, "3+4=7\n#### 7", jail)
+        assert not validation.right_number(item, "#### 8", jail)
+
+
+def test_programs_of_validation_run_in_the_jail_alone(tmp_path: Path) -> None:
+    item = {"prompt": "def f(x):\n", "entry_point": "f", "tests": ["assert f(2) == 3"]}
+    marker = tmp_path / "written"
+    with validation.jail_of_training() as jail:
+        assert jail.backend != "none"
+        assert not validation.right_program(item, f"    open({str(marker)!r}, 'w').write('x'); return 3", jail)
+    assert not marker.exists()
+
+
+def test_training_refuses_to_start_where_nothing_isolates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(launch, "probe", lambda: ("none", {"bwrap": "not found"}))
+    monkeypatch.delenv("BENCH_ALLOW_UNSAFE_CODE", raising=False)
+    with pytest.raises(validation.ValidationError, match="BENCH_ALLOW_UNSAFE_CODE=1"):
+        nano.train_nano(nano.NanoOptions(tmp_path / "out", tmp_path / "work"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
@@ -206,7 +227,7 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
         conversion=phase,
         gate=0,
         validation_items=2,
-        modes=(evaluate.Mode("block", 8),),
+        modes=(validation.Mode("block", 8),),
         spec=TINY,
     )
     assert "code/block-8" in nano.train_nano(options)

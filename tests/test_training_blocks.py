@@ -19,7 +19,7 @@ from methods.training.options import TrainingError, preset
 from methods.training.students.lockstep import LockstepOptions, corrupt
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainers import TRAINERS
-from suites.generators import split_of
+from suites.generators import frozen, split_of
 
 TINY = ModelSpec("qwen2", 768, 32, 64, 2, 2, 1, 16, qkv_bias=True)
 
@@ -85,7 +85,7 @@ def test_training_problems_are_training_problems() -> None:
         else:
             last = r.splitlines()[-1].split("=")[1]
             assert a == f"\n#### {last}"
-    held_out = {row["prompt"] for suite in ("gsm", "code") for row in block_rows.frozen.load(suite, "test")}
+    held_out = {row["prompt"] for suite in ("gsm", "code") for row in frozen.load(suite, "test")}
     assert not held_out & {prompt for _, prompt, _, _ in drawn}
     assert split_of("gsm:4-2;2*7") in ("train", "test", "validation")
 

@@ -10,12 +10,12 @@ import torch
 from tokenizers import Tokenizer
 
 from harness.model.spec import ModelSpec
-from methods.training import evaluate_long, nano_long
+from methods.training import nano_long
 from methods.training.data import corpus_long
 from methods.training.data.corpus import save_tokenizer
-from methods.training.evaluate import AR, Mode, decode, layout
 from methods.training.loop.loop import LoopOptions
-from methods.training.nano import GateError, Phase, new_model
+from methods.training.nano import GateError, Phase
+from methods.training.validation import Mode
 
 TINY = ModelSpec(
     family="qwen2",
@@ -61,18 +61,6 @@ def test_every_word_and_digit_is_one_piece(tokenizer: Tokenizer) -> None:
     pieces = tokenizer.encode(" total = 12\n    total += 7").tokens
     assert pieces.count("Ġtotal") == 2
     assert {"Ġ1", "2", "Ġ7"} <= set(pieces)
-
-
-def test_cached_left_to_right_decoding_equals_the_plain_one(tokenizer: Tokenizer) -> None:
-    model = new_model(TINY, 3).eval()
-    for parameter in model.parameters():
-        parameter.data *= 8  # so that logits are far apart and ties cannot decide
-    rows = layout(tokenizer, ["Copy: nuts figs\nA:", "Q: Tom has 5 apples and Ann has 2 apples more than Tom.\nA:", "Sort: a\nA:"], 16)
-    plain, _ = decode(model, rows, AR, 16)
-    cached, forwards = evaluate_long.decode_left_to_right(model, rows, 16)
-    ended = (cached == rows.eos).cumsum(1) > 0
-    assert torch.equal(plain.where(~ended, rows.eos), cached)
-    assert 1 <= forwards <= 16
 
 
 def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -43,18 +43,23 @@ class Loaded:
     model: str
     checkpoint: str
     weights_hash: str
-    tokenizer_hash: str | None
-    adapter: str | None
-    adapter_hash: str | None
-    merged: bool | None
-    canvas: int | None
-    add_bos: bool
-    load_s: float
+    tokenizer_hash: str | None = None
+    adapter: str | None = None
+    adapter_hash: str | None = None
+    merged: bool | None = None
+    canvas: int | None = None
+    add_bos: bool = False
+    load_s: float = 0.0
     canvas_trained: int | None = None
 
     @property
     def spec(self) -> ModelSpec:
         return self.backbone.spec
+
+
+def in_training(backbone: Backbone, tokenizer: Any, name: str = "in training") -> Loaded:
+    """What a Generator needs around weights that change: no hash, and prompts get no beginning-of-text id. Never for a stored run."""
+    return Loaded(backbone, tokenizer, model=name, checkpoint=name, weights_hash="in training")
 
 
 def load(

@@ -46,8 +46,9 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.empty(0, spec.head_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, spec.head_dim), persistent=False)
 
+    @torch.inference_mode(False)
     def grow(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Make the tables cover positions below ``length``."""
+        """Make the tables cover positions below ``length``; a model in training that was decoded from may go on with them."""
         if self.cos.shape[0] >= length and self.cos.device == device and self.cos.dtype == dtype:
             return
         length = max(256, 1 << (length - 1).bit_length())

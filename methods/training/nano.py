@@ -23,11 +23,11 @@ from harness.model.transformer import Transformer
 from methods.training.data.batches import Batch, Stream, causal_mask, cross_entropy_at
 from methods.training.data.corpus import EOS, MASK, Mix, cached_pool, save_tokenizer, train_tokenizer
 from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
-from methods.training.evaluate import AR, DIFFUSION_MODES, Mode, score
 from methods.training.export import data_hash, nano_spec, save_card, save_model
 from methods.training.loop.loop import LoopOptions, generator_for, train_loop
 from methods.training.loop.optim import build_optimisers
 from methods.training.precision import fast_products, native_bfloat16
+from methods.training.validation import AR, DIFFUSION_MODES, Mode, require_jail, score
 from suites.generators.frozen import DATA
 
 
@@ -149,6 +149,7 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
 
     Raises GateError if the parent's validation pass@1 is below ``options.gate`` on either suite.
     """
+    require_jail()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = recipe_tokenizer(options)

@@ -21,11 +21,11 @@ from methods.training.data.batches import Batch, Stream
 from methods.training.data.corpus import EOS, MASK, cached_pool, save_tokenizer
 from methods.training.data.corpus_long import LongMix, items, train_tokenizer
 from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
-from methods.training.evaluate import AR, Mode
-from methods.training.evaluate_long import CANVAS, PARALLEL_CANVAS, score_long
 from methods.training.export import nano_spec
 from methods.training.loop.loop import LoopOptions, generator_for
 from methods.training.nano import GateError, Phase, RecipeOptions, autoregressive_loss, new_model, ship, train_phase
+from methods.training.validation import AR, Mode, require_jail
+from methods.training.validation_long import CANVAS, PARALLEL_CANVAS, score_long
 
 COMMAND = "bench train nano --preset long"
 LONG_MODES = (*(Mode("block", k) for k in (1, 2, 4, 8)), *(Mode("full", k) for k in (1, 2, 4, 8)))
@@ -115,6 +115,7 @@ def train_nano_long(options: LongOptions) -> dict[str, float]:
 
     Raises GateError if the parent's mean validation pass@1 is below ``options.gate``.
     """
+    require_jail()
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = long_tokenizer(options)

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.decoding.backbone import Backbone
 from harness.decoding.registry import load_method
 from harness.engine.generator import Generation, Generator, Request
-from harness.engine.loader import Loaded
+from harness.engine.loader import in_training
 from harness.measuring.clock import Decoded
 from harness.model.tokenizer import load_tokenizer
 
@@ -51,20 +51,7 @@ class Rollouts:
 
 def generator_of(options: RolloutOptions, backbone: Backbone) -> Generator:
     """The harness' generator over weights that are being trained."""
-    loaded = Loaded(
-        backbone=backbone,
-        tokenizer=load_tokenizer(options.folder),
-        model=str(options.folder),
-        checkpoint=str(options.folder),
-        weights_hash="in training",
-        tokenizer_hash=None,
-        adapter=None,
-        adapter_hash=None,
-        merged=None,
-        canvas=None,
-        add_bos=False,
-        load_s=0.0,
-    )
+    loaded = in_training(backbone, load_tokenizer(options.folder), str(options.folder))
     return Generator(loaded, load_method(options.method).decoder, options.settings, seed=options.seed)
 
 

@@ -11,14 +11,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from harness.runs.wandb_log import start
-from methods.training.data.block_rows import BLOCK_CAUSAL, FULL, score_blocks
 from methods.training.data.corpus import MASK
-from methods.training.evaluate import D2FMode, Mode, score
 from methods.training.loop.loop import Hooks, train_loop
 from methods.training.options import plain
 from methods.training.students.deliver import deliver
 from methods.training.students.estimate import describe
 from methods.training.students.student import Options, Student
+from methods.training.validation import BLOCK_CAUSAL, FULL, D2FMode, Mode, require_jail, score, score_blocks
 
 LossAt = Callable[[int], Tensor]
 """The loss of a batch, by its number."""
@@ -43,6 +42,8 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     """Say what is about to be trained, run the loop, write the averaged student and its card; returns its folder."""
     options, folder = student.options, student.options.work / f"{student.method}-{student.key()}"
     print(describe(student), flush=True)
+    if tokenizer_of(student, modes) is not None and (options.validation_items or options.validate_every):
+        require_jail()
     state = nn.ModuleList([student.rounds, *(group for group, _ in student.groups[1:])])
     optimisers = student.optimisers()
     check = lambda _: validate(student, modes, 64)  # noqa: E731
@@ -58,18 +59,24 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     return options.output
 
 
-def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
-    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer or device."""
+def tokenizer_of(student: Student[Any], modes: tuple[Mode | D2FMode, ...]) -> Tokenizer | None:
+    """The tokenizer to validate with; None where there is nothing to decode or the model has another vocabulary than nano's."""
     path = student.folder / "tokenizer.json"
-    if not (count and (modes or student.options.blocks) and path.exists() and student.device.type == "cpu"):
-        return {}
+    if not (modes or student.options.blocks) or not path.exists():
+        return None
     tokenizer = Tokenizer.from_file(str(path))
-    if tokenizer.token_to_id(MASK) != student.mask_id:
+    return tokenizer if tokenizer.token_to_id(MASK) == student.mask_id else None
+
+
+def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
+    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer."""
+    tokenizer = tokenizer_of(student, modes)
+    if not count or tokenizer is None:
         return {}
     print(f"{student.method}: answering {count} validation problems of each suite", flush=True)
     student.net.eval()
     if student.options.blocks:
-        figures = score_blocks(student.model, student.folder, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
+        figures = score_blocks(student.model, tokenizer, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
     else:
         figures = score(student.model, tokenizer, modes, count)
     student.net.train()
