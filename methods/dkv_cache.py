@@ -91,11 +91,10 @@ def _greedy(row: Row, spec: ModelSpec, config: Config, every: int) -> Program:
             turn = queue[place * (length // steps) : (place + 1) * (length // steps)]
             at = sorted(turn)
             whole = place == 0 or (every > 0 and place % every == 0)
-            feed: Sequence[int] = (
-                range(row.length) if whole else sorted({*at, *written, *_window(turn, written, masked, config.window_size)})
-            )
+            near = {*at, *written, *_window(turn, written, masked, config.window_size)}
+            feed = range(row.length) if whole else sorted(near)
             masked = set(row.masked())
-            logits = yield Forward(feed=feed if whole else list(feed), at=at, keep=feed if whole else list(feed), fresh=whole)
+            logits = yield Forward(feed=feed, at=at, keep=feed, fresh=whole)
             candidates = propose(logits, row, spec, config)
             commit_indices(row, at, candidates, range(len(at)))
             written = at

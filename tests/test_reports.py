@@ -42,8 +42,8 @@ def test_the_baseline_is_the_vanilla_run_with_the_most_forwards(runs_folder: Pat
     (table,) = build(load(runs_folder))
     assert table.baseline is not None
     assert table.baseline.label == "vanilla tokens_per_step=1"
-    assert [row.is_baseline for row in table.rows] == [False, False, False, True]
-    assert [row.label for row in table.rows] == ["d2f", "fast_dllm", "vanilla tokens_per_step=2", "vanilla tokens_per_step=1"]
+    assert [row.is_baseline for row in table.rows] == [True, False, False, False]
+    assert [row.label for row in table.rows] == ["vanilla tokens_per_step=1", "fast_dllm", "vanilla tokens_per_step=2", "d2f"]
 
 
 def test_the_frame_holds_the_figures_of_the_samples(runs_folder: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer
 
 from harness.engine.generator import Generation, Generator
@@ -54,6 +55,7 @@ class GoldenStudent(Student[d2f.D2FOptions]):
 
     def __init__(self, case: dict[str, Any]) -> None:
         self.options = d2f.D2FOptions(Path(), Path(), block_size=case["block_size"])
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=True)
         self.model, self.bare = (load_transformer(GOLDEN / case["model"], torch.float32, CPU) for _ in range(2))
         Adapter(GOLDEN / case["adapter"]).attach(self.model)

@@ -250,7 +250,7 @@ class Backbone:
         rows = [len(positions) for positions in count.queries]
         queries = [spans_of(positions) for positions in count.queries]
         queries = queries[0] if part.request.layers.uniform else queries
-        meter.record(row, (rows[-1], before, rows[-1]), part.keys, queries, count.products, part.size, sum(rows) / len(rows))
+        meter.record(row, (rows[-1], before, rows[-1]), part.keys, queries, count.products, rows[0], sum(rows) / len(rows))
 
     def _store(self, hidden: Tensor, part: Part, cache: KVCache) -> None:
         keep = part.keep

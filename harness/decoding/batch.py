@@ -212,9 +212,9 @@ class Segment:
 
     def _mask(self, device: torch.device) -> Tensor | None:
         part = self.part
-        mask = _dense(part, self.keys, device)
+        mask, visible = _dense(part, self.keys, device), torch.ones(len(self.keys), dtype=torch.bool, device=device)
         if self.cache is not None and not part.gapless:
-            visible = torch.zeros(len(self.keys), dtype=torch.bool, device=device)
+            visible = torch.zeros_like(visible)
             visible[_tensor(part.feed, device)] = True
             visible[_tensor(part.stored, device)] = True
             mask = visible.expand(self.fed, -1) if mask is None else mask & visible
@@ -223,9 +223,7 @@ class Segment:
             return mask
         # Canvas queries never see shadow rows; shadow rows see each other, and of the canvas what their own mask allows.
         canvas = torch.ones(self.fed, len(self.keys), dtype=torch.bool, device=device) if mask is None else mask
-        own = shadow.mask.allowed(_tensor(shadow.at, device).unsqueeze(1), _tensor(self.keys, device).unsqueeze(0), part.prompt)
-        if self.cache is not None and not part.gapless:
-            own = own & visible  # pyright: ignore[reportPossiblyUnboundVariable]
+        own = shadow.mask.allowed(_tensor(shadow.at, device).unsqueeze(1), _tensor(self.keys, device).unsqueeze(0), part.prompt) & visible
         blind = torch.zeros(self.fed, part.shadows, dtype=torch.bool, device=device)
         return torch.cat([torch.cat([canvas, blind], 1), torch.cat([own, torch.ones(part.shadows, part.shadows, device=device).bool()], 1)])
 

@@ -72,7 +72,7 @@ class Denoiser(Transformer):
             inputs = torch.cat([F.one_hot(level, self.spec.vocab_size).to(soft.dtype), soft], dim=1)
         else:
             inputs = torch.cat([level, ids], dim=1)
-        return self.head(self.hidden(inputs)[:, 1:])[..., : self.spec.data_tokens]
+        return self.head(self.hidden(self.model.embed_tokens(inputs))[:, 1:])[..., : self.spec.data_tokens]
 
 
 def save_denoiser(folder: Path, model: Denoiser, eos: int) -> None:
