@@ -12,9 +12,9 @@ from harness.decoding.backbone import TooManyForwards
 from harness.decoding.cache import KVCache
 from harness.decoding.forward import Forward
 from harness.decoding.masks import CAUSAL, BlockCausal
-from harness.model import ModelSpec
 from harness.model.adapter import Adapter
 from harness.model.load import CheckpointError, load_transformer
+from harness.model.recognise import read_spec, spec_of_config
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone, canvas
 
@@ -114,7 +114,7 @@ def test_endless_loop_is_cut() -> None:
 
 
 def test_store_keeps_positions_anywhere() -> None:
-    spec = ModelSpec.from_folder(GOLDEN / "dream_tiny")
+    spec = read_spec(GOLDEN / "dream_tiny")
     cache = KVCache(spec, 1, 8, torch.float32, CPU)
     cache.mark(0, [0, 1, 5, 7], {1: torch.zeros(64), 5: torch.zeros(64)})
     assert cache.length(0) == 4
@@ -166,7 +166,7 @@ def test_llama_rope_scaling_equals_transformers() -> None:
     )
     torch.manual_seed(0)
     theirs = LlamaForCausalLM(config).eval()
-    ours = Transformer(ModelSpec.from_config({**config.to_dict(), "model_type": "llama"})).eval()
+    ours = Transformer(spec_of_config({**config.to_dict(), "model_type": "llama"})).eval()
     ours.load_state_dict(theirs.state_dict())
     ids = torch.arange(40).unsqueeze(0)
     with torch.inference_mode():

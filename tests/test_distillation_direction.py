@@ -56,7 +56,7 @@ def optimise(model: nn.Module, loss_at: Callable[[int], Tensor], steps: int, rat
 @cache
 def base_model() -> Transformer:
     """Two layers, 700 steps of the masked-diffusion bound."""
-    spec = ModelSpec("llada", LETTERS + 1, 64, 192, 2, 4, 4, 16, qkv_bias=False)
+    spec = ModelSpec("llada", LETTERS + 1, 64, 192, 2, 4, 4, 16, qkv_bias=False, shift=False)
     torch.manual_seed(0)
     model = Transformer(spec)
     model.matmul_attention = True

@@ -13,7 +13,8 @@ from harness.decoding.forward import Forward
 from harness.engine.loader import load
 from harness.measuring.clock import decode
 from harness.model.load import load_transformer
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.recognise import read_spec
+from harness.model.spec import CheckpointError
 from methods.duo import decoder
 from methods.duo.decoder import Config
 from methods.duo.model import Denoiser, denoiser_spec, level_token, save_denoiser
@@ -63,7 +64,7 @@ def test_batches_do_not_change_answers(backbone: Backbone) -> None:
 
 
 def test_decoder_and_plain_sampler_draw_the_same(folder: Path, backbone: Backbone) -> None:
-    net = Denoiser(ModelSpec.from_folder(folder))
+    net = Denoiser(read_spec(folder))
     net.load_state_dict(backbone._model.state_dict())
     generator = torch.Generator().manual_seed(21)
     expected = sample(net, (1, 7), DATA, 4, "greedy_code", generator)[0].tolist()

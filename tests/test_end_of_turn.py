@@ -14,7 +14,7 @@ from harness.engine import loader
 from harness.engine.generator import Generator, Request
 from harness.model import catalog
 from harness.model.catalog import Entry
-from harness.model.spec import ModelSpec
+from harness.model.recognise import read_spec
 from methods.training.grpo.rollout import _scored
 from tests.tokenizers_tiny import DIFFUCODER, EOS, IM_END, PAD, letters, with_tokenizer
 
@@ -69,7 +69,7 @@ def test_training_scores_nothing_behind_the_end_of_the_turn(diffucoder: Path) ->
 
 
 def test_ends_of_a_tokenizer_join_those_of_the_configuration(diffucoder: Path) -> None:
-    spec = ModelSpec.from_folder(diffucoder)
+    spec = read_spec(diffucoder)
     assert spec.eos_ids[0] == EOS
     assert set(spec.eos_ids) == {EOS, IM_END, PAD}
 
@@ -82,10 +82,10 @@ def test_ends_are_found_in_the_older_files_too(diffucoder: Path) -> None:
     (diffucoder / "tokenizer_config.json").write_text(
         json.dumps({"added_tokens_decoder": decoder, "eos_token": {"content": "<|endoftext|>"}})
     )
-    assert set(ModelSpec.from_folder(diffucoder).eos_ids) == {EOS, IM_END, PAD}
+    assert set(read_spec(diffucoder).eos_ids) == {EOS, IM_END, PAD}
     (diffucoder / "tokenizer_config.json").unlink()
     (diffucoder / "added_tokens.json").write_text(json.dumps({text: token for token, text in DIFFUCODER.items()}))
-    assert set(ModelSpec.from_folder(diffucoder).eos_ids) == {EOS, IM_END, PAD}
+    assert set(read_spec(diffucoder).eos_ids) == {EOS, IM_END, PAD}
 
 
 def test_padding_that_can_be_text_ends_nothing(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_padding_that_can_be_text_ends_nothing(tmp_path: Path) -> None:
         folder = with_tokenizer(
             tmp_path / str(number), special, eos_token="<|endoftext|>", bos_token="<|beginoftext|>", mask_token="<|mask|>", pad_token=pad
         )
-        assert ModelSpec.from_folder(folder).eos_ids == (EOS,)
+        assert read_spec(folder).eos_ids == (EOS,)
 
 
 def test_the_catalogue_overrides(diffucoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_nano_ends_where_it_did() -> None:
 
 
 def test_checkpoints_without_a_tokenizer_keep_their_ends(golden: Path) -> None:
-    assert ModelSpec.from_folder(golden / "dream_tiny").eos_ids == (EOS,)
+    assert read_spec(golden / "dream_tiny").eos_ids == (EOS,)
 
 
 def test_stop_strings_that_are_special_tokens_match(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from harness.decoding.settings import SettingError, build_config
 from harness.engine.loader import load
 from harness.measuring.clock import decode
 from harness.model.load import load_transformer
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.recognise import read_spec
+from harness.model.spec import CheckpointError
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
 
@@ -35,7 +36,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_is_recognised(name: str) -> None:
-    spec = ModelSpec.from_folder(GOLDEN / name)
+    spec = read_spec(GOLDEN / name)
     found = (spec.family, spec.shift, spec.attention, spec.block_size, spec.block_align, spec.qk_norm, spec.mask_id)
     assert found == LAYOUTS[name]
     assert spec.diffusion == (name != "qwen3_tiny")
@@ -62,7 +63,7 @@ def test_logits_equal_the_published_class(case: dict[str, Any]) -> None:
 )
 def test_mixtures_of_experts_are_refused_by_name(name: str, said: str) -> None:
     with pytest.raises(CheckpointError, match="mixture of 8 experts") as caught:
-        ModelSpec.from_folder(GOLDEN / name)
+        read_spec(GOLDEN / name)
     assert said in str(caught.value)
     assert "--model" in str(caught.value)
 
@@ -78,7 +79,7 @@ def test_a_dense_llada_never_takes_experts(tmp_path: Path) -> None:
     """model_type llada with experts is refused even where everything else looks dense."""
     folder = _copy(tmp_path / "mixed", "llada_tiny", num_experts=64)
     with pytest.raises(CheckpointError, match="mixture of 64 experts"):
-        ModelSpec.from_folder(folder)
+        read_spec(folder)
 
 
 def test_a_tied_model_may_store_its_head_or_not(tmp_path: Path) -> None:
@@ -92,12 +93,12 @@ def test_a_tied_model_may_store_its_head_or_not(tmp_path: Path) -> None:
 
 def test_mask_id_from_config_then_tokenizer_then_table(tmp_path: Path) -> None:
     told = _copy(tmp_path / "told", "sdar_tiny", mask_token_id=7)
-    assert ModelSpec.from_folder(told).mask_id == 7
+    assert read_spec(told).mask_id == 7
     bare = _copy(tmp_path / "bare", "fast_dllm_v2_tiny", vocab_size=151936)
     (bare / "tokenizer_config.json").unlink()
-    assert ModelSpec.from_folder(bare).mask_id == 151665
+    assert read_spec(bare).mask_id == 151665
     (bare / "added_tokens.json").write_text('{"|<MASK>|": 11}')
-    assert ModelSpec.from_folder(bare).mask_id == 11
+    assert read_spec(bare).mask_id == 11
 
 
 def test_block_diffusion_refuses_a_model_without_blocks() -> None:

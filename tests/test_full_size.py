@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.model.spec import ModelSpec
+from harness.model.recognise import spec_of_config
 from tests import full_size
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -40,5 +40,5 @@ def test_the_shapes_are_those_of_seven_billion() -> None:
     parts = full_size.shards(full_size.CONFIG, full_size.SHARD_BYTES)
     assert sum(2 * torch.Size(shape).numel() for part in parts for _, shape in part) == 2 * 7_615_616_512
     assert len(parts) == 4
-    spec = ModelSpec.from_config(full_size.CONFIG)
+    spec = spec_of_config(full_size.CONFIG)
     assert (spec.mask_id, spec.head_dim, spec.shift) == (151666, 128, True)

@@ -19,7 +19,8 @@ from harness.model import packaged
 from harness.model.gguf import GGUF
 from harness.model.load import load_transformer
 from harness.model.packaged import packaged_folder, unpack, unpermuted
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.recognise import read_spec
+from harness.model.spec import CheckpointError
 from harness.model.tokenizer import load_tokenizer
 from tests.conftest import GOLDEN
 from tests.helpers import CPU
@@ -166,7 +167,7 @@ def test_the_unpacked_folder_has_transformers_logits(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     unpack(write(tmp_path / "tiny.gguf", stored), folder)
-    spec = ModelSpec.from_folder(folder)
+    spec = read_spec(folder)
     assert (spec.family, spec.tie_embeddings, spec.bos_id, spec.rope_theta) == ("llama", True, 1, 5000.0)
     assert 0 in spec.eos_ids
     shape = {

@@ -16,7 +16,8 @@ from harness.cli import main
 from harness.engine import preview as module
 from harness.engine.preview import lacks, on_hub, preview
 from harness.measuring.roofline import Hardware
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.recognise import read_spec
+from harness.model.spec import CheckpointError
 from tests.conftest import GOLDEN
 
 GB = 10**9
@@ -109,7 +110,7 @@ def test_nothing_is_said_of_what_is_here_or_cannot_be_asked(hub: Hub) -> None:
     assert preview(str(GOLDEN / "sdar_tiny"), [], tokens=1) == []
     assert preview("not/there", [], tokens=1) == []
     assert not on_hub("./some/folder")
-    assert not lacks("x", ModelSpec.from_folder(GOLDEN / "sdar_tiny"), {"mask_token", "blocks", "block_causal"})
+    assert not lacks("x", read_spec(GOLDEN / "sdar_tiny"), {"mask_token", "blocks", "block_causal"})
 
 
 def test_bench_run_stops_before_the_download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

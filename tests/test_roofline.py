@@ -25,7 +25,8 @@ from harness.measuring.roofline import (
     roofline_for,
     settled_share,
 )
-from harness.model import ModelSpec, Transformer
+from harness.model import Transformer
+from harness.model.recognise import spec_of_config
 from harness.records.schema import Run, Sample
 from reports.projection import DEVICES, MODELS
 from tests.conftest import GOLDEN
@@ -44,7 +45,7 @@ LLADA = {
 @pytest.mark.parametrize(("config", "name", "gigabytes", "kv"), [(DREAM, "dream-7b", 14.14, 57_344), (LLADA, "llada-8b", 15.00, 524_288)])
 def test_costs_of_the_released_models(config: dict[str, object], name: str, gigabytes: float, kv: int) -> None:
     with torch.device("meta"):
-        model = Transformer(ModelSpec.from_config(config))
+        model = Transformer(spec_of_config(config))
     cost = model_cost(Backbone(model, torch.device("meta"), torch.bfloat16))
     assert cost.weight_bytes / 1e9 == pytest.approx(gigabytes, abs=0.005)
     assert cost.kv_bytes == kv

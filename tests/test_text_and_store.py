@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from harness.lm_eval import likelihood
-from harness.model.load import canonical_name, load_transformer, tensors
+from harness.model.families.llada import FAMILY as LLADA
+from harness.model.load import load_transformer, tensors
 from harness.model.text import MarkerError, answer_of_blocks, before_eos, behind_marker, cut_at_stops, encode, split_markers
 from harness.records.schema import RecordError, Sample, read_samples
 from tests.conftest import GOLDEN
@@ -180,7 +181,7 @@ def test_masked_likelihood_is_the_mean_over_masks() -> None:
     ],
 )
 def test_llada_names(theirs: str, ours: str) -> None:
-    assert canonical_name(theirs) == ours
+    assert LLADA.canonical_name(theirs) == ours
 
 
 def test_sharded_checkpoint_equals_single_file(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from harness.engine.generator import Generation, Generator
 from harness.model.adapter import Adapter
 from harness.model.load import load_transformer
+from harness.model.recognise import read_spec
 from harness.model.spec import ModelSpec
 from harness.sandbox import launch
 from methods.training import nano, validation
@@ -240,8 +241,8 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
     model = load_transformer(tmp_path / "nano", torch.float32, CPU)
     Adapter(tmp_path / "nano-d2f").merge(model)
     assert json.loads((tmp_path / "nano-d2f" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"
-    assert ModelSpec.from_folder(tmp_path / "nano").diffusion
-    assert not ModelSpec.from_folder(tmp_path / "nano-ar").diffusion
+    assert read_spec(tmp_path / "nano").diffusion
+    assert not read_spec(tmp_path / "nano-ar").diffusion
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoTokenizer.from_pretrained(str(tmp_path / "nano"))

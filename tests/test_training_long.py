@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from harness.model.recognise import read_spec
 from harness.model.spec import ModelSpec
 from methods.training import nano_long
 from methods.training.data import corpus_long
@@ -76,8 +77,8 @@ def test_both_phases_and_a_continued_run(tmp_path: Path, tokenizer: Tokenizer) -
     options = options_at(tmp_path / "whole", tokenizer)
     figures = nano_long.train_nano_long(options)
     assert {"long-gsm/block-8", "long-code/block-8", "parallel-sort/block-8", "parallel/block-8"} <= set(figures)
-    assert not ModelSpec.from_folder(tmp_path / "whole" / "out" / "nano-long-ar").diffusion
-    assert ModelSpec.from_folder(tmp_path / "whole" / "out" / "nano-long").diffusion
+    assert not read_spec(tmp_path / "whole" / "out" / "nano-long-ar").diffusion
+    assert read_spec(tmp_path / "whole" / "out" / "nano-long").diffusion
     card = (tmp_path / "whole" / "out" / "nano-long" / "README.md").read_text()
     assert "bench train nano --preset long" in card
     assert "| nano-long-gsm | nano-long-code | parallel-copy |" in card

@@ -14,7 +14,7 @@ from rich.table import Table
 from harness.conformance.check import check_method, open_method
 from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs
-from harness.engine.flags import Adapter, Device, Dtype, Model, Settings
+from harness.engine.flags import Adapter, Device, Dtype, Family, Model, Settings
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, open_engine
 from harness.model.text import encode
@@ -31,6 +31,7 @@ def check_command(
     limit: Annotated[int, typer.Option("--limit", "-L", min=1, help="Prompts to decode, from both nano suites in turn.")] = 8,
     settings: Settings = None,
     adapter: Adapter = None,
+    family: Family = None,
     device: Device = None,
     dtype: Dtype = "auto",
 ) -> None:
@@ -52,7 +53,7 @@ def check_command(
     """
 
     entry, source, heard = open_method(method)
-    opened = open_engine(entry, Weights(model, adapter, dtype=dtype, device=device), parse_pairs(settings or []))
+    opened = open_engine(entry, Weights(model, adapter, dtype=dtype, device=device, family=family), parse_pairs(settings or []))
     loaded, chosen = opened.loaded, opened.generator.settings
     reference = load_method(REFERENCE) if loaded.spec.mask_id is not None else None
     prompts = sample_prompts(loaded, limit, SUITES)

@@ -11,7 +11,7 @@ import typer
 
 from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs, setting_names
-from harness.engine.flags import Adapter, BatchSize, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.engine.flags import Adapter, BatchSize, Device, Dtype, Family, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Request
 from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
@@ -27,6 +27,7 @@ def decode_command(
     method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
     model: Model = "nano",
     adapter: Adapter = None,
+    family: Family = None,
     no_merge: NoMerge = False,
     settings: Settings = None,
     stop_rule: StopRuleOption = "harness",
@@ -45,7 +46,7 @@ def decode_command(
     entry = load_method(method)
     pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
     generator = open_engine(
-        entry, Weights(model, adapter, not no_merge, dtype, device), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)
+        entry, Weights(model, adapter, not no_merge, dtype, device, family), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)
     ).generator
     canvas = generator.canvas()
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]

@@ -18,7 +18,7 @@ from harness.decoding.backbone import Backbone
 from harness.decoding.registry import load_method
 from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
-from harness.engine.flags import Adapter, Device, Dtype, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.engine.flags import Adapter, Device, Dtype, Family, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
@@ -42,6 +42,7 @@ def generate_command(
     method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
     model: Model = "nano",
     adapter: Adapter = None,
+    family: Family = None,
     no_merge: NoMerge = False,
     settings: Settings = None,
     stop_rule: StopRuleOption = "harness",
@@ -73,7 +74,7 @@ def generate_command(
     check_targets(pairs, {entry.name})
     wished = settings_for(Wish(entry.name), entry, model, pairs, set())
     chosen = block_settings(wished, lengths, text != prompt, entry.decoder.Config.__dataclass_fields__)
-    weights = Weights(model, adapter, not no_merge, dtype, device)
+    weights = Weights(model, adapter, not no_merge, dtype, device, family)
     generator = open_engine(entry, weights, chosen, seed=seed, stop_rule=rule).generator
     blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
     item = _answer(generator, Request(text, generator.canvas(blocks=blocks), blocks=blocks), delay, show=sys.stdout.isatty())

@@ -24,6 +24,7 @@ from harness.engine.flags import (
     ChatTemplate,
     Device,
     Dtype,
+    Family,
     Model,
     NoMerge,
     Seed,
@@ -70,6 +71,7 @@ def run_command(
     device: Device = None,
     dtype: Dtype = "auto",
     adapter: Adapter = None,
+    family: Family = None,
     no_merge: NoMerge = False,
     settings: Settings = None,
     seed: Seed = 0,
@@ -120,7 +122,7 @@ def run_command(
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
-    weights = Weights(model, adapter, not no_merge, dtype, device)
+    weights = Weights(model, adapter, not no_merge, dtype, device, family)
     _announce(methods, suites, weights, chosen_limit)
     rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
     with ExitStack() as stack:

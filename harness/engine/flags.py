@@ -23,6 +23,10 @@ Adapter = Annotated[
         help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the method needs one; none: none.",
     ),
 ]
+Family = Annotated[
+    str | None,
+    typer.Option("--family", help="Python file with a model family (FAMILY = Family(...)) that is asked before the known ones."),
+]
 NoMerge = Annotated[
     bool, typer.Option("--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).")
 ]

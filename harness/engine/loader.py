@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,11 +23,12 @@ from harness.model.checkpoint import (
     folder_hash,
     holds_all_weights,
     model_hash,
+    spec_of,
     transformer_of,
-    with_ends,
 )
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import load_transformer, resolve
+from harness.model.recognise import family_source
 from harness.model.spec import CheckpointError
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
 
@@ -51,6 +52,8 @@ class Loaded:
     add_bos: bool = False
     load_s: float = 0.0
     canvas_trained: int | None = None
+    family_source: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -82,14 +85,14 @@ def load(
     companions = lookup(model).companions
     target = pick_device(device)
     checkpoint = model
-    if "causal_lm" in needs and ModelSpec.from_folder(resolve(location(model))).diffusion:
+    if "causal_lm" in needs and spec_of(model).diffusion:
         if "causal_lm" not in companions:
             raise CheckpointError(f"this method needs an autoregressive model and {model} is none: pass --model CAUSAL_CHECKPOINT")
         checkpoint = companions["causal_lm"]
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
     found = resolve(folder_of(adapter)) if adapter else None
     whole = found is not None and holds_all_weights(found)
-    backbone = _backbone(checkpoint, found, merge, pick_dtype(dtype, target), target)
+    backbone = _backbone(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and backbone.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
     if "blocks" in needs and backbone.spec.block_size is None:
@@ -114,6 +117,8 @@ def load(
         add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
         canvas_trained=lookup(model).canvas_trained or known.canvas_trained,
+        family_source=family_source(backbone.spec.family),
+        overrides=known.overrides(),
     )
 
 
@@ -135,21 +140,14 @@ def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-def told_attention(spec: ModelSpec, attention: Literal["full", "block_causal"] | None) -> ModelSpec:
-    """The spec with the kind of attention that the list of models tells; full: such a model never learned blocks."""
-    if attention is None:
-        return spec
-    return replace(spec, attention=attention, block_size=None if attention == "full" else spec.block_size)
-
-
 @lru_cache(maxsize=3)
-def _backbone(checkpoint: str, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
-    """The model with what is in the adapter's ``folder``."""
+def _backbone(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
+    """The model with what is in the adapter's ``folder``; ``spec`` keeps apart what families and the catalogue made of one folder."""
     if folder is not None and holds_all_weights(folder):
         check_student(folder, checkpoint)
-        return Backbone(with_ends(checkpoint, load_transformer(folder, dtype, device)), device, dtype)
+        return Backbone(load_transformer(folder, dtype, device, spec_of(checkpoint, folder)), device, dtype)
     model = transformer_of(checkpoint, dtype, device)
-    model.spec = told_attention(model.spec, lookup(checkpoint).attention)
+    assert model.spec == spec
     if folder is not None:
         weights = Adapter(folder)
         if (folder / "adapter_config.json").exists():

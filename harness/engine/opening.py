@@ -15,6 +15,8 @@ from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.generator import Generator
 from harness.engine.loader import Loaded, load
 from harness.model.catalog import lookup
+from harness.model.recognise import open_family
+from harness.model.spec import CheckpointError
 from harness.records.schema import StopRule
 
 
@@ -60,13 +62,22 @@ def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights, and how they are held; see ``load``."""
+    """Which weights, and how they are held; see ``load``. ``family``: a family's file, known in this process from then on."""
 
     model: str = "nano"
     adapter: str | None = None
     merge: bool = True
     dtype: str = "auto"
     device: str | None = None
+    family: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.family is None:
+            return
+        if not self.family.endswith(".py"):
+            text = "a known one is chosen by config.json, or by family: in a list of models (BENCH_MODELS)"
+            raise CheckpointError(f"--family {self.family} is no Python file: {text}")
+        open_family(self.family)
 
     def load(self, method: Method) -> Loaded:
         return load(self.model, method.decoder.requires, adapter=self.adapter, merge=self.merge, dtype=self.dtype, device=self.device)

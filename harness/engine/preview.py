@@ -12,6 +12,7 @@ import torch
 
 from harness.measuring.roofline import hardware
 from harness.model.catalog import folder_of, location, lookup
+from harness.model.checkpoint import spec_of
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import PATTERNS
 from harness.model.spec import CheckpointError, ModelSpec
@@ -51,11 +52,11 @@ def fetch_of(name: str) -> Fetch | None:
     return Fetch(name, len(wanted), sum(size for _, size in wanted), weights)
 
 
-def spec_of(name: str) -> ModelSpec:
+def hub_spec(name: str) -> ModelSpec:
     """The model's spec from its configuration files alone (some kilobytes). Raises CheckpointError for a family that is refused."""
     from huggingface_hub import snapshot_download
 
-    return ModelSpec.from_folder(Path(snapshot_download(name, allow_patterns=list(_SMALL))))
+    return spec_of(name, Path(snapshot_download(name, allow_patterns=list(_SMALL))))
 
 
 def lacks(name: str, spec: ModelSpec, requires: Iterable[str], adapter: str | None = None) -> list[str]:
@@ -64,7 +65,7 @@ def lacks(name: str, spec: ModelSpec, requires: Iterable[str], adapter: str | No
     for need in sorted(requires):
         if need == "mask_token" and spec.mask_id is None:
             found.append("a mask token (it is no diffusion model)")
-        elif need == "blocks" and (spec.block_size is None or lookup(name).attention == "full"):
+        elif need == "blocks" and (spec.block_size is None):
             found.append("blocks (it attends to everything at once)")
         elif need == "uniform_state" and not spec.uniform_state:
             found.append("uniform-state noise (train one with bench train duo)")
@@ -106,7 +107,7 @@ def preview(
     fetch = fetch_of(name) if on_hub(name) else None
     if fetch is None:
         return []
-    spec = spec_of(name)
+    spec = hub_spec(name)
     missing = [(method, what) for method, requires in methods for what in lacks(model, spec, requires, adapter)]
     if fatal := [f"{method} needs {what}" for method, what in missing if not what.startswith("an adapter")]:
         raise CheckpointError(f"{model} ({gigabytes(fetch.size)}, not fetched): {'; '.join(fatal)}: change --method or --model")

@@ -58,6 +58,7 @@ class DiffusionLM(TemplateLM):
         merge: bool | str = True,
         dtype: str = "auto",
         device: str | None = None,
+        family: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         seed: int = 0,
@@ -71,7 +72,7 @@ class DiffusionLM(TemplateLM):
         self._join_ranks()
         if self._accelerator is not None and self._accelerator.device.type == "cuda":
             device = str(self._accelerator.device)
-        weights = Weights(pretrained, adapter, str(merge).lower() != "false", dtype, device)
+        weights = Weights(pretrained, adapter, str(merge).lower() != "false", dtype, device, family)
         self.generator = open_engine(Wish(method, settings), weights, seed=int(seed), stop_rule=stop_rule).generator
         if add_bos_token is not None:
             self.generator.loaded = replace(self.generator.loaded, add_bos=bool(add_bos_token))

@@ -10,7 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from harness.model.load import canonical_name, tensors
+from harness.model.load import tensors
+from harness.model.recognise import open_family
 from harness.model.spec import CheckpointError
 from harness.model.transformer import Transformer
 
@@ -36,32 +37,32 @@ class Adapter:
             found = re.match(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$", name)
             if found is None:
                 raise CheckpointError(f"adapter {folder} has an unexpected weight {name}")
-            self.pairs.setdefault(canonical_name(found[1]), {})[found[2]] = tensor
+            self.pairs.setdefault(found[1], {})[found[2]] = tensor
 
-    def check(self, model: Transformer) -> None:
-        """CheckpointError unless every adapted module exists with the right shape."""
-        modules = dict(model.named_modules())
-        for name, pair in self.pairs.items():
+    def check(self, model: Transformer) -> dict[str, dict[str, Tensor]]:
+        """The pairs under the model's own names; CheckpointError unless every adapted module exists with the right shape."""
+        modules, family = dict(model.named_modules()), open_family(model.spec.family)
+        pairs = {family.canonical_name(name): pair for name, pair in self.pairs.items()}
+        for name, pair in pairs.items():
             linear = modules.get(name)
             shape = (pair["B"].shape[0], pair["A"].shape[1]) if {"A", "B"} <= set(pair) else None
             if not isinstance(linear, torch.nn.Linear) or shape != tuple(linear.weight.shape):
                 base = self.config.get("base_model_name_or_path")
                 text = f"adapter {self.folder} does not fit this model at {name}: it was trained for {base!r}"
                 raise CheckpointError(f"{text}; change --adapter or --model")
+        return pairs
 
     def merge(self, model: Transformer) -> None:
         """Add scale * B @ A to each adapted weight (in float32, cast back)."""
-        self.check(model)
-        modules = dict(model.named_modules())
-        for name, pair in self.pairs.items():
+        pairs, modules = self.check(model), dict(model.named_modules())
+        for name, pair in pairs.items():
             weight = cast(Tensor, modules[name].weight)
             delta = pair["B"].to(weight.device, torch.float32) @ pair["A"].to(weight.device, torch.float32)
             weight.data = (weight.data.float() + self.scale * delta).to(weight.dtype)
 
     def attach(self, model: Transformer) -> None:
         """Keep the adapter apart: each adapted layer computes base(x) + scale * B(A(x))."""
-        self.check(model)
-        for name, pair in self.pairs.items():
+        for name, pair in self.check(model).items():
             parent_name, _, leaf = name.rpartition(".")
             parent = model.get_submodule(parent_name)
             setattr(parent, leaf, LoRALinear(getattr(parent, leaf), pair["A"], pair["B"], self.scale))

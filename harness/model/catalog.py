@@ -6,6 +6,7 @@ The list itself is data (``methods/models/models.yaml``), so that the harness na
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from harness.model.packaged import packaged_folder
+from harness.model.spec import CheckpointError
 
 
 class Entry(BaseModel):
@@ -25,8 +27,9 @@ class Entry(BaseModel):
     ``canvas_trained`` the longest canvas that it was trained for: a suite's longer one is cut to it, an explicit request is not.
     ``end_tokens``: the special tokens that end an answer, instead of all that its tokenizer has for it. ``path`` may be an adapter's
     folder: the model is then the adapter's base with it.
-    ``package``: the Python package whose GGUF file ``path`` is. ``attention``: which
-    kind it was trained with, where config.json does not tell.
+    ``package``: the Python package whose GGUF file ``path`` is.
+    ``family``: a family's name or file (in a list of one's own, relative to it) instead of the one that claims config.json; ``attention``,
+    ``shift``, ``mask_id``, ``block_size`` and ``end_ids`` (which ``end_tokens`` precede) replace what config.json and the family say.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,14 +43,39 @@ class Entry(BaseModel):
     add_bos_token: bool | None = None
     companions: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}
-    attention: Literal["full", "block_causal"] | None = None
+    family: str | None = None
+    attention: Literal["full", "block_causal", "causal"] | None = None
+    shift: bool | None = None
+    mask_id: int | None = None
+    block_size: int | None = None
+    end_ids: list[int] | None = None
+
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the model's spec that this entry replaces."""
+        told = {name: getattr(self, name) for name in ("attention", "shift", "mask_id", "block_size")}
+        told |= {"eos_ids": None if self.end_ids is None else tuple(self.end_ids)}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 @cache
 def catalog() -> dict[str, Entry]:
-    """Every known model by name."""
-    text = (files("methods") / "models" / "models.yaml").read_text()
-    return {name: Entry.model_validate(entry or {}) for name, entry in yaml.safe_load(text).items()}
+    """Every known model by name: the shipped list, and the file that BENCH_MODELS names, whose paths are relative to it."""
+    shipped = _entries((files("methods") / "models" / "models.yaml").read_text())
+    if not (own := os.environ.get("BENCH_MODELS")):
+        return shipped
+    try:
+        added = _entries(Path(own).expanduser().read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"BENCH_MODELS={own} cannot be read as a list of models: {error}") from None
+    root = Path(own).expanduser().resolve().parent
+    for entry in added.values():
+        entry.path = str(root / entry.path) if entry.path and not entry.package else entry.path
+        entry.family = str(root / entry.family) if entry.family and entry.family.endswith(".py") else entry.family
+    return shipped | added
+
+
+def _entries(text: str) -> dict[str, Entry]:
+    return {name: Entry.model_validate(entry or {}) for name, entry in (yaml.safe_load(text) or {}).items()}
 
 
 def lookup(name: str) -> Entry:

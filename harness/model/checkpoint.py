@@ -13,6 +13,7 @@ from harness.model.adapter import Adapter
 from harness.model.catalog import base_of, catalog, location, lookup, own_adapter
 from harness.model.ending import ids_of
 from harness.model.load import load_transformer, resolve, weights_hash
+from harness.model.recognise import open_family, read_spec
 from harness.model.spec import CheckpointError, ModelSpec
 from harness.model.tokenizer import tokenizer_hash
 from harness.model.transformer import Transformer
@@ -33,22 +34,37 @@ def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Trans
     """The model of a name, folder or hub id; behind an adapter's name its base with the adapter merged."""
     adapter = own_adapter(name)
     if adapter is None:
-        return with_ends(name, load_transformer(resolve(location(name)), dtype, device))
+        return load_transformer(resolve(location(name)), dtype, device, spec_of(name))
     model = transformer_of(base_of(name), dtype, device)
     Adapter(Path(adapter)).merge(model)
-    return with_ends(name, model)
+    model.spec = told(name, model.spec)
+    return model
 
 
-def with_ends(name: str, model: Transformer) -> Transformer:
-    """The model with the ends that the catalogue names for it, if it does; CheckpointError for a token that its tokenizer lacks."""
-    texts = lookup(name).end_tokens
-    if texts is not None:
+def spec_of(name: str, folder: Path | None = None) -> ModelSpec:
+    """The spec of a model by name (or of the files in ``folder``, a copy or student of it) with what the catalogue tells of it."""
+    if own_adapter(name) is not None:
+        return told(name, spec_of(base_of(name), folder))
+    family = lookup(name).family
+    return told(name, read_spec(folder or resolve(location(name)), None if family is None else open_family(family)))
+
+
+def told(name: str, spec: ModelSpec) -> ModelSpec:
+    """The spec with what the catalogue says of the model; full attention means that it never learned blocks.
+
+    CheckpointError for an end that the tokenizer lacks.
+    """
+    entry = lookup(name)
+    changed = entry.overrides()
+    if entry.attention == "full":
+        changed["block_size"] = None
+    if entry.end_tokens is not None:
         folder = resolve(location(name))
         try:
-            model.spec = replace(model.spec, eos_ids=ids_of(folder, texts))
+            changed["eos_ids"] = ids_of(folder, entry.end_tokens)
         except KeyError as error:
             raise CheckpointError(f"end_tokens of {name} in models.yaml: its tokenizer in {folder} has no {error}") from None
-    return model
+    return replace(spec, **changed)
 
 
 def adds_bos(model: str, folder: Path) -> bool:
@@ -89,5 +105,5 @@ def check_student(folder: Path, model: str) -> None:
     if told.get("model_hash") != model_hash(model):
         origin = f"{told.get('model')} ({told.get('model_hash')})"
         raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter or --model")
-    if ModelSpec.from_folder(folder) != ModelSpec.from_folder(base) or tokenizer_hash(folder) != tokenizer_hash(base):
+    if spec_of(model, folder) != spec_of(model) or tokenizer_hash(folder) != tokenizer_hash(base):
         raise CheckpointError(f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter")

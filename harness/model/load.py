@@ -1,14 +1,13 @@
 """Checkpoints and adapters: real layouts in, one Transformer out.
 
-Layouts: Dream / DiffuCoder / Qwen2 / Llama (shared names) and LLaDA (OLMo-style names), sharded or
-single-file safetensors, plus PEFT LoRA adapters. Published remote code is never executed.
+Sharded or single-file safetensors, with the names of their family (harness.model.family), plus PEFT LoRA adapters. Published remote
+code is never executed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,41 +15,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from harness.model.recognise import open_family, read_spec
 from harness.model.spec import CheckpointError, ModelSpec
 from harness.model.transformer import Transformer
-
-_LLADA_TOP = {
-    "model.transformer.wte.weight": "model.embed_tokens.weight",
-    "model.transformer.ln_f.weight": "model.norm.weight",
-    "model.transformer.ff_out.weight": "lm_head.weight",
-}
-_LLADA_BLOCK = {
-    "q_proj": "self_attn.q_proj",
-    "k_proj": "self_attn.k_proj",
-    "v_proj": "self_attn.v_proj",
-    "attn_out": "self_attn.o_proj",
-    "ff_proj": "mlp.gate_proj",
-    "up_proj": "mlp.up_proj",
-    "ff_out": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "ff_norm": "post_attention_layernorm",
-}
-_EFFICIENT_DLM = {"encoder.": "model.", "diffusion_head.": "lm_head."}
-_LLADA_KEY = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)(\..+)?$")
-
-
-def canonical_name(name: str) -> str:
-    """Our (Qwen2-style) parameter or module name of a checkpoint's name."""
-    if name in _LLADA_TOP:
-        return _LLADA_TOP[name]
-    found = _LLADA_KEY.match(name)
-    if found and found[2] in _LLADA_BLOCK:
-        return f"model.layers.{found[1]}.{_LLADA_BLOCK[found[2]]}{found[3] or ''}"
-    for theirs, ours in _EFFICIENT_DLM.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return name
-
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*")
 """Files of a hub repository that are fetched: configuration, weights, tokenizer; never code."""
@@ -104,16 +71,20 @@ def _harmless(name: str, spec: ModelSpec) -> bool:
     return name.endswith("rotary_emb.inv_freq") or (spec.tie_embeddings and name == "lm_head.weight")
 
 
-def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device) -> Transformer:
-    """Build the model of ``folder`` and fill every parameter; CheckpointError names what is missing."""
-    spec = ModelSpec.from_folder(folder)
+def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device, spec: ModelSpec | None = None) -> Transformer:
+    """Build the model of ``folder`` (as ``spec`` says, else its configuration) and fill every parameter.
+
+    CheckpointError names what is missing.
+    """
+    spec = read_spec(folder) if spec is None else spec
+    family = open_family(spec.family)
     with torch.device("meta"):
         model = Transformer(spec)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
     unknown: list[str] = []
     for name, tensor in tensors(folder):
-        ours = canonical_name(name)
+        ours = family.canonical_name(name)
         if ours not in wanted:
             unknown += [] if _harmless(ours, spec) else [name]
             continue

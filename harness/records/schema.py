@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from harness.errors import UserError
 from harness.records.files import whole_lines, write_atomic
@@ -62,6 +62,17 @@ class Plan(Record):
     attention: str = Field(description="attention kernel")
     threads: int | None = None
     seed: int = 0
+    stop_strings: list[str] = Field(default=[], description="texts of the suite at which an answer ends under the harness' stop rule")
+    family_source: str | None = Field(default=None, description="where the model's family comes from unless it is built in")
+    overrides: dict[str, Any] = Field(default={}, description="fields of the model's spec that the list of models replaces")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Later fields are named only where they are set, so that the ids of runs made before them stay."""
+        return {name: value for name, value in handler(self).items() if value or name not in _LATER}
+
+
+_LATER = ("stop_strings", "family_source", "overrides")
 
 
 class Check(Record):

@@ -71,6 +71,8 @@ def make_plan(
         attention="sdpa",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         seed=generator.seed,
+        family_source=loaded.family_source,
+        overrides=loaded.overrides,
     )
 
 
@@ -78,6 +80,7 @@ def comparability(plan: Plan) -> dict[str, Any]:
     """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
     # Named only where they are not the suite's own, so that the key of a plain run does not depend on what else could be chosen.
     unusual = {name: value for name in ("blocks", "num_fewshot", "fewshot_seed") if (value := getattr(plan, name)) not in (None, [])}
+    unusual |= {name: value for name in ("stop_strings", "family_source", "overrides") if (value := getattr(plan, name))}
     unusual |= {"template": plan.template} if plan.template != "default" else {}
     return {
         **unusual,

@@ -58,6 +58,7 @@ class Sweep(_Part):
     device: str | None = None
     dtype: str = "auto"
     adapter: str | None = None
+    family: str | None = None
     stop_rule: Literal["harness", "reference"] = "harness"
     protocol: str | None = None
     wandb: bool = False
@@ -153,6 +154,7 @@ def _arguments(
         "--device": sweep.device,
         "--dtype": sweep.dtype,
         "--adapter": sweep.adapter,
+        "--family": sweep.family,
         "--stop-rule": sweep.stop_rule,
         "--protocol": sweep.protocol,
     }

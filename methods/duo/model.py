@@ -42,6 +42,8 @@ def denoiser_spec(vocab: int, hidden: int = 64, layers: int = 2, heads: int = 4,
         head_dim=hidden // heads,
         qkv_bias=False,
         noise_levels=levels,
+        shift=False,
+        uniform_state=True,
     )
 
 

@@ -180,10 +180,9 @@ def _answers(generator: Generator, requests: Sequence[Request]) -> list[Generati
 
 
 def opened(model: Transformer, tokenizer: Tokenizer) -> Loaded:
-    """The model in training with the special ids of its tokenizer, for the harness' generator: masks in, Dream's shift."""
+    """The model in training with the special ids of its tokenizer, for the harness' generator."""
     bos, eos, mask = (tokenizer.token_to_id(name) for name in (BOS, EOS, MASK))
-    family = "dream" if model.spec.family == "qwen2" else model.spec.family
-    spec = replace(model.spec, family=family, bos_id=bos, eos_ids=(eos,), pad_id=eos, mask_id=mask)
+    spec = replace(model.spec, bos_id=bos, eos_ids=(eos,), pad_id=eos, mask_id=mask)
     first = next(model.parameters())
     backbone = Backbone(model, first.device, first.dtype)
     backbone.spec = spec

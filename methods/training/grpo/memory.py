@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.model.recognise import spec_of_config
 from harness.model.spec import ModelSpec
 from methods.training.grpo.options import GRPOOptions
 from methods.training.students.estimate import activation_width
@@ -75,7 +76,7 @@ def report(spec: ModelSpec, options: GRPOOptions) -> list[str]:
     """Lines for people: the model at hand, and the one the preset is meant for if that is another."""
     found = _table(spec, options)
     if options.shape:
-        own = ModelSpec.from_config(options.shape)
+        own = spec_of_config(options.shape)
         found += [] if parameters(own) == parameters(spec) else ["the model this preset is meant for:", *_table(own, options)]
     return found
 

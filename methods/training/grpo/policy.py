@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from harness.decoding.backbone import Backbone
 from harness.errors import UserError
-from harness.model.load import canonical_name, load_transformer, tensors
+from harness.model.load import load_transformer, tensors
+from harness.model.recognise import open_family, read_spec
 from harness.model.transformer import Transformer
 from methods.training.grpo.scoring import Scorer
 from methods.training.loop.loop import load_checkpoint, save_checkpoint
@@ -194,9 +195,10 @@ class Policy:
         for file in self.options.folder.iterdir():
             if file.is_file() and ".safetensors" not in file.name and file.name != "README.md":
                 shutil.copy(file, folder / file.name)
-        names = [name for name, _ in tensors(self.options.folder) if canonical_name(name) in whole]
+        family = open_family(read_spec(self.options.folder).family)
+        names = {name: family.canonical_name(name) for name, _ in tensors(self.options.folder)}
         # Not in bfloat16: its steps near a weight are as large as what a short training changes.
-        state = {name: whole[canonical_name(name)].detach().cpu().contiguous() for name in names}
+        state = {name: whole[ours].detach().cpu().contiguous() for name, ours in names.items() if ours in whole}
         save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 

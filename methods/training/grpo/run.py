@@ -16,7 +16,7 @@ from harness.model.catalog import location, lookup
 from harness.model.checkpoint import adds_bos, model_hash
 from harness.model.device import pick_device
 from harness.model.load import resolve
-from harness.model.spec import ModelSpec
+from harness.model.recognise import read_spec
 from harness.model.text import encode
 from harness.model.tokenizer import load_tokenizer
 from methods.training.grpo.evaluation import evaluate, write
@@ -98,7 +98,7 @@ def train(options: GRPOOptions) -> str | None:
 
     options = complete(options)
     folder = resolve(location(options.model)).absolute()
-    print("\n".join(report(ModelSpec.from_folder(folder), options)), flush=True)
+    print("\n".join(report(read_spec(folder), options)), flush=True)
     tasks = load_tasks(options.suite, options.seed, options.data_dir)
     check_folder(options)
     origin = {"method": "grpo", "model": options.model, "model_hash": model_hash(options.model)}

@@ -12,7 +12,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from harness.model.checkpoint import model_hash
-from harness.model.load import canonical_name, tensors
+from harness.model.load import tensors
+from harness.model.recognise import open_family
 from methods.training.export import data_hash, save_card, save_weights
 from methods.training.options import TrainingError, plain
 from methods.training.students.student import Student
@@ -74,7 +75,8 @@ def save_adapter(net: PeftModel, folder: Path, base: str) -> None:
 def save_checkpoint(student: Student[Any], folder: Path) -> None:
     """The base's folder with the student's weights in place of its own, for ``bench run --model``."""
     names = [name for name, _ in tensors(student.folder)]
-    if renamed := [name for name in names if canonical_name(name) != name]:
+    family = open_family(student.model.spec.family)
+    if renamed := [name for name in names if family.canonical_name(name) != name]:
         raise TrainingError(f"{student.options.model} names its weights otherwise ({renamed[0]}): train an adapter, --set rank=32")
     for file in student.folder.iterdir():
         if file.is_file() and not file.name.startswith("model") and file.name != "README.md":

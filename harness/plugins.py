@@ -1,0 +1,59 @@
+"""What others add: objects found by entry point, or in a Python file given by path."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An object and where it came from (``source``: 'built-in', a distribution, or the file's sha256)."""
+
+    value: Any
+    source: str
+
+
+@cache
+def registered(group: str) -> dict[str, EntryPoint]:
+    """Entry points of a group by name."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def from_entry_point(point: EntryPoint) -> Plugin:
+    """What an entry point names."""
+    owner = point.dist.name if point.dist is not None else ""
+    return Plugin(point.load(), "built-in" if owner == "dllm-bench" else owner)
+
+
+def from_file(path: Path, attribute: str, error: type[UserError]) -> Plugin:
+    """``attribute`` of a Python file, which is run; ``error`` for a file that cannot be imported or lacks it."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = f"dllm_bench_{attribute.lower()}_{path.stem}_{digest[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as fault:
+        raise error(f"{path} could not be imported: {type(fault).__name__}: {fault}") from fault
+    if not hasattr(module, attribute):
+        raise error(f"{path} defines no {attribute}: end the file with {attribute} = ...")
+    return Plugin(getattr(module, attribute), f"sha256:{digest[:16]}")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The nearest known name as a hint, or nothing."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]}? " if close else ""
