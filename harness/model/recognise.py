@@ -25,6 +25,8 @@ _ADDED: dict[str, Plugin] = {}
 def _installed() -> dict[str, Plugin]:
     """Families by entry point, those of other distributions first."""
     found = [_checked(from_entry_point(point), f"entry point {name}") for name, point in sorted(registered(GROUP).items())]
+    if not any(plugin.source == "built-in" for plugin in found):
+        raise CheckpointError("this installation is older than its files and knows no model family: pip install -e . (or make install)")
     return {plugin.value.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.source == "built-in")}
 
 
