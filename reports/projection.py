@@ -28,7 +28,7 @@ def _cost(body: float, head: float, layers: int, kv_heads: int, heads: int, head
     return ModelCost(2 * (body + head), 4 * layers * kv_heads * head_dim, 2 * body, 4 * layers * heads * head_dim)
 
 
-# From the released configurations; the embedding is a gather and not counted. tests/test_project.py builds both to check.
+# From the released configurations; the embedding is a gather and not counted. tests/reports/test_project.py builds both to check.
 MODELS = {
     "dream-7b": _cost(6.5256e9, 0.5450e9, 28, 4, 28, 128),
     "llada-8b": _cost(6.9797e9, 0.5180e9, 32, 32, 32, 128),

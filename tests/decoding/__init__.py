@@ -1,0 +1,1 @@
+"""Forwards, canvas, store of keys and values, meter."""

@@ -1,0 +1,1 @@
+"""lm-eval's model class."""

@@ -1,0 +1,1 @@
+"""Clock, audit, protocol, roofline."""

@@ -1,0 +1,1 @@
+"""Decoders, caches and rules."""

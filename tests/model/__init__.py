@@ -1,0 +1,1 @@
+"""Checkpoints, families, adapters, tokenizers."""

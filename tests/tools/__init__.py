@@ -1,0 +1,1 @@
+"""Longer checks, run by hand: ``python -m tests.tools.NAME``."""
