@@ -108,9 +108,10 @@ class Suite:
         return []
 
     def _render(self, doc: Doc) -> str:
-        chat = (
-            {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": self.rendering.chat} if self.rendering.chat else {}
-        )
+        chat: dict[str, Any] = {}
+        if self.rendering.chat is not None:
+            multiturn = self.rendering.multiturn
+            chat = {"apply_chat_template": True, "fewshot_as_multiturn": multiturn, "chat_template": self.rendering.chat}
         shots, prefix = self.task.config.num_fewshot or 0, self.task.doc_to_prefix(doc)
         context = self.task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix, **chat)
         return self.task.construct_requests(doc=doc, ctx=context, metadata=(self.name, 0, 1)).args[0]

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.cli.options import OutputPath, Wandb
 from harness.cli.wandb import RunLog
 from harness.decoding.registry import load_method
-from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.flags import (
     Adapter,
     BatchSize,
@@ -26,21 +25,20 @@ from harness.engine.flags import (
     Dtype,
     Family,
     Model,
+    Multiturn,
     NoMerge,
+    PresetOption,
     Seed,
     Settings,
     StopRuleOption,
-    chat_of,
     stop_rule_of,
 )
-from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
+from harness.engine.opening import Weights, Wish
 from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.model.catalog import location, lookup
 from harness.runs.cell import Cell, Options, run_cells
-from harness.runs.cell import render as render_suite
-from harness.runs.suite import Rendering, Suite
 from harness.runs.wandb_log import package
 from harness.sandbox import open_jail
 from reports.console import render
@@ -61,7 +59,9 @@ def run_command(
     limit: Annotated[
         int | None, typer.Option("--limit", "-L", min=1, help="First N documents, of each member of a group; default all (quickstart: 32).")
     ] = None,
-    apply_chat_template: ChatTemplate = False,
+    preset: PresetOption = None,
+    apply_chat_template: ChatTemplate = None,
+    fewshot_as_multiturn: Multiturn = None,
     template: Annotated[str, typer.Option("--template", help="Prompt template of the suite; `bench suite show` lists them.")] = "default",
     num_fewshot: Annotated[
         int | None, typer.Option("--num_fewshot", "--num-fewshot", min=0, help="Solved examples in the prompt; default: the suite's.")
@@ -124,17 +124,22 @@ def run_command(
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
     _announce(methods, suites, weights, chosen_limit)
-    rendering = Rendering(template, num_fewshot, fewshot_seed, chat_of(model) if apply_chat_template else None)
+    prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
+    asked = Asked(methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset)
     with ExitStack() as stack:
         cells: list[Cell] = []
         try:
-            for cell in _cells(methods, suites, settings or [], weights, options, seed, stop_rule, rendering):
+            for cell in plan_cells(asked, options, _tell):
                 stack.callback(cell.folder.close)
                 cells.append(cell)
             _execute(cells, allow_unsafe_code, wandb)
         except KeyboardInterrupt:
             raise Interrupted(_safe(cells, fresh)) from None
         _show(cells, output_path)
+
+
+def _tell(line: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(line, highlight=False, markup=False)
 
 
 def _announce(methods: list[str], suites: list[str], weights: Weights, limit: int | None) -> None:
@@ -148,9 +153,8 @@ def _announce(methods: list[str], suites: list[str], weights: Weights, limit: in
         tokens += len(methods) * min(limit or count, count) * (lookup(weights.model).canvas or suite.canvas)
     chosen = [load_method(Wish.parse(text).method) for text in methods]
     needs = [(method.name, method.decoder.requires) for method in chosen]
-    console = Console(stderr=True)
     for line in preview(weights.model, needs, tokens=tokens, adapter=weights.adapter, dtype=weights.dtype, device=weights.device):
-        console.print(line, highlight=False)
+        _tell(line)
 
 
 def _safe(cells: list[Cell], fresh: bool) -> str:
@@ -163,44 +167,6 @@ def _safe(cells: list[Cell], fresh: bool) -> str:
 def _split(methods: list[str] | None) -> list[str]:
     """Comma-separated plain names; a text with settings behind a colon is kept whole."""
     return [name for text in methods or [] for name in ([text] if ":" in text else text.split(","))]
-
-
-def _cells(
-    methods: list[str],
-    suites: list[str],
-    pairs: list[str],
-    weights: Weights,
-    options: Any,
-    seed: int,
-    stop_rule: str,
-    rendering: Rendering,
-) -> Iterator[Cell]:
-    rule = stop_rule_of(stop_rule)
-    wishes = [Wish.parse(text) for text in methods]
-    entries = [load_method(wish.method) for wish in wishes]
-    known = [name for entry in entries for name in setting_names(entry.decoder.Config)]
-    shared, names = parse_pairs(pairs), [entry.name for entry in entries]
-    check_targets(shared, names)
-    loaded_suites = [load_suite(name, os.environ.get("BENCH_DATA"), rendering) for name in suites]
-    documents = [render_suite(one, options.limit) for one in loaded_suites]
-    engines = [open_engine(wish, weights, shared, known=known, chosen=names, seed=seed, stop_rule=rule) for wish in wishes]
-    for one, items in zip(loaded_suites, documents, strict=True):
-        for engine in engines:
-            _suits(engine, one)
-            engine.generator.check_fits([item.prompt for item in items], engine.generator.canvas(one.canvas, one.blocks))
-    for one, items in zip(loaded_suites, documents, strict=True):
-        for engine in engines:
-            yield Cell(engine.generator, engine.method, one, items, options)
-
-
-def _suits(engine: Opened, suite: Suite) -> None:
-    """SettingError for a method that cannot answer a suite, or whose settings do not fit its canvas; before any folder is made."""
-    decoder = engine.method.decoder
-    if suite.needs_code and getattr(decoder, "needs_answer_position", False):
-        raise SettingError(
-            f"{decoder.name} watches the position of a short answer, and {suite.name} asks for code: change --method or --suite"
-        )
-    engine.generator.canvas(suite.canvas, suite.blocks)
 
 
 def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, cast, get_args
 
 import typer
 
 from harness.decoding.settings import SettingError
-from harness.model.catalog import location
-from harness.model.load import resolve
-from harness.model.text import chat_text
-from harness.model.tokenizer import load_tokenizer
 from harness.records.schema import StopRule
 
 Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
@@ -43,20 +37,32 @@ StopRuleOption = Annotated[
     typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
 ]
 ChatTemplate = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--apply_chat_template",
-        "--apply-chat-template",
+        "--apply_chat_template/--no_chat_template",
+        "--apply-chat-template/--no-chat-template",
         "--chat_template",
-        help="Put prompts into the model's chat template (instruct models).",
+        help="Put prompts into the chat template of each method's own checkpoint (instruct models); default: a preset's way, else not.",
+        show_default=False,
     ),
 ]
-
-
-def chat_of(model: str) -> Callable[..., str]:
-    """What writes messages with the chat template of ``model``; CheckpointError at its first use if there is none."""
-
-    return partial(chat_text, load_tokenizer(resolve(location(model))))
+Multiturn = Annotated[
+    bool | None,
+    typer.Option(
+        "--fewshot_as_multiturn/--no_fewshot_as_multiturn",
+        "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
+        help="With the chat template: solved examples as turns of their own, or in one turn with the question; default: turns.",
+        show_default=False,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="published: settings, canvas, examples and prompt format of the method's published evaluation of this model on each suite "
+        "(methods/models/presets.yaml); published:PROJECT: of one project. Explicit flags win. The stop rule stays --stop-rule's.",
+    ),
+]
 
 
 def stop_rule_of(text: str) -> StopRule:

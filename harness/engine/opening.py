@@ -34,13 +34,15 @@ class Wish:
         return cls(name, dict(parse_pairs(tail.split(","), "--method")) if tail else {})
 
 
-def settings_for(wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str]) -> dict[str, Any]:
-    """Model defaults, then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
+def settings_for(
+    wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Model defaults, then ``defaults`` (a preset's), then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
 
     ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
     """
     mine = setting_names(method.decoder.Config)
-    merged: dict[str, Any] = dict(lookup(model).settings.get(method.name, {}))
+    merged: dict[str, Any] = {**lookup(model).settings.get(method.name, {}), **(defaults or {})}
     for key, value in shared.items():
         target, _, bare = key.rpartition(".")
         if target and target != method.name:
@@ -104,16 +106,17 @@ def open_engine(
     chosen: Sequence[str] = (),
     seed: int = 0,
     stop_rule: StopRule = "harness",
+    defaults: Mapping[str, Any] | None = None,
 ) -> Opened:
     """Open one method on one model.
 
     ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too; ``chosen``: the
-    names of all chosen methods, which settings may be addressed to.
+    names of all chosen methods, which settings may be addressed to; ``defaults``: settings that every other one replaces.
     Raises MethodError, CheckpointError or SettingError, naming the flag to change.
     """
     wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
     entry = method if isinstance(method, Method) else load_method(wish.method)
     what = Weights(weights) if isinstance(weights, str) else weights
     check_targets(settings or {}, {entry.name, *chosen})
-    mine = settings_for(wish, entry, what.model, settings or {}, set(known))
+    mine = settings_for(wish, entry, what.model, settings or {}, set(known), defaults)
     return Opened(entry, Generator(what.load(entry), entry.decoder, mine, seed=seed, stop_rule=stop_rule))

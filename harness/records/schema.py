@@ -133,6 +133,15 @@ class Run(Record):
     comparability_key: str = Field(description="hash of what all rows of one table must share")
     comparability: dict[str, Any] = Field(description="the fields behind the key")
     environment: dict[str, Any]
+    prompting: dict[str, Any] | None = Field(
+        default=None,
+        description="whose tokenizer and chat template wrote the prompts: checkpoint, tokenizer_hash, chat_template (a hash; "
+        "null: none), fewshot_as_multiturn; null: a run from before this was recorded",
+    )
+    preset: dict[str, Any] | None = Field(
+        default=None,
+        description="name, project, source, note and values of the preset that was asked for, and which of them flags replaced",
+    )
     tuning: dict[str, Any] | None = Field(
         default=None, description="settings tried for this method and on which split; null: none recorded"
     )

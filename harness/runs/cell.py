@@ -18,18 +18,19 @@ from typing import Any
 
 from harness.decoding.backbone import Backbone
 from harness.decoding.registry import Method
-from harness.decoding.settings import changed_settings
+from harness.decoding.settings import changed_settings, settings_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.measuring.audit import audit_run
 from harness.measuring.clock import Decoded
 from harness.measuring.environment import capture
 from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.measuring.roofline import roofline_for, settled_share
+from harness.model.presets import Preset
 from harness.model.text import pieces
 from harness.records.files import digest
 from harness.records.schema import Run, Sample
 from harness.records.store import RunFolder, now
-from harness.runs.plan import comparability, make_plan, run_id
+from harness.runs.plan import comparability, make_plan, prompting, run_id
 from harness.runs.suite import Suite
 from harness.statistics.summary import summarise
 
@@ -72,6 +73,7 @@ class Cell:
     suite: Suite
     items: Sequence[Item]
     options: Options
+    preset: Preset | None = None
     folder: RunFolder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +113,8 @@ class Cell:
             comparability_key=digest(shared),
             comparability=shared,
             environment=capture(loaded.backbone.device),
+            prompting=prompting(loaded, self.suite.rendering),
+            preset=None if self.preset is None else self.preset.record(settings_of(self.generator.config), self.suite.rendering.told()),
             expected=len(self.keys),
             load_s=loaded.load_s,
             weights_bytes=weights_bytes(loaded.backbone),

@@ -98,3 +98,13 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "device": plan.device_name,
         "threads": plan.threads,
     }
+
+
+def prompting(loaded: Loaded, rendering: Rendering) -> dict[str, Any]:
+    """Whose tokenizer and chat template wrote a run's prompts."""
+    return {
+        "checkpoint": loaded.checkpoint,
+        "tokenizer_hash": loaded.tokenizer_hash,
+        "chat_template": None if rendering.chat is None else digest(loaded.tokenizer.chat_template),
+        "fewshot_as_multiturn": None if rendering.chat is None else rendering.multiturn,
+    }

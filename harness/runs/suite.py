@@ -15,13 +15,19 @@ class Rendering:
     """How prompts are written, where that is not the suite's own way.
 
     template: one of the suite's templates. num_fewshot: solved examples in front (None: the suite's number), drawn with fewshot_seed
-    from the split that the task names for it. chat: messages to text, with the model's chat template; examples become turns.
+    from the split that the task names for it. chat: messages to text, with the model's chat template. multiturn: examples become turns of
+    their own (one turn holds them and the question otherwise).
     """
 
     template: str = "default"
     num_fewshot: int | None = None
     fewshot_seed: int = FEWSHOT_SEED
     chat: Callable[..., str] | None = None
+    multiturn: bool = True
+
+    def told(self) -> dict[str, Any]:
+        """Number of examples and prompt format, in the words of a preset."""
+        return {"num_fewshot": self.num_fewshot, "chat": "none" if self.chat is None else "turns" if self.multiturn else "one_turn"}
 
 
 @dataclass(frozen=True)

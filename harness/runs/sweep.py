@@ -50,6 +50,7 @@ class Sweep(_Part):
     num_fewshot: list[int | None] = Field(default=[None], min_length=1)
     fewshot_seeds: list[int] = Field(default=[1234], min_length=1, description="for the numbers of examples that are not null or 0")
     apply_chat_template: bool = False
+    preset: str | None = None
     batch_sizes: list[int] = [1]
     limit: int | None = None
     repeats: int = 1
@@ -155,6 +156,7 @@ def _arguments(
         "--dtype": sweep.dtype,
         "--adapter": sweep.adapter,
         "--family": sweep.family,
+        "--preset": sweep.preset,
         "--stop-rule": sweep.stop_rule,
         "--protocol": sweep.protocol,
     }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from harness.engine.flags import chat_of
+from harness.model.catalog import location
+from harness.model.load import resolve
 from harness.model.spec import CheckpointError
+from harness.model.text import chat_text
+from harness.model.tokenizer import load_tokenizer
 from harness.records.schema import find_runs, read_run, read_samples
 from harness.runs.suite import Rendering
 from suites.suite import SuiteError, load_suite
@@ -17,6 +22,10 @@ from tests.runs.test_run import bench
 
 NANO = ("nano-gsm", "nano-code")
 MODEL = Path(__file__).parents[2] / "methods" / "models" / "nano"
+
+
+def chat_of(model: str) -> Callable[..., str]:
+    return partial(chat_text, load_tokenizer(resolve(location(model))))
 
 
 def first(suite: str, rendering: Rendering) -> str:
@@ -68,6 +77,8 @@ def test_the_chat_template_wraps_the_prompt_and_examples_become_turns() -> None:
     shown = first("nano-gsm", Rendering(num_fewshot=2, chat=chat))
     assert shown.count("<|im_start|>user") == 3
     assert shown.count("<|im_start|>assistant") == 3
+    whole = first("nano-gsm", Rendering(num_fewshot=2, chat=chat, multiturn=False))
+    assert (whole.count("<|im_start|>user"), whole.count("####")) == (1, 2), "examples and question in one turn"
     opened = first("humaneval_instruct", Rendering(chat=chat))
     assert "<|im_start|>assistant\nHere is the completed function:" in opened
     assert not opened.endswith("<|im_start|>assistant\n"), "the answer's given beginning is left open"
