@@ -4,7 +4,7 @@ A block is added once the last one has ``block_add_threshold`` of its tokens, an
 ``decoded_token_threshold``; the first fully active block with masks writes at least one token per pass. LLaDA accepts the threshold itself
 and always the lowest entropy of all; Dream accepts what lies below. Early stop: what follows a written end-of-text becomes end-of-text at
 the start of the next step; candidates were taken before that, so positions behind it may be decoded once more and are overwritten again.
-As hao-ai-lab/d3LLM e5bfcac does it, full attention on the whole canvas. Not here: its delayed cache.
+As hao-ai-lab/d3LLM e5bfcac does it, full attention on the whole canvas, or with its delayed cache (methods.caches.delayed).
 Scripts: threshold .4 (Dream) and .5 (LLaDA), blocks of 32, .1 and .95; signatures: .9 and .5, .5 and .5.
 """
 
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
+from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Fraction, Program, RowDecoder, SamplingConfig, propose
 from methods.block_loop import block_length
+from methods.caches.delayed import DelayedCache
 from methods.rules.rule import above, at_least, ranked
 
 
@@ -33,6 +35,15 @@ class Config(SamplingConfig):
     block_add_threshold: Annotated[Fraction, Field(description="decoded share of the last block that adds the next one")] = 0.1
     decoded_token_threshold: Annotated[Fraction, Field(description="decoded share that fully activates the successor")] = 0.95
     early_stop: Annotated[bool, Field(description="fill what follows an end-of-text with end-of-text")] = True
+    cache_delay_iter: Annotated[
+        int | None,
+        Field(gt=0, description="store a block so many steps after its completion (there 1 Dream, 2 LLaDA); none: no cache"),
+    ] = None
+    refresh_interval: Annotated[int | None, Field(gt=0, description="steps between refreshes of the store; none: never")] = None
+
+    def __post_init__(self) -> None:
+        if self.refresh_interval is not None and self.cache_delay_iter is None:
+            raise ValueError("refresh_interval refreshes the store that cache_delay_iter asks for: set cache_delay_iter")
 
 
 class Blocks:
@@ -50,6 +61,11 @@ class Blocks:
     @property
     def end(self) -> int:
         return self.starts[len(self.on) - 1] + self.config.block_length
+
+    @property
+    def spans(self) -> list[Span]:
+        """Prompt and blocks."""
+        return [(0, self.starts[0]), *((start, start + self.config.block_length) for start in self.starts)]
 
     def masked(self, index: int) -> list[int]:
         return self.row.masked(self.starts[index], self.starts[index] + self.config.block_length)
@@ -83,12 +99,16 @@ class MultiBlock(RowDecoder):
     Config = Config
     requires: ClassVar[frozenset[str]] = frozenset({"mask_token"})
 
+    def uses_cache(self, config: Config) -> bool:
+        return config.cache_delay_iter is not None
+
     def check(self, spec: ModelSpec, config: Config, new_tokens: int) -> None:
         block_length(new_tokens, config.block_length)
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         self.check(spec, config, row.length - row.prompt_length)
         blocks = Blocks(row, config)
+        store = DelayedCache(row, blocks.spans, config.cache_delay_iter, config.refresh_interval) if config.cache_delay_iter else None
         while row.masked() or not blocks.complete:
             before = row.masked()
             if config.early_stop and row.eos_position is not None and not row.divided:
@@ -98,7 +118,7 @@ class MultiBlock(RowDecoder):
             blocks.grow()
             # With early stop every open place may become end-of-text next: its logits are looked at as well.
             at = before if config.early_stop else [position for position in before if position < blocks.end]
-            logits = yield Forward((0, row.length), at)
+            logits = yield store.request(at) if store else Forward((0, row.length), at)
             _write(row, spec, blocks, at, logits)
 
 

@@ -134,8 +134,9 @@ class WatchedBackbone(Backbone):
             self.passes[index] += 1
             if len(request.at):
                 best = logits[index].topk(min(LIKELY + 1, logits[index].shape[-1]), dim=-1).indices.tolist()
+                places, length = request.shadow.at if request.shadow is not None else (), canvas.rows[index].length
                 for position, ids in zip(request.at, best, strict=True):
-                    self.likely[index, position].update(ids)
+                    self.likely[index, places[position - length] if position >= length else position].update(ids)
         return logits
 
     def _compare(self, canvas: Canvas, index: int) -> None:
@@ -201,7 +202,9 @@ class Journal:
                 self.past.append(f"row {row.index} position {position} was written past commit")
             likely = self.backbone.likely.get((row.index, position))
             self.guesses.pop((row.index, position), None)
-            if likely is None or token not in likely:
+            # End-of-text behind an end-of-text is no part of the answer.
+            padding = row.eos_position is not None and row.eos_position < position and row.ends_answer(position, token)
+            if not padding and (likely is None or token not in likely):
                 why = f"id {token} is not among the {LIKELY} likeliest" if likely else "its logits were never asked for"
                 self.guesses[row.index, position] = f"row {row.index} position {position}: {why}"
 

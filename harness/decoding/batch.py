@@ -180,7 +180,7 @@ def _dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | No
 def _tensor(positions: Sequence[int], device: torch.device) -> Tensor:
     if isinstance(positions, range):
         return torch.arange(positions.start, positions.stop, device=device)
-    return torch.tensor(list(positions), device=device)
+    return torch.tensor(list(positions), dtype=torch.long, device=device)
 
 
 class Rectangle:
@@ -221,11 +221,12 @@ class Segment:
         shadow = part.request.shadow
         if shadow is None:
             return mask
-        # Canvas queries never see shadow rows; shadow rows see each other, and of the canvas what their own mask allows.
+        # Canvas queries never see shadow rows; those see their own group, and of the canvas what their own mask allows.
         canvas = torch.ones(self.fed, len(self.keys), dtype=torch.bool, device=device) if mask is None else mask
         own = shadow.mask.allowed(_tensor(shadow.at, device).unsqueeze(1), _tensor(self.keys, device).unsqueeze(0), part.prompt) & visible
         blind = torch.zeros(self.fed, part.shadows, dtype=torch.bool, device=device)
-        return torch.cat([torch.cat([canvas, blind], 1), torch.cat([own, torch.ones(part.shadows, part.shadows, device=device).bool()], 1)])
+        group = torch.arange(part.shadows, device=device) * shadow.groups // part.shadows
+        return torch.cat([torch.cat([canvas, blind], 1), torch.cat([own, group.unsqueeze(1) == group], 1)])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[1, heads, size, head_dim] of this row, from the packed pass' projections [1, heads, total, head_dim]."""

@@ -53,14 +53,15 @@ class Shadow:
     """Extra rows of one pass that stand for canvas positions without being on it; they are never stored and the canvas never sees them.
 
     at: positions they stand for (their position ids). ids: what they hold; None: the mask id. mask: what they see of the canvas, by
-    default all but their own counterpart. Among themselves shadow rows see each other. Their logits are asked for at positions
-    ``row.length + k`` for the k-th; a model with shifted predictions gives them from shadow row k - 1 (the first from the canvas' last
-    position), as it does for the positions of a longer row.
+    default all but their own counterpart. groups: parts of equal size; shadow rows see those of their own part. Their logits are asked
+    for at positions ``row.length + k`` for the k-th; a model with shifted predictions gives them from shadow row k - 1 (the first from
+    the canvas' last position), as it does for the positions of a longer row.
     """
 
     at: Sequence[int]
     ids: Sequence[int] | None = None
     mask: Mask = LEAVE_ONE_OUT
+    groups: int = 1
 
 
 @dataclass(frozen=True)

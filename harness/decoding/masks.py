@@ -89,6 +89,17 @@ class LeaveOneOut:
         return False
 
 
+@dataclass(frozen=True)
+class Blind:
+    """Nothing is seen (the rule of shadow rows that are a canvas of their own)."""
+
+    def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        return torch.zeros_like(query == key)
+
+    def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
+        return False
+
+
 def own_blocks(spec: ModelSpec, prompt: int) -> BlockCausal:
     """The blocks of a block-diffusion model on a row with that prompt length. ValueError for a model without blocks."""
     if spec.block_size is None:
@@ -96,7 +107,7 @@ def own_blocks(spec: ModelSpec, prompt: int) -> BlockCausal:
     return BlockCausal(spec.block_size, prompt % spec.block_size if spec.block_align == "prompt" else 0)
 
 
-FULL, CAUSAL, LEAVE_ONE_OUT = Full(), Causal(), LeaveOneOut()
+FULL, CAUSAL, LEAVE_ONE_OUT, BLIND = Full(), Causal(), LeaveOneOut(), Blind()
 
 
 def flex(mask: Mask, prompt: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:

@@ -12,11 +12,16 @@ from harness.decoding.policy import CachePolicy
 from harness.model import ModelSpec
 from methods.caches.d2cache import D2Cache
 from methods.caches.dllm_cache import DLLMCache
+from methods.caches.sparse import SparseCache
 from methods.caches.window import WindowCache
 
-CacheName = Literal["none", "prefix", "dual", "dllm_cache", "d2cache"]
+CacheName = Literal["none", "prefix", "dual", "dllm_cache", "d2cache", "sparse"]
 
-_SETTINGS = {"dllm_cache": ("kp", "kr", "rou"), "d2cache": ("rollout_p", "current_k", "cache_sigma", "inflate_w")}
+_SETTINGS = {
+    "dllm_cache": ("kp", "kr", "rou"),
+    "d2cache": ("rollout_p", "current_k", "cache_sigma", "inflate_w"),
+    "sparse": ("keep_ratio", "kernel_size"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,16 @@ class CacheConfig(SamplingConfig):
     current_k: Annotated[int, Field(gt=0, description="d2cache: unwritten positions that are fed")] = 32
     cache_sigma: Annotated[float, Field(gt=0.0, description="d2cache: width of the certainty density, positions")] = 10.0
     inflate_w: Annotated[int, Field(ge=0, description="d2cache: rows between fed rows at most this far apart are fed too")] = 4
+    keep_ratio: Annotated[float, Field(ge=0.0, le=1.0, description="sparse: share of the rows outside the block that stay")] = 0.5
+    kernel_size: Annotated[int, Field(gt=0, description="sparse: odd number of neighbours whose largest attention counts")] = 3
 
     def __post_init__(self) -> None:
         for owner, names in _SETTINGS.items():
             for name in names:
-                if self.cache != owner and getattr(self, name) != self.__dataclass_fields__[name].default:  # one of the four names above
+                if self.cache != owner and getattr(self, name) != self.__dataclass_fields__[name].default:
                     raise ValueError(f"{name} belongs to cache={owner}, not to cache={self.cache or 'none'}: change one of them")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} must be odd: a row counts with as many neighbours on either side")
 
 
 def make_policy(config: Any, spec: ModelSpec) -> CachePolicy:
@@ -48,5 +57,7 @@ def make_policy(config: Any, spec: ModelSpec) -> CachePolicy:
             return DLLMCache(config.kp, config.kr, config.rou)
         case "d2cache":
             return D2Cache(spec.shift, config.rollout_p, config.current_k, config.cache_sigma, config.inflate_w)
+        case "sparse":
+            return SparseCache(spec.shift, config.keep_ratio, config.kernel_size)
         case _:
             return CachePolicy()

@@ -44,7 +44,8 @@ CAUGHT = {
     "claims_lossless": ("lossless_equals_reference", None),
     "batch_dependent": ("batch_4_equals_batch_1", "no_private_parts"),
 }
-SETTINGS = {"fast_dllm": {"block_length": 8}, "d2f": {"block_size": 8}}
+SETTINGS = {"fast_dllm": {"block_length": 8}, "d2f": {"block_size": 8}, "multi_block": {"block_length": 8, "cache_delay_iter": 1}}
+SETTINGS |= {"streaming_dllm": {"block_length": 8, "suffix_window": 4}, "semi_ar": {"block_length": 8, "cache": "sparse"}}
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,13 @@ def test_our_decoders_pass(name: str, model: str) -> None:
     checks = run(name, model)
     assert [(check.name, check.detail) for check in checks.values() if not check.passed] == []
     assert {*CHECK_NAMES, *SCAN_CHECKS, *WITNESS_CHECKS, "interface", "settings_described"} == set(checks)
+
+
+@pytest.mark.parametrize("name", ["streaming_dllm", "freedave", "multi_block", "semi_ar"])
+def test_further_decoders_pass(name: str) -> None:
+    checks = run(name)
+    assert [(check.name, check.detail) for check in checks.values() if not check.passed] == []
+    assert ("lossless_equals_reference" in checks) == (name == "freedave")
 
 
 def test_every_cheater_is_listed() -> None:
