@@ -37,7 +37,7 @@ _ATTRIBUTES = {
     "no_private_parts": {"__dict__", "__class__", "__setattr__", "__getattribute__"},
 }
 # What the canvas and the backbone own; a method that assigns to it changes the rules of its own race.
-_OWNED = {"eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "rows", "vocab_size", "prompt_length", "spec", "first_block"}
+_OWNED = {"eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "rows", "vocab_size", "prompt_length", "spec", "first_block", "stops"}
 
 
 def scan(source: str) -> dict[str, list[str]]:

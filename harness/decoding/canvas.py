@@ -15,6 +15,7 @@ import torch
 from harness.decoding.meter import Meter
 from harness.decoding.row import Row
 from harness.decoding.rules import Rules
+from harness.model.text import StopStrings
 from harness.records.schema import StopRule
 
 
@@ -37,9 +38,10 @@ class Canvas:
         seeds: Sequence[int] | None = None,
         first_block: int = 8,
         blocks: Sequence[int] = (),
+        stops: StopStrings | None = None,
     ) -> None:
         fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
-        self.rules = Rules(new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block)
+        self.rules = Rules(new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block, stops)
         self.meter = Meter(len(prompts), device)
         width = max(len(prompt) for prompt in prompts) + new_tokens
         self.ids = torch.full((len(prompts), width), fill_id, dtype=torch.long, device=device)

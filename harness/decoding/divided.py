@@ -17,6 +17,7 @@ class Divided:
     _end: int
     _spans: list[Span]
     _abandoned: set[int]
+    _searched: dict[int, tuple[int, int | None]]
 
     def written(self, position: int) -> bool:
         return position < self.prompt_length or self._step[position - self.prompt_length] >= 0
@@ -36,11 +37,34 @@ class Divided:
 
     @property
     def finals(self) -> list[Span]:
-        """The part of each block that is answer: up to and including its first end-of-text, the whole block without
-        one; of an abandoned block what lies before its first hole."""
+        """The part of each block that is answer: up to and including its first end-of-text or stop string, the whole block
+        without one; of an abandoned block what lies before its first hole."""
         return [(start, self._final(index, start, stop)) for index, (start, stop) in enumerate(self.spans)]
 
+    def _text_end(self, start: int, stop: int) -> int | None:
+        """Behind the first stop string of the text that begins at ``start``, up to its first hole; what was searched is remembered."""
+        stops = self._rules.stops
+        if stops is None or self._rules.stop_rule != "harness":
+            return None
+        seen, end = self._searched.get(start, (start, None))
+        hole = seen
+        while hole < stop and self.written(hole):
+            hole += 1
+        if end is None and hole > seen:
+            if stops.within(self._tokens[max(start, seen - stops.reach) : hole]):
+                count = stops.end(self._tokens[start:hole])
+                end = None if count is None else start + count
+            self._searched[start] = (hole, end)
+        return end
+
+    def _forget(self, at: Sequence[int]) -> None:
+        """What was searched of texts in which a position is written anew or taken back."""
+        for start, (seen, _) in list(self._searched.items()):
+            if any(start <= position < seen for position in at):
+                del self._searched[start]
+
     def _final(self, index: int, start: int, stop: int) -> int:
+        stop = self._text_end(start, stop) or stop
         for position in range(start, stop):
             if not self.written(position):
                 if index in self._abandoned:
@@ -66,13 +90,13 @@ class Divided:
         self._spans = list(zip([self.prompt_length, *stops], stops, strict=False))
 
     def settled(self, index: int) -> bool:
-        """Whether block ``index`` needs no more tokens: full, abandoned, or ended (harness stop rule only)."""
+        """Whether block ``index`` needs no more tokens: full, abandoned, or (harness stop rule) ended by end-of-text or a stop string."""
         start, stop = self.spans[index]
         hole = next((position for position in range(start, stop) if not self.written(position)), None)
         if hole is None or index in self._abandoned:
             return True
         ended = any(self._tokens[position] in self._rules.eos_ids for position in range(start, hole))
-        return ended and self._rules.stop_rule == "harness"
+        return (ended and self._rules.stop_rule == "harness") or self._text_end(start, stop) is not None
 
     def abandon(self, index: int) -> None:
         """Declare that what block ``index`` still lacks stays unwritten because the method wants no more of it."""

@@ -32,6 +32,7 @@ class Row(Divided):
         self._end = self.length
         self._spans: list[Span] = []
         self._abandoned: set[int] = set()
+        self._searched: dict[int, tuple[int, int | None]] = {}
         self._frontier = self.prompt_length
         self._eos: int | None = None
         self._rng: torch.Generator | None = None
@@ -48,12 +49,14 @@ class Row(Divided):
 
     @property
     def stopped(self) -> bool:
-        """Whether the harness' early exit applies: end-of-text written and no hole before it, in every block."""
+        """Whether the harness' early exit applies: end-of-text or a stop string written and no hole before it, in every block."""
         if self._rules.stop_rule == "reference":
             return False
         if self._spans:
             return all(self.settled(index) for index in range(len(self._spans)))
-        return self._frontier >= self._end or (self._eos is not None and self._eos < self._frontier)
+        if self._frontier >= self._end or (self._eos is not None and self._eos < self._frontier):
+            return True
+        return self._text_end(self.prompt_length, self._end) is not None
 
     @property
     def eos_position(self) -> int | None:
@@ -144,6 +147,7 @@ class Row(Divided):
             self._spans[-1] = (self._spans[-1][0], end)
 
     def _take_back(self, at: Sequence[int]) -> None:
+        self._forget(at)
         for position in at:
             slot = position - self.prompt_length
             self._tokens[position], self._step[slot], self._confidence[slot] = self.fill_id, -1, None
@@ -159,6 +163,7 @@ class Row(Divided):
         if len(values) != len(at) or (scores is not None and len(scores) != len(at)):
             raise CanvasError(f"commit of {len(at)} positions with {len(values)} ids")
         step = max(self.nfe - 1, 0)
+        self._forget(at)
         for k, (position, value) in enumerate(zip(at, values, strict=True)):
             if not 0 <= value < rules.vocab_size or value == rules.mask_id:
                 raise CanvasError(f"id {value} at position {position} is no token (mask id or outside the vocabulary)")

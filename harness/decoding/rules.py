@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.model.text import StopStrings
 from harness.records.schema import StopRule
 
 Span = tuple[int, int]
@@ -19,7 +20,8 @@ class Rules:
     """One canvas' rules, the same for all of its rows.
 
     new_tokens: length of the generation region. fill_id: what unwritten positions hold (the mask id, if there is one).
-    first_block: tokens whose completion is timed as the first block.
+    first_block: tokens whose completion is timed as the first block. stops: strings that end a text under the harness' stop rule, as
+    end-of-text does.
     """
 
     new_tokens: int
@@ -29,3 +31,4 @@ class Rules:
     fill_id: int
     stop_rule: StopRule = "harness"
     first_block: int = 8
+    stops: StopStrings | None = None

@@ -34,7 +34,11 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.")]
 BatchSize = Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.")]
 StopRuleOption = Annotated[
     str,
-    typer.Option("--stop-rule", "--stop_rule", help="harness: every method stops at end-of-text; reference: as the method was published."),
+    typer.Option(
+        "--stop-rule",
+        "--stop_rule",
+        help="harness: every method stops at end-of-text and at the suite's stop strings; reference: as the method was published.",
+    ),
 ]
 ChatTemplate = Annotated[
     bool | None,

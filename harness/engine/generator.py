@@ -14,7 +14,7 @@ from harness.decoding.settings import SettingError, build_config, with_text_ids
 from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.clock import ContextError, Decoded, decode
-from harness.model.text import answer_of_blocks, encode
+from harness.model.text import StopStrings, answer_of_blocks, encode
 from harness.records.schema import Status, StopRule
 
 DEFAULT_CANVAS = 256
@@ -104,7 +104,7 @@ class Generator:
     def run(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Generation]]:
         """Decode in order, yielding each batch as soon as it is done.
 
-        Only neighbours with the same canvas and settings share a batch. A prompt that does not fit, a crash of
+        Only neighbours with the same canvas, stop strings and settings share a batch. A prompt that does not fit, a crash of
         the decoder, running out of memory or of forward passes is an answer with that status, never the end of
         the run; contradictory settings (UserError) are.
         """
@@ -134,6 +134,7 @@ class Generator:
                 stop_rule=self.stop_rule,
                 seeds=seeds,
                 blocks=first.blocks,
+                stops=StopStrings(self.loaded.tokenizer, first.stops) if first.stops and self.loaded.tokenizer is not None else None,
             )
         except ContextError as error:
             if len(batch) > 1:
@@ -176,4 +177,4 @@ def _failure(error: Exception) -> Status:
 
 
 def _alike(one: Request, other: Request) -> bool:
-    return (one.canvas, one.blocks, dict(one.settings)) == (other.canvas, other.blocks, dict(other.settings))
+    return (one.canvas, one.blocks, one.stops, dict(one.settings)) == (other.canvas, other.blocks, other.stops, dict(other.settings))

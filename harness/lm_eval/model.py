@@ -94,7 +94,7 @@ class DiffusionLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of ``requests``; stop strings, length and settings are each request's own."""
         asked = [self._request(*instance.args) for instance in requests]
-        order = sorted(range(len(asked)), key=lambda k: (asked[k].canvas, str(asked[k].settings), k))
+        order = sorted(range(len(asked)), key=lambda k: (asked[k].canvas, str(asked[k].settings), asked[k].stops, k))
         answers: dict[int, str] = {}
         progress = tqdm(total=len(asked), desc=f"{self.generator.decoder.name} decoding", disable=disable_tqdm or self.rank != 0)
         position = 0

@@ -18,6 +18,7 @@ from harness.decoding.decoder import Decoder
 from harness.errors import UserError
 from harness.measuring import memory
 from harness.measuring.audit import Start, Timing, audit_rows
+from harness.model.text import StopStrings
 from harness.records.schema import Check, Measured, StopRule
 
 # Bound here, so that a method that replaces time.perf_counter changes no measured time.
@@ -90,8 +91,9 @@ def decode(
     stop_rule: StopRule = "harness",
     seeds: Sequence[int] | None = None,
     blocks: Sequence[int] = (),
+    stops: StopStrings | None = None,
 ) -> list[Decoded]:
-    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``: see harness.decoding.canvas.
+    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``, ``stops``: see harness.decoding.canvas.
 
     Raises ContextError before any work; whatever the decoder raises passes through.
     """
@@ -108,6 +110,7 @@ def decode(
         stop_rule=stop_rule,
         seeds=seeds,
         blocks=blocks,
+        stops=stops,
     )
     before = memory.level(device) if memory.reset_peak(device) else None
     start = Start.of(backbone, canvas)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -66,6 +66,31 @@ def cut_at_stops(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tu
     plain = [stop for stop in stops if stop not in marks]
     found = _cut(tokenizer, ids, plain, decode_text)
     return min(found, _cut(tokenizer, ids, marks, _full_text)) if marks else found
+
+
+class StopStrings:
+    """A suite's stop strings, looked for while ids are being written.
+
+    ``reach``: no stop string spans more ids than this, since every id of plain text has at least one byte.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        wanted = [stop for stop in stops if stop]
+        marks = [stop for stop in wanted if _has_special(tokenizer, stop)]
+        plain = [stop for stop in wanted if stop not in marks]
+        self._looks = [(found, shown) for found, shown in ((plain, decode_text), (marks, _full_text)) if found]
+        self.reach = max((len(stop.encode()) for stop in wanted), default=0)
+
+    def within(self, ids: Sequence[int]) -> bool:
+        """Whether the text of ``ids`` holds a stop string."""
+        return any(stop in text for stops, shown in self._looks for text in [shown(self._tokenizer, ids)] for stop in stops)
+
+    def end(self, ids: Sequence[int]) -> int | None:
+        """The least number of leading ids whose text holds a stop string, if the text of all of them does."""
+        if not self.within(ids):
+            return None
+        return 1 + bisect_left(range(1, len(ids) + 1), True, key=lambda count: self.within(ids[:count]))
 
 
 def _full_text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -101,6 +101,7 @@ class Cell:
             batch_size=options.batch_size,
             repeats=options.repeats,
             rendering=self.suite.rendering,
+            stops=self.suite.stop,
         )
         plan.protocol = options.protocol.name
         shared = comparability(plan)

@@ -44,6 +44,7 @@ def make_plan(
     batch_size: int,
     repeats: int,
     rendering: Rendering,
+    stops: Sequence[str] = (),
 ) -> Plan:
     """Freeze everything that decides the answers."""
     device = loaded.backbone.device
@@ -71,6 +72,7 @@ def make_plan(
         attention="sdpa",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         seed=generator.seed,
+        stop_strings=list(stops) if generator.stop_rule == "harness" else [],
         family_source=loaded.family_source,
         overrides=loaded.overrides,
     )
