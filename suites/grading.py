@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.records.files import content_of
 from harness.runs.suite import Grade
 from harness.sandbox import Jail, open_jail
 from suites.code import pass_at_k
@@ -43,7 +44,7 @@ class Score:
 def read_lines(path: Path) -> list[Line]:
     """The JSON objects of a file, one per line. Raises GradingError with the number of a line that is none."""
     try:
-        texts = path.read_text(encoding="utf-8").split("\n")  # a string in JSON may hold the other ends of lines
+        texts = content_of(path).decode().split("\n")  # a string in JSON may hold the other ends of lines
     except OSError as error:
         raise GradingError(f"cannot read {path}: {error.strerror}") from None
     lines = []

@@ -84,11 +84,20 @@ def lookup(name: str) -> Entry:
 
 
 def folder_of(name: str) -> str:
-    """Folder of a shipped model or adapter; any other name unchanged."""
+    """Folder of a shipped model or adapter; any other name unchanged.
+
+    CheckpointError where the installed package lacks it: a wheel holds the models of the quickstart, a clone all of them.
+    """
     path, package = lookup(name).path, lookup(name).package
     if path is not None and package is not None:
         return str(packaged_folder(package, path, name))
-    return name if path is None else str(Path(str(files("methods") / "models")) / path)
+    if path is None:
+        return name
+    folder = Path(str(files("methods") / "models")) / path
+    if not folder.is_dir() and not Path(path).is_absolute():
+        text = f"copy methods/models/{path} of the repository to {folder}, or install from a clone (pip install -e .)"
+        raise CheckpointError(f"{name} is not in the installed package, which holds the quickstart's models only: {text}")
+    return str(folder)
 
 
 def own_adapter(name: str) -> str | None:

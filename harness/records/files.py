@@ -1,9 +1,10 @@
-"""Files that survive a kill: whole files replaced at once, JSON lines with a torn end, pages with a generated part."""
+"""Files that survive a kill: whole files replaced at once, JSON lines with a torn end (plain or packed), pages with a generated part."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +13,21 @@ from typing import IO, Any
 from harness.errors import UserError
 
 
+class PackedError(UserError, ValueError):
+    """A packed file that cannot be unpacked."""
+
+
 def digest(value: Any) -> str:
     """sha256 of canonical JSON, 16 hex digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file so that a kill or a full disk (OSError) leaves either the old or the new one, and nothing beside it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), text.encode())
+            _write_all(file.fileno(), content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -37,22 +42,57 @@ def _write_all(descriptor: int, data: bytes) -> None:
     os.fsync(descriptor)
 
 
+def packed(path: Path) -> Path:
+    """Where the packed form of a file of lines lies: ``samples.jsonl.xz``."""
+    return path.with_name(f"{path.name}.xz")
+
+
+def content_of(path: Path) -> bytes:
+    """Content of a file of lines, plain or else packed. FileNotFoundError if neither is there, PackedError for a damaged one.
+
+    Where both are there, packing or unpacking was cut short; the plain one is whole and may hold more.
+    """
+    if path.exists() or not packed(path).exists():
+        return path.read_bytes()
+    try:
+        return lzma.decompress(packed(path).read_bytes(), lzma.FORMAT_XZ)
+    except (lzma.LZMAError, EOFError) as error:
+        raise PackedError(f"{packed(path)} is damaged ({error})") from None
+
+
+def pack(path: Path) -> None:
+    """Replace a file of lines by its packed form, without loss; the same lines give the same bytes (of one version of liblzma)."""
+    content = path.read_bytes()
+    write_atomic(packed(path), lzma.compress(content, lzma.FORMAT_XZ, preset=6 | lzma.PRESET_EXTREME))
+    path.unlink()
+
+
+def unpack(path: Path) -> None:
+    """Replace a packed file of lines by its plain form; nothing happens where none is packed."""
+    if packed(path).exists():
+        if not path.exists():
+            write_atomic(path, content_of(path))
+        packed(path).unlink()
+
+
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line) of every finished line that is not empty; nothing for a file that is not there.
 
     Lines end at a line feed and nowhere else: JSON may hold any other separator inside a string. What a kill cut short at the end is
     no line.
     """
-    if not path.exists():
+    try:
+        *lines, _ = content_of(path).split(b"\n")
+    except FileNotFoundError:
         return
-    *lines, _ = path.read_bytes().split(b"\n")
     yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
 class LineFile:
-    """Lines appended to a file, each forced to the disk before the next; a torn last line is cut off at opening."""
+    """Lines appended to a file, each forced to the disk before the next; at opening it is unpacked and a torn last line cut off."""
 
     def __init__(self, path: Path) -> None:
+        unpack(path)
         self._file: IO[bytes] = path.open("a+b", buffering=0)
         self._file.seek(0)
         self._file.truncate(self._file.read().rfind(b"\n") + 1)

@@ -1,4 +1,4 @@
-"""The stored truth of a run: ``run.json`` and one line of ``samples.jsonl`` per finished sample.
+"""The stored truth of a run: ``run.json`` and one line of ``samples.jsonl`` (packed: ``samples.jsonl.xz``) per finished sample.
 
 Unknown is null, never 0. Reports read these records and nothing else.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from harness.errors import UserError
-from harness.records.files import whole_lines, write_atomic
+from harness.records.files import PackedError, whole_lines, write_atomic
 
 SCHEMA_VERSION = 1
 
@@ -236,11 +236,15 @@ def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
     A torn last line (the process was killed while writing) is ignored; any other damaged line is a RecordError.
     """
     path = folder / "samples.jsonl"
-    for number, line in whole_lines(path):
-        try:
-            yield number, line, Sample.model_validate_json(line)
-        except ValidationError as error:
-            raise RecordError(f"{path} line {number} is damaged ({_first(error)}); move the folder away or use --fresh") from None
+    advice = "move the folder away or use --fresh"
+    try:
+        for number, line in whole_lines(path):
+            try:
+                yield number, line, Sample.model_validate_json(line)
+            except ValidationError as error:
+                raise RecordError(f"{path} line {number} is damaged ({_first(error)}); {advice}") from None
+    except PackedError as error:
+        raise RecordError(f"{error}; {advice}") from None
 
 
 def read_samples(folder: Path) -> list[Sample]:

@@ -1,7 +1,7 @@
 """The run store: ``<root>/<device>/<suite>/<run id>/{run.json, samples.jsonl}``.
 
 A sample is one line, flushed to the disk before the next sample starts. A killed run is continued by the
-same command with exactly the missing samples.
+same command with exactly the missing samples. A finished run's samples may be packed (``bench pack``).
 """
 
 from __future__ import annotations

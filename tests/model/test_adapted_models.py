@@ -14,6 +14,7 @@ from harness.model import catalog
 from harness.model.adapter import Adapter
 from harness.model.catalog import Entry, base_of, folder_of, location
 from harness.model.load import load_transformer, weights_hash
+from harness.model.spec import CheckpointError
 from tests.conftest import GOLDEN
 from tests.helpers import CPU
 
@@ -46,6 +47,16 @@ def test_a_name_is_a_model_and_an_adapter(named: str) -> None:
     assert torch.equal(model.backbone.score(IDS), apart.backbone.score(IDS))
     assert torch.equal(model.backbone.score(IDS), unlisted.backbone.score(IDS))
     assert (model.adapter, model.canvas, apart.adapter) == (None, 24, named)
+
+
+def test_a_model_that_only_a_clone_has_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "catalog", lambda: {"nano-big": Entry(path="nano-big", canvas=24)})
+    with pytest.raises(
+        CheckpointError, match=r"nano-big is not in the installed package.*: copy methods/models/nano-big of the repository to /"
+    ):
+        loader.load("nano-big")
+    with pytest.raises(CheckpointError, match=r"install from a clone"):
+        loader.load("plain", adapter="nano-big")
 
 
 def test_another_adapter_goes_on_top(named: str) -> None:
