@@ -28,14 +28,16 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class Stream(Protocol):
+class RandomSource(Protocol):
     """Anything with a random stream of its own: a canvas row, or a stand-in for one."""
 
     @property
     def rng(self) -> torch.Generator: ...
 
 
-def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Candidates:
+def propose(
+    logits: Tensor, row: RandomSource, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
+) -> Candidates:
     """Candidate tokens from aligned logits [k, vocab] (Dream's sampling order: temperature, top-p, top-k).
 
     The mask id is never a candidate. ``double`` takes the softmax in float64 as LLaDA does.
@@ -55,7 +57,7 @@ def propose(logits: Tensor, row: Stream, spec: ModelSpec, config: Any, score: Sc
 
 
 def ask(
-    request: Forward, row: Stream, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
+    request: Forward, row: RandomSource, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
 ) -> Generator[Forward, Any, Candidates]:
     """Candidates at ``request.at``: computed by the harness for all rows at once if greedy, else drawn from this row's logits.
 

@@ -35,7 +35,7 @@ class Config(SamplingConfig):
 
 
 @dataclass
-class Block:
+class PipelineBlock:
     """A block in the pipeline, positions [start, stop)."""
 
     start: int
@@ -57,7 +57,7 @@ class Pipeline:
     row: Row
     config: Config
     mask: Mask
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[PipelineBlock] = field(default_factory=list)
     ended: bool = False
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Pipeline:
         self.limit = (self.row.length - start) // size
         if self.limit == 0:
             raise SettingError(f"block_size {self.config.block_size} is larger than max_new_tokens; change one of them")
-        self.blocks = [Block(0, start, 0, full=True, phase="to_cache")]
+        self.blocks = [PipelineBlock(0, start, 0, full=True, phase="to_cache")]
 
     def grow(self) -> None:
         """Add at most one block, then activate the successors of blocks that are far enough."""
@@ -75,13 +75,13 @@ class Pipeline:
         if len(self.blocks) <= self.limit and not self.ended and last.ratio >= self.config.block_add_threshold:
             size = self.config.block_size
             span = (last.stop, last.stop + size)
-            self.blocks.append(Block(*span, len(self.row.masked(*span))))
+            self.blocks.append(PipelineBlock(*span, len(self.row.masked(*span))))
         for block, successor in zip(self.blocks, self.blocks[1:], strict=False):
             if block.ratio >= self.config.decoded_token_threshold:
                 successor.full = True
 
     @property
-    def active(self) -> list[Block]:
+    def active(self) -> list[PipelineBlock]:
         return [block for block in self.blocks if block.phase == "active"]
 
     def masked(self) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
+from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import (
     Fraction,
@@ -29,8 +30,6 @@ from methods.base import (
     propose,
 )
 from methods.hooks import HookedDecoder, RowHooks
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from torch import Tensor
 from harness.decoding.forward import Forward
 from harness.decoding.masks import BlockCausal
 from harness.decoding.row import Row
+from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, SamplingConfig, SettingError, propose
 from methods.hooks import HookedDecoder
 
-Span = tuple[int, int]
 R, A = 0, 1
 
 

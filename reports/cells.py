@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.records.schema import Summary
 from harness.statistics.verdict import Verdict, speed_text
-from reports.table import Row
+from reports.table import TableRow
 
 UNKNOWN = "n/a"
 
@@ -52,7 +52,7 @@ def accuracy(figures: Summary) -> str:
     return f"{percent(figures.pass_at_1)} [{percent(figures.pass_at_1_low)}, {percent(figures.pass_at_1_high)}]"
 
 
-def speed(row: Row) -> str:
+def speed(row: TableRow) -> str:
     """Speed-up over the baseline with its interval."""
     if row.is_baseline:
         return "1 (baseline)"
@@ -96,16 +96,16 @@ class Column:
 
     heading: str
     meaning: str
-    text: Callable[[Row], str]
-    value: Callable[[Row], float | None] | None = None
+    text: Callable[[TableRow], str]
+    value: Callable[[TableRow], float | None] | None = None
     optional: bool = False
 
 
-def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[Row], str], Callable[[Row], float | None]]:
+def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[TableRow], str], Callable[[TableRow], float | None]]:
     return (lambda row: show(getattr(row.stored.summary, name))), (lambda row: getattr(row.stored.summary, name))
 
 
-def _per_block(name: str) -> tuple[Callable[[Row], str], Callable[[Row], float | None]]:
+def _per_block(name: str) -> tuple[Callable[[TableRow], str], Callable[[TableRow], float | None]]:
     """A figure of each block of divided answers, ``18.2 / 3.1``; sorts by the first."""
     return (
         lambda row: " / ".join(number(getattr(block, name)) for block in row.blocks) or UNKNOWN,
@@ -161,6 +161,6 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def columns(rows: Sequence[Row]) -> list[Column]:
+def columns(rows: Sequence[TableRow]) -> list[Column]:
     """The columns that a table with these rows has."""
     return [one for one in COLUMNS if not one.optional or (one.value and any(one.value(row) is not None for row in rows))]

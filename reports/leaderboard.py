@@ -11,7 +11,7 @@ from reports.cells import UNKNOWN, columns, time_shares
 from reports.load import StoredRun, left_out
 from reports.published import Published
 from reports.published import markdown as published_markdown
-from reports.table import Row, Table, build, setting_text
+from reports.table import Table, TableRow, build, setting_text
 
 LEGEND = (
     "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "
@@ -98,7 +98,7 @@ def facts(table: Table) -> dict[str, str]:
     return {name: _plain(value) for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()}
 
 
-def settings_line(row: Row) -> str:
+def settings_line(row: TableRow) -> str:
     """All settings of a row."""
     settings = ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
     return f"`{row.label}`: {settings}"
@@ -121,7 +121,7 @@ def device(table: Table) -> str:
     return str(run.environment.get("gpu") or run.environment.get("cpu") or run.plan.device_name)
 
 
-def _environment(rows: Sequence[Row]) -> dict[str, Any]:
+def _environment(rows: Sequence[TableRow]) -> dict[str, Any]:
     """Versions, commit and seeds; several values where runs differ."""
     found: dict[str, list[Any]] = {}
     for row in rows:
@@ -140,7 +140,7 @@ def _environment(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _name(row: Row) -> str:
+def _name(row: TableRow) -> str:
     settings = " ".join(setting_text(name, value) for name, value in row.settings.items())
     method = row.stored.run.plan.method
     name = f"**{method}**" if row.is_baseline else method

@@ -22,7 +22,7 @@ from reports.plots import PLOTS, draw
 from reports.published import HEADINGS, INTRODUCTION, Published, cells
 from reports.replay import replay
 from reports.style import encode
-from reports.table import Row, Table, build
+from reports.table import Table, TableRow, build
 
 TITLES = {
     "quality-speed": "Quality against speed",
@@ -61,7 +61,7 @@ def page(
     return text
 
 
-def _entry(place: int, table: Table, row: Row) -> dict[str, Any]:
+def _entry(place: int, table: Table, row: TableRow) -> dict[str, Any]:
     return {
         "place": place,
         "table": table.key,
@@ -73,7 +73,7 @@ def _entry(place: int, table: Table, row: Row) -> dict[str, Any]:
     }
 
 
-def _packed(place: int, row: Row, limit: int | None) -> str:
+def _packed(place: int, row: TableRow, limit: int | None) -> str:
     samples = [replay(sample) for sample in row.stored.samples if sample.step_map][:limit]
     data = gzip.compress(_json(samples).encode(), 9, mtime=0)
     return f'<script type="application/gzip" id="samples-{place}">{base64.b64encode(data).decode()}</script>'
@@ -103,7 +103,7 @@ def grid(table: Table) -> str:
     )
 
 
-def _line(row: Row, shown: Sequence[Column]) -> str:
+def _line(row: TableRow, shown: Sequence[Column]) -> str:
     line = []
     for column in shown:
         value = column.value(row) if column.value else None

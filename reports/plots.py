@@ -15,7 +15,7 @@ from harness.records.schema import Sample
 from harness.statistics.summary import tps_interval
 from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
-from reports.table import BASELINE_METHOD, Row, Table, setting_text, unusual
+from reports.table import BASELINE_METHOD, Table, TableRow, setting_text, unusual
 
 SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
 PICTURE = "quality-speed"
@@ -133,7 +133,7 @@ def _scatter(table: Table, field: str, x_label: str, heading: str, with_interval
     return drawn
 
 
-def _one_dial(rows: Sequence[Row]) -> bool:
+def _one_dial(rows: Sequence[TableRow]) -> bool:
     """Whether the runs of one method differ in a single setting, so that a line through them means something."""
     names = {name for row in rows for name in row.settings}
     varying = [name for name in names if len({str(row.settings.get(name)) for row in rows}) > 1]
@@ -151,7 +151,7 @@ def _front_line(axes: Axes, points: Sequence[Point]) -> list[Point]:
     return corners
 
 
-def _whiskers(axes: Axes, point: Point, row: Row, colour: str, with_speed: bool) -> list[list[Point]]:
+def _whiskers(axes: Axes, point: Point, row: TableRow, colour: str, with_speed: bool) -> list[list[Point]]:
     """Draw the 95% intervals of a point and return the segments."""
     figures = row.stored.summary
     segments = [[(point[0], 100 * (figures.pass_at_1_low or 0)), (point[0], 100 * (figures.pass_at_1_high or 0))]]
@@ -201,7 +201,7 @@ def _axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xlim(low / 1.35, high * 1.6)
 
 
-def _short_name(row: Row, rows: Sequence[Row]) -> str:
+def _short_name(row: TableRow, rows: Sequence[TableRow]) -> str:
     """Method, and below it the settings that tell its runs apart and that most of them do not share; the table has the others."""
     plan = row.stored.run.plan
     mates = [other for other in rows if other.stored.run.plan.method == plan.method]

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from reports.table import Row, Table
+from reports.table import Table, TableRow
 
 PROMPT = frozenset({"prompts_hash", "template", "num_fewshot", "fewshot_seed", "chat_template"})
 MEANING = (
@@ -90,7 +90,7 @@ def reversed_pairs(one: Sequence[float], other: Sequence[float]) -> tuple[int, i
     return sum(sign < 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 
-def _label(row: Row) -> str:
+def _label(row: TableRow) -> str:
     """Method with all of its settings that are named in any table; tables name settings by what sets their own rows apart."""
     changed = row.stored.run.changed or row.settings
     return " ".join([row.stored.run.plan.method, *(f"{name}={value}" for name, value in changed.items())])

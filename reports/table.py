@@ -22,7 +22,7 @@ DIGITS = "%.6g"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A run, its settings worth naming, and its verdict (None: it is the baseline, or there is none)."""
 
     stored: StoredRun
@@ -46,7 +46,7 @@ class Table:
     """Runs that share a comparability key: non-inferior ones first, then those left open, then worse ones; each fastest first."""
 
     key: str
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
     @property
     def suite(self) -> str:
@@ -79,7 +79,7 @@ class Table:
         return max(len({sample.doc_id for sample in row.stored.samples}) for row in self.rows)
 
     @property
-    def baseline(self) -> Row | None:
+    def baseline(self) -> TableRow | None:
         return next((row for row in self.rows if row.is_baseline), None)
 
     @property
@@ -122,9 +122,9 @@ def _table(key: str, runs: Sequence[StoredRun]) -> Table:
     baseline = choose_baseline(runs)
     others = [stored for stored in runs if stored is not baseline]
     verdicts = adjust([verdict(baseline.samples, stored.samples) for stored in others]) if baseline else [None] * len(others)
-    rows = [Row(stored, _settings(stored, runs), decided, False) for stored, decided in zip(others, verdicts, strict=True)]
+    rows = [TableRow(stored, _settings(stored, runs), decided, False) for stored, decided in zip(others, verdicts, strict=True)]
     if baseline:
-        rows.append(Row(baseline, _settings(baseline, runs), None, True))
+        rows.append(TableRow(baseline, _settings(baseline, runs), None, True))
     return Table(key, sorted(rows, key=lambda row: (rank(row.verdict), -(row.stored.summary.tps or 0), row.stored.run.run_id)))
 
 
@@ -158,7 +158,7 @@ def _adapter(plan: Plan, plans: Sequence[Plan]) -> str | None:
     return name if len(namesakes) == 1 else f"{name}@{(plan.adapter_hash or '')[:6]}"
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: TableRow) -> dict[str, Any]:
     run, figures, decided = row.stored.run, row.stored.summary, row.verdict
     return {
         "method": run.plan.method,

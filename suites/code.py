@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.sandbox import Check, Jail, Limits, Verdict
+from harness.sandbox import Check, Jail, Judgement, Limits
 from harness.sandbox.shared import shared_jail
 from suites.extract import completion_program, whole_program
 from suites.plus import PLUS_SLOW, plus_problem
@@ -47,10 +47,10 @@ class CodeScorer:
     def __repr__(self) -> str:
         return f"suites.code.{self.name}"
 
-    def verdict(self, doc: Doc, program: str, jail: Jail | None = None) -> Verdict:
+    def verdict(self, doc: Doc, program: str, jail: Jail | None = None) -> Judgement:
         """Run one program against the document's tests."""
         if not program.strip():
-            return Verdict("failed", "no program")
+            return Judgement("failed", "no program")
         check = self.build(doc, program)
         return (jail or shared_jail()).run(replace(check, limits=check.limits or self.limits, numpy=self.numpy))
 

@@ -27,7 +27,7 @@ class GradingError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Score:
+class Tally:
     """What a set of graded answers amounts to.
 
     graded: answers with a verdict. correct: of these. gradings: number of answers by grading. documents: distinct documents.
@@ -111,7 +111,7 @@ def _job(suite: Suite, documents: dict[int, Line], line: Line, number: int, stor
     raise GradingError(f"line {number}: needs {wanted}")
 
 
-def score(doc_ids: Iterable[int], grades: Sequence[Grade]) -> Score:
+def score(doc_ids: Iterable[int], grades: Sequence[Grade]) -> Tally:
     """Sum up graded answers; several answers of one document count as samples for pass@k."""
     samples: dict[int, list[bool]] = {}
     for doc_id, grade in zip(doc_ids, grades, strict=True):
@@ -121,10 +121,10 @@ def score(doc_ids: Iterable[int], grades: Sequence[Grade]) -> Score:
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 100) if k <= fewest]
     rates = {k: sum(pass_at_k(len(item), sum(item), k) for item in samples.values()) / len(samples) for k in ks}
     graded = [item for document in samples.values() for item in document]
-    return Score(len(graded), sum(graded), len(samples), dict(Counter(grade.grading for grade in grades)), rates)
+    return Tally(len(graded), sum(graded), len(samples), dict(Counter(grade.grading for grade in grades)), rates)
 
 
-def grade_file(suite: Suite, path: Path, output: Path | None = None, allow_unsafe: bool = False) -> Score:
+def grade_file(suite: Suite, path: Path, output: Path | None = None, allow_unsafe: bool = False) -> Tally:
     """Grade a JSONL file made elsewhere; `output` repeats doc_id with grading, correct, program or answer, and detail.
 
     Each line of `output` is written when its grade is known, so that whatever ends the work, the grades so far are there.
@@ -155,7 +155,7 @@ def _graded(line: Line, grade: Grade) -> Line:
     return result
 
 
-def score_run(folder: Path, suite: Suite, allow_unsafe: bool = False) -> tuple[Score, list[tuple[Line, Grade]]]:
+def score_run(folder: Path, suite: Suite, allow_unsafe: bool = False) -> tuple[Tally, list[tuple[Line, Grade]]]:
     """Grade a run's stored samples again, without decoding: the new score, and the samples whose verdict changed.
 
     Nothing is written. Raises GradingError when the folder has no samples.

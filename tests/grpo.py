@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.model.transformer import Transformer
 from methods.training.export import nano_spec, save_model
 from methods.training.grpo.estimators import Answer, Estimator
-from methods.training.grpo.scoring import Batch, chunks, estimate
+from methods.training.grpo.scoring import AnswerBatch, chunks, estimate
 
 NANO = Path(__file__).parent.parent / "methods" / "models" / "nano"
 MASK = 3
@@ -57,6 +57,6 @@ def toy_score(ids: Tensor, visible: Tensor, rows: Tensor, places: Tensor, tokens
 def toy_estimates(estimator: Estimator, tokens: list[int], steps: list[int], count: int) -> Tensor:
     """[count, 3] estimates of one text of the toy language, by ``count`` different seeds."""
     answers = [Answer(1, torch.ones(3, dtype=torch.bool), torch.tensor(steps), seed) for seed in range(count)]
-    batch = Batch(torch.zeros(count, 1, dtype=torch.long), torch.tensor([tokens] * count), answers)
+    batch = AnswerBatch(torch.zeros(count, 1, dtype=torch.long), torch.tensor([tokens] * count), answers)
     parts = chunks(batch, estimator, 0, MASK, 4096, torch.device("cpu"))
     return estimate(toy_score, parts, batch.outputs.shape)[0]

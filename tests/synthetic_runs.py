@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.records.files import digest
-from harness.records.schema import Audit, Check, Plan, Run, Sample, write_run
+from harness.records.schema import Audit, AuditCheck, Plan, Run, Sample, write_run
 from harness.statistics.summary import summarise
 
 WORDS = ["the", " sum", " of", " two", " and", " three", " is", " five", ".", "\n", "####", " 5"]
@@ -135,7 +135,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         expected=fake.documents * fake.repeats,
         load_s=0.5,
         wall_s=60.0,
-        audit=Audit(passed=True, checks=[Check(name="no mask left", passed=True)]),
+        audit=Audit(passed=True, checks=[AuditCheck(name="no mask left", passed=True)]),
         summary=summarise(samples if samples is not None else fake_samples(fake)),
     )
 

@@ -18,7 +18,7 @@ from harness.engine.flags import Adapter, Device, Dtype, Family, Model, Settings
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, open_engine
 from harness.model.text import encode
-from harness.records.schema import Check
+from harness.records.schema import AuditCheck
 from suites.suite import load_suite
 
 REFERENCE = "vanilla"
@@ -78,7 +78,7 @@ def sample_prompts(loaded: Loaded, limit: int, suites: Sequence[str], seed: int 
     return [encode(loaded.tokenizer, text, loaded.add_bos) for group in zip(*texts, strict=True) for text in group][:limit]
 
 
-def _show(title: str, checks: Sequence[Check]) -> None:
+def _show(title: str, checks: Sequence[AuditCheck]) -> None:
 
     table = Table("check", "result", "what was found", title=title)
     for check in checks:

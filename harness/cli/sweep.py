@@ -15,7 +15,7 @@ from rich.table import Table
 from harness.cli.options import OutputPath
 from harness.errors import Interrupted
 from harness.records.schema import Summary, find_runs, read_run
-from harness.runs.sweep import Cell, Outcome, State, cells, read_sweep
+from harness.runs.sweep import Job, Outcome, State, cells, read_sweep
 from harness.runs.workers import run_local, run_ray
 
 
@@ -76,7 +76,7 @@ def sweep_command(
 class _Display:
     """One bar over all cells, with the ones that run now."""
 
-    def __init__(self, wanted: Sequence[Cell], done: int) -> None:
+    def __init__(self, wanted: Sequence[Job], done: int) -> None:
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
         self._progress = Progress(*columns, console=Console(stderr=True))
@@ -90,7 +90,7 @@ class _Display:
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
 
-    def __call__(self, cell: Cell, outcome: Outcome | None) -> None:
+    def __call__(self, cell: Job, outcome: Outcome | None) -> None:
         if outcome is None:
             self._running[cell.key] = cell.label
         else:
@@ -101,7 +101,7 @@ class _Display:
         self._progress.update(self._task, description="; ".join(list(self._running.values())[:3]))
 
 
-def _show(wanted: Sequence[Cell], state: State, output: Path) -> None:
+def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
 
     summaries = _summaries(output)
     table = Table("cell", "status", "seconds", "pass@1", "tokens/s", "tokens/forward", "what happened")

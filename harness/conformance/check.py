@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.measuring.audit import CHECK_NAMES, finished_length
 from harness.measuring.clock import Decoded, decode
 from harness.model.text import before_eos
-from harness.records.schema import Check
+from harness.records.schema import AuditCheck
 
 WITNESS_CHECKS = (
     "decodes",
@@ -64,9 +64,9 @@ class Findings:
                 if not check.passed:
                     self.add(check.name, check.detail or "failed")
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[AuditCheck]:
         """In the order in which the names were first expected."""
-        return [Check(name=name, passed=not faults, detail=_some(faults)) for name, faults in self.faults.items()]
+        return [AuditCheck(name=name, passed=not faults, detail=_some(faults)) for name, faults in self.faults.items()]
 
 
 def _some(faults: list[str]) -> str:
@@ -96,7 +96,7 @@ def check_method(
     source: Path | None = None,
     opened: Sequence[str] = (),
     reference: Method | None = None,
-) -> list[Check]:
+) -> list[AuditCheck]:
     """All checks of one method on one model. ``reference``: the lossless baseline that a lossless method must equal.
 
     Raises SettingError for settings that contradict each other; a decoder that breaks is a failed check.

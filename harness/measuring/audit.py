@@ -17,7 +17,7 @@ from harness.decoding.backbone import Backbone, Watch
 from harness.decoding.canvas import Canvas
 from harness.decoding.row import Row
 from harness.measuring.repetition import repetition
-from harness.records.schema import Audit, Check, Sample
+from harness.records.schema import Audit, AuditCheck, Sample
 
 CHECK_NAMES = (
     "nfe_equals_hook_count",
@@ -101,7 +101,7 @@ def audit_rows(
     seen: Watch,
     changed: Sequence[str],
     timing: Timing,
-) -> list[list[Check]]:
+) -> list[list[AuditCheck]]:
     """Checks of every row: prompt, masks, ids, counts, rules, clock.
 
     ``device_ids``: the canvas as it lies on the device, [rows, width]; ``seen``: the forward passes that a hook on
@@ -113,23 +113,23 @@ def audit_rows(
     return [common + _row_checks(row, list(prompt), list(ids)) for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)]
 
 
-def _listed(name: str, faults: list[str]) -> Check:
-    return Check(name=name, passed=not faults, detail=", ".join(faults[:5]))
+def _listed(name: str, faults: list[str]) -> AuditCheck:
+    return AuditCheck(name=name, passed=not faults, detail=", ".join(faults[:5]))
 
 
-def _count_checks(canvas: Canvas, seen: Watch) -> list[Check]:
+def _count_checks(canvas: Canvas, seen: Watch) -> list[AuditCheck]:
     """The meter against the hook on the first layer: calls, and the positions that entered it, for one row pass by pass."""
     rows, counted = canvas.meter.rows, canvas.meter.calls
     fed, true_fed = [sum(row.fed) for row in rows], [count * length for count, length in seen.shapes]
     exact = len(rows) > 1 or rows[0].fed == true_fed
     keys = all(sum(max(cached, query) for query, cached, _ in row.forwards) <= row.kv_read for row in rows)
     return [
-        Check(
+        AuditCheck(
             name="nfe_equals_hook_count",
             passed=counted == seen.calls and all(len(row.fed) == row.nfe for row in rows),
             detail=f"metered {counted}, seen {seen.calls}",
         ),
-        Check(
+        AuditCheck(
             name="positions_equal_hook",
             passed=sum(fed) == sum(true_fed) and exact and keys,
             detail=f"metered {sum(fed)}, seen {sum(true_fed)}",
@@ -137,7 +137,7 @@ def _count_checks(canvas: Canvas, seen: Watch) -> list[Check]:
     ]
 
 
-def _clock_check(canvas: Canvas, timing: Timing) -> Check:
+def _clock_check(canvas: Canvas, timing: Timing) -> AuditCheck:
     faults = [] if time.perf_counter is _CLOCK else ["time.perf_counter was replaced"]
     if canvas.meter.started != timing.started:
         faults.append("meter.started was changed")
@@ -160,9 +160,9 @@ def audit_run(samples: Sequence[Sample], roof_share: float | None = None, *, gre
     for name in (*CHECK_NAMES, "canvas_contract"):
         hits = [sample for sample in failed if _blames(sample, name)]
         detail = f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}" if hits else ""
-        checks.append(Check(name=name, passed=not hits, detail=detail))
+        checks.append(AuditCheck(name=name, passed=not hits, detail=detail))
     if roof_share is not None:
-        checks.append(Check(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
+        checks.append(AuditCheck(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
     if greedy:
         checks += repetition(samples)
     return Audit(passed=not failed and all(check.passed for check in checks), checks=checks)
@@ -173,7 +173,7 @@ def _blames(sample: Sample, name: str) -> bool:
     return f"{name}:" in text if name in CHECK_NAMES else not any(f"{known}:" in text for known in CHECK_NAMES)
 
 
-def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:
+def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[AuditCheck]:
     final = finished_length(row)
     steps = row.step_map
     holes = [position for start, stop in row.finals for position in range(start, stop) if not row.written(position)]
@@ -183,10 +183,10 @@ def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[Check]:
     stray += [k for k, step in enumerate(steps) if step >= row.nfe or (step < 0 and row.output[k] != row.fill_id)]
     behind = [value for value in ids[row.end :] if value != row.fill_id]
     return [
-        Check(name="prompt_unchanged", passed=row.prompt == prompt and ids[: len(prompt)] == prompt),
-        Check(name="no_mask_left", passed=not holes and final > 0, detail=f"{len(holes)} unwritten positions" if holes else ""),
-        Check(name="ids_match_commits", passed=not stray and not behind, detail=f"{len(stray) + len(behind)} ids were not committed"),
-        Check(name="nfe_positive", passed=row.nfe > 0, detail=f"nfe {row.nfe}"),
+        AuditCheck(name="prompt_unchanged", passed=row.prompt == prompt and ids[: len(prompt)] == prompt),
+        AuditCheck(name="no_mask_left", passed=not holes and final > 0, detail=f"{len(holes)} unwritten positions" if holes else ""),
+        AuditCheck(name="ids_match_commits", passed=not stray and not behind, detail=f"{len(stray) + len(behind)} ids were not committed"),
+        AuditCheck(name="nfe_positive", passed=row.nfe > 0, detail=f"nfe {row.nfe}"),
     ]
 
 

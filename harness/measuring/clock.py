@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.measuring import memory
 from harness.measuring.audit import Start, Timing, audit_rows
 from harness.model.text import StopStrings
-from harness.records.schema import Check, Measured, StopRule
+from harness.records.schema import AuditCheck, Measured, StopRule
 
 # Bound here, so that a method that replaces time.perf_counter changes no measured time.
 _clock = time.perf_counter
@@ -53,7 +53,7 @@ class Decoded(Measured):
     step_map: list[int]
     confidence: list[float | None]
     spans: list[tuple[int, int]]
-    checks: list[Check]
+    checks: list[AuditCheck]
 
     @property
     def audit_passed(self) -> bool:
@@ -135,7 +135,7 @@ def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) ->
 
 
 def _row(
-    backbone: Backbone, canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[Check]
+    backbone: Backbone, canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[AuditCheck]
 ) -> Decoded:
     row, meter, rows = canvas.rows[index], canvas.meter.rows[index], len(canvas.rows)
     output, steps = row.output, row.step_map

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from statistics import median
 
-from harness.records.schema import Check, Sample
+from harness.records.schema import AuditCheck, Sample
 
 FASTER = 3.0
 """Times that a later pass over the same forwards may be faster than the first; a busy minute of the machine makes less."""
 
 
-def repetition(samples: Sequence[Sample]) -> list[Check]:
+def repetition(samples: Sequence[Sample]) -> list[AuditCheck]:
     """Checks ``deterministic`` and ``passes_alike``; none where nothing that draws no random numbers was repeated.
 
     Repeats are compared within one size of batch: what shares a forward pass may decide the last bit of low precision.
@@ -28,16 +28,18 @@ def repetition(samples: Sequence[Sample]) -> list[Check]:
     detail = (
         f"{len(unequal)} of {len({key[0] for key in repeated})} repeated documents differ, first document {unequal[0]}" if unequal else ""
     )
-    return [Check(name="deterministic", passed=not unequal, detail=detail), *_alike(list(repeated.values()))]
+    return [AuditCheck(name="deterministic", passed=not unequal, detail=detail), *_alike(list(repeated.values()))]
 
 
 def _cost(sample: Sample) -> Hashable:
     return sample.output_hash, sample.nfe, sample.positions, sample.kv_read
 
 
-def _alike(repeated: Sequence[Sequence[Sample]]) -> list[Check]:
+def _alike(repeated: Sequence[Sequence[Sample]]) -> list[AuditCheck]:
     ratios = [first.time_s / later.time_s for first, *rest in repeated for later in rest if first.time_s and later.time_s]
     if not ratios:
         return []
     ratio = median(ratios)
-    return [Check(name="passes_alike", passed=ratio <= FASTER, detail=f"later passes took 1/{ratio:.2f} of the first one's time (median)")]
+    return [
+        AuditCheck(name="passes_alike", passed=ratio <= FASTER, detail=f"later passes took 1/{ratio:.2f} of the first one's time (median)")
+    ]

@@ -165,7 +165,7 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Decoder(nn.Module):
+class Layers(nn.Module):
     """Embedding, blocks and final norm: the ``model.`` prefix of the checkpoint's names."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -182,7 +182,7 @@ class Transformer(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.model = Decoder(spec)
+        self.model = Layers(spec)
         self.lm_head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
         if spec.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight

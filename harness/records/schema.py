@@ -75,7 +75,7 @@ class Plan(Record):
 _LATER = ("stop_strings", "family_source", "overrides")
 
 
-class Check(Record):
+class AuditCheck(Record):
     """One audit check."""
 
     name: str
@@ -85,7 +85,7 @@ class Check(Record):
 
 class Audit(Record):
     passed: bool
-    checks: list[Check] = []
+    checks: list[AuditCheck] = []
 
 
 class Summary(Record):

@@ -67,7 +67,7 @@ class Sweep(_Part):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Job:
     """One ``bench run``: its label and arguments. ``key`` names it in the state file."""
 
     label: str
@@ -108,7 +108,7 @@ def read_sweep(path: Path) -> Sweep:
         raise SweepError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
 
 
-def cells(sweep: Sweep, output: Path) -> list[Cell]:
+def cells(sweep: Sweep, output: Path) -> list[Job]:
     """All cells in a fixed order: suite by suite, batch size by batch size. SweepError if two are the same."""
     found = []
     for suite, prompt, batch, grid in product(sweep.suites, _prompts(sweep), sweep.batch_sizes, sweep.methods):
@@ -116,7 +116,7 @@ def cells(sweep: Sweep, output: Path) -> list[Cell]:
             text = ", ".join(f"{key}={value}" for key, value in settings.items())
             label = f"{suite} {grid.method}{f' ({text})' if text else ''}" + (f" batch {batch}" if batch != 1 else "")
             label += "".join(f" {flag.removeprefix('--')} {value}" for flag, value in prompt.items())
-            found.append(Cell(label, tuple(_arguments(sweep, suite, prompt, batch, grid.method, settings, output))))
+            found.append(Job(label, tuple(_arguments(sweep, suite, prompt, batch, grid.method, settings, output))))
     if len({cell.key for cell in found}) != len(found):
         raise SweepError("the sweep names one cell twice: remove the repeated method, setting, suite or batch size")
     return found
@@ -194,11 +194,11 @@ class State:
         self._file.append(json.dumps(asdict(outcome)).encode())
         self.outcomes[outcome.key] = outcome
 
-    def pending(self, wanted: Sequence[Cell], retry: bool) -> list[Cell]:
+    def pending(self, wanted: Sequence[Job], retry: bool) -> list[Job]:
         """Cells without an outcome; with ``retry`` those that did not complete too."""
         return [cell for cell in wanted if (known := self.outcomes.get(cell.key)) is None or (retry and known.status != "complete")]
 
-    def log(self, cell: Cell) -> Path:
+    def log(self, cell: Job) -> Path:
         return self.path.parent / "sweep-logs" / f"{cell.key}.log"
 
     def close(self) -> None:

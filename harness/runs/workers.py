@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.runs.sweep import Cell, CellStatus, Outcome, State, SweepError
+from harness.runs.sweep import CellStatus, Job, Outcome, State, SweepError
 
 POLL_S = 0.1
 # Nothing of a sweep leaves the machine, and no token is written to the home folder.
@@ -21,7 +21,7 @@ STORE_BYTES = 128 << 20
 class Process:
     """A running cell; its output goes to ``log``."""
 
-    def __init__(self, cell: Cell, log: Path, gpu: str | None, timeout_s: float | None) -> None:
+    def __init__(self, cell: Job, log: Path, gpu: str | None, timeout_s: float | None) -> None:
         self.cell, self.log, self.timeout_s = cell, log, timeout_s
         self.started = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +51,10 @@ class Process:
         return self.log.read_text(errors="replace").strip().split("\n")[-1].strip()[:300] or "no output"
 
 
-Watcher = Callable[[Cell, Outcome | None], None]
+Watcher = Callable[[Job, Outcome | None], None]
 
 
-def run_local(pending: Sequence[Cell], state: State, workers: int, gpus: Sequence[str], timeout_s: float | None, watch: Watcher) -> None:
+def run_local(pending: Sequence[Job], state: State, workers: int, gpus: Sequence[str], timeout_s: float | None, watch: Watcher) -> None:
     """Run cells in up to ``workers`` processes, slot k on GPU k; ``watch(cell, None)`` at its start and with its outcome at its end."""
     waiting, running = list(pending), dict[int, Process]()
     try:
@@ -76,7 +76,7 @@ def run_local(pending: Sequence[Cell], state: State, workers: int, gpus: Sequenc
             process.kill()
 
 
-def run_ray(pending: Sequence[Cell], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher) -> None:
+def run_ray(pending: Sequence[Job], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher) -> None:
     """The same cells through Ray with up to ``workers`` at a time; Ray gives each task a GPU of its own if ``use_gpu``."""
     for name, value in RAY.items():
         os.environ.setdefault(name, value)
@@ -108,7 +108,7 @@ def run_ray(pending: Sequence[Cell], state: State, workers: int, use_gpu: bool, 
         ray.shutdown()
 
 
-def _to_the_end(cell: Cell, log: str, timeout_s: float | None, folder: str) -> Outcome:
+def _to_the_end(cell: Job, log: str, timeout_s: float | None, folder: str) -> Outcome:
     os.chdir(folder)
     process = Process(cell, Path(log), None, timeout_s)
     while (outcome := process.poll()) is None:

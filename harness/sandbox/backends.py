@@ -128,7 +128,7 @@ def hidden_folders() -> list[str]:
 
 
 @dataclass(frozen=True)
-class View:
+class RootView:
     """What a jail with a root of its own sees: read-only binds (source, target), symbolic links (text, path), folders to cover."""
 
     binds: list[tuple[str, str]]
@@ -136,7 +136,7 @@ class View:
     covers: list[str]
 
 
-def view(order: Order) -> View:
+def view(order: Order) -> RootView:
     """The interpreter under /python, the system's shared libraries, the runner under /jail, numpy beside it, and what is asked for."""
     binary, stdlib, shared = interpreter()
     system = system_paths()
@@ -146,7 +146,7 @@ def view(order: Order) -> View:
     covers = [target + folder[len(source) :] for folder in hidden_folders() for source, target in binds if folder.startswith(source + "/")]
     binds += [(str(path), f"/jail/{path.name}") for path in (*sorted(INSIDE.glob("*.py")), *packages(order.numpy))]
     binds += [(str(path), str(path)) for path in order.shown()]
-    return View(binds, [(os.readlink(path), path) for path in system if os.path.islink(path)], sorted(set(covers)))
+    return RootView(binds, [(os.readlink(path), path) for path in system if os.path.islink(path)], sorted(set(covers)))
 
 
 def readable(order: Order) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the jail is asked (`Check`), within which limits (`Limits`), and what it says (`Verdict`)."""
+"""What the jail is asked (`Check`), within which limits (`Limits`), and what it says (`Judgement`)."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The result of a check. detail: one line for people. seconds: wall-clock time. calls: uses of the program that the tests made."""
 
     grading: Grading

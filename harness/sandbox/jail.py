@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from harness.sandbox import backends, launch
 from harness.sandbox.backends import Backend, Order
-from harness.sandbox.check import Check, JailError, Limits, Verdict
+from harness.sandbox.check import Check, JailError, Judgement, Limits
 from harness.sandbox.inside import wire
 from harness.sandbox.scratch import sweep
 
@@ -31,7 +31,7 @@ POST_SECONDS = 5.0
 PROGRAM_CHARACTERS = 8 << 20  # fits into one request however it is encoded
 
 
-class Cell:
+class ForkServer:
     """One jail: a fork server behind a control socket. Restarted when it dies or is killed."""
 
     def __init__(
@@ -91,13 +91,13 @@ class Worker:
 
     def __init__(self, backend: Backend, limits: Limits, starter: ThreadPoolExecutor) -> None:
         self.limits = limits
-        self.candidates = {numpy: Cell("candidate", backend, limits, numpy, starter) for numpy in (False, True)}
-        self.judge = Cell("judge", backend, limits, False, starter)
+        self.candidates = {numpy: ForkServer("candidate", backend, limits, numpy, starter) for numpy in (False, True)}
+        self.judge = ForkServer("judge", backend, limits, False, starter)
 
-    def run(self, check: Check) -> Verdict:
+    def run(self, check: Check) -> Judgement:
         """Judge one check; every failure of the jail itself becomes a verdict."""
         if len(check.program) > PROGRAM_CHARACTERS:
-            return Verdict("failed", f"the program has {len(check.program)} characters, over the limit of {PROGRAM_CHARACTERS}")
+            return Judgement("failed", f"the program has {len(check.program)} characters, over the limit of {PROGRAM_CHARACTERS}")
         candidate = self.candidates[check.numpy]
         try:
             candidate.ready()
@@ -105,14 +105,14 @@ class Worker:
             begin = time.monotonic()
             verdict = self._judge(check, candidate, check.limits or self.limits)
         except (JailError, wire.WireError) as error:
-            return Verdict("not_run", str(error))
+            return Judgement("not_run", str(error))
         return replace(verdict, seconds=time.monotonic() - begin)
 
     def close(self) -> None:
         for cell in (*self.candidates.values(), self.judge):
             cell.kill()
 
-    def _judge(self, check: Check, candidate: Cell, limits: Limits) -> Verdict:
+    def _judge(self, check: Check, candidate: ForkServer, limits: Limits) -> Judgement:
         data, peer = socket.socketpair()
         verdict, outside = socket.socketpair()
         with data, peer, verdict, outside:
@@ -164,35 +164,35 @@ def _receive_before(sock: socket.socket, deadline: float) -> Any:
         return None
 
 
-def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool, cpu_seconds: float) -> Verdict:
+def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool, cpu_seconds: float) -> Judgement:
     """The verdict from the judge's report and, for anything but a pass, from how the program's process ended."""
     if late:
-        return Verdict("timeout", "over the time limit")
+        return Judgement("timeout", "over the time limit")
     answer = answer if isinstance(answer, list) and answer else ["gone", "gone", ""]
     words = [str(item) for item in answer[1:]]
     if answer[0] == "passed":
-        return Verdict("passed", calls=int(answer[1]))
+        return Judgement("passed", calls=int(answer[1]))
     if "MemoryError" in words[:2]:
-        return Verdict("memory", "MemoryError")
+        return Judgement("memory", "MemoryError")
     if answer[0] == "failed":
-        return Verdict("failed", ": ".join(word for word in words[:2] if word))
+        return Judgement("failed", ": ".join(word for word in words[:2] if word))
     if words[:1] == ["load"]:
-        return Verdict("failed", "program: " + ": ".join(word for word in words[1:3] if word))
+        return Judgement("failed", "program: " + ": ".join(word for word in words[1:3] if word))
     return _verdict_of_ending(ending, words, cpu_seconds)
 
 
-def _verdict_of_ending(ending: dict[str, Any] | None, words: list[str], cpu_seconds: float) -> Verdict:
+def _verdict_of_ending(ending: dict[str, Any] | None, words: list[str], cpu_seconds: float) -> Judgement:
     if ending is None:
-        return Verdict("crashed", "the jail itself ended; it was started again")
+        return Judgement("crashed", "the jail itself ended; it was started again")
     status = ending["status"]
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         if number == signal.SIGXCPU or (number == signal.SIGKILL and ending["cpu_s"] >= cpu_seconds):
-            return Verdict("timeout", "over the CPU time limit")
-        return Verdict("crashed", f"killed by {signal.Signals(number).name}")
+            return Judgement("timeout", "over the CPU time limit")
+        return Judgement("crashed", f"killed by {signal.Signals(number).name}")
     if words[:1] == ["broken"]:
-        return Verdict("crashed", "the program's answer is not a value: " + " ".join(words[1:2]))
-    return Verdict("crashed", f"the program ended before answering (exit status {os.WEXITSTATUS(status)})")
+        return Judgement("crashed", "the program's answer is not a value: " + " ".join(words[1:2]))
+    return Judgement("crashed", f"the program ended before answering (exit status {os.WEXITSTATUS(status)})")
 
 
 class Jail:
@@ -209,7 +209,7 @@ class Jail:
         self._pool = ThreadPoolExecutor(workers, "jail")
         self._closed = threading.Event()
 
-    def run(self, check: Check) -> Verdict:
+    def run(self, check: Check) -> Judgement:
         """Judge one check. Never raises for what the program does; a jail that cannot start gives "not_run"."""
         worker = self._idle.get()
         try:
@@ -217,11 +217,11 @@ class Jail:
         finally:
             self._idle.put(worker)
 
-    def submit(self, check: Check) -> Future[Verdict]:
+    def submit(self, check: Check) -> Future[Judgement]:
         """Judge in the background, so that grading can overlap decoding."""
         return self._pool.submit(self.run, check)
 
-    def run_many(self, checks: Iterable[Check]) -> list[Verdict]:
+    def run_many(self, checks: Iterable[Check]) -> list[Judgement]:
         """Judge checks on all workers at once; verdicts in the order of the checks."""
         return list(self._pool.map(self.run, checks))
 

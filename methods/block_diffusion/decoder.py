@@ -23,7 +23,7 @@ from harness.decoding.row import Row
 from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Candidates, Program, RowDecoder, commit_indices, filtered, propose
-from methods.block_diffusion.plan import PRESETS, Config, Plan, plan_of
+from methods.block_diffusion.plan import PRESETS, Config, RowPlan, plan_of
 
 
 class BlockDiffusion(RowDecoder):
@@ -61,7 +61,7 @@ class BlockDiffusion(RowDecoder):
             start = block[1]
 
 
-def _fill(row: Row, spec: ModelSpec, plan: Plan, block: Span) -> Program:
+def _fill(row: Row, spec: ModelSpec, plan: RowPlan, block: Span) -> Program:
     """Fill one block, part by part, and edit it if the settings say so."""
     settings = plan.settings
     if settings.edit_threshold is not None:
@@ -79,7 +79,7 @@ def _fill(row: Row, spec: ModelSpec, plan: Plan, block: Span) -> Program:
             passes += 1
 
 
-def _fill_and_edit(row: Row, spec: ModelSpec, plan: Plan, block: Span, edit_threshold: float) -> Program:
+def _fill_and_edit(row: Row, spec: ModelSpec, plan: RowPlan, block: Span, edit_threshold: float) -> Program:
     """Fill one block; in the same passes rewrite what the model now sees differently, until a pass over the full block changes nothing."""
     settings = plan.settings
     quotas, passes, posts = plan.quotas(block[1] - block[0]), 0, 0
@@ -107,7 +107,7 @@ def _fill_and_edit(row: Row, spec: ModelSpec, plan: Plan, block: Span, edit_thre
         passes += 1
 
 
-def _look(plan: Plan, block: Span, part: Span, at: list[int], whole: bool) -> Forward:
+def _look(plan: RowPlan, block: Span, part: Span, at: list[int], whole: bool) -> Forward:
     """A pass over the block, or over a part of it whose surroundings are kept from the last pass over the whole."""
     if plan.cache == "none":
         return Forward(feed=(0, block[1]), at=at, mask=plan.mask)
@@ -118,7 +118,7 @@ def _look(plan: Plan, block: Span, part: Span, at: list[int], whole: bool) -> Fo
     return Forward(feed=part, at=at, keep=part, mask=plan.mask)
 
 
-def _candidates(logits: Tensor, row: Row, spec: ModelSpec, plan: Plan, at: list[int]) -> Candidates:
+def _candidates(logits: Tensor, row: Row, spec: ModelSpec, plan: RowPlan, at: list[int]) -> Candidates:
     settings = plan.settings
     if settings.penalty_lambda:
         logits = logits.clone()
@@ -129,7 +129,7 @@ def _candidates(logits: Tensor, row: Row, spec: ModelSpec, plan: Plan, at: list[
     return propose(logits, row, spec, settings)
 
 
-def _choose(confidence: Tensor, plan: Plan, quota: int) -> list[int]:
+def _choose(confidence: Tensor, plan: RowPlan, quota: int) -> list[int]:
     """Indices to commit, ascending; of equal confidences the leftmost."""
     values = confidence.tolist()
     if plan.alg == "sequential":
@@ -142,7 +142,7 @@ def _choose(confidence: Tensor, plan: Plan, quota: int) -> list[int]:
     return sorted(sorted(range(len(values)), key=lambda k: (-values[k], k))[:quota])
 
 
-def _handed_on(row: Row, plan: Plan, position: int) -> list[int]:
+def _handed_on(row: Row, plan: RowPlan, position: int) -> list[int]:
     """The position behind a stored block, if its token is to be predicted by the pass that stores it."""
     wanted = plan.hand_on and row.prompt_length <= position < row.length and not row.written(position)
     return [position] if wanted else []

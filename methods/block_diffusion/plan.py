@@ -57,7 +57,7 @@ PRESETS: dict[Preset, Config] = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """One row's settings, complete.
 
     quotas: least number of tokens in each pass of a block of that many positions. hand_on: the pass that stores a block predicts the first
@@ -90,7 +90,7 @@ def preset_of(config: Config, spec: ModelSpec) -> Preset:
     return "fast_dllm_v2" if spec.shift else "bd3lm" if spec.block_align == "prompt" else "sdar"
 
 
-def plan_of(config: Config, row: Row, spec: ModelSpec) -> Plan:
+def plan_of(config: Config, row: Row, spec: ModelSpec) -> RowPlan:
     """SettingError for settings that do not go together or with the model."""
     preset = preset_of(config, spec)
     defaults = PRESETS[preset]
@@ -106,7 +106,7 @@ def plan_of(config: Config, row: Row, spec: ModelSpec) -> Plan:
         raise SettingError("cache=block keeps keys of tokens that editing may change: set cache=exact")
     if alg == "low_confidence_dynamic" and settings.threshold is None:
         raise SettingError(f"alg={alg} needs a threshold: set threshold")
-    return Plan(
+    return RowPlan(
         settings,
         BlockCausal(size, row.prompt_length % size if preset == "bd3lm" else 0),
         cache,

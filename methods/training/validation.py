@@ -108,7 +108,7 @@ BLOCK_CAUSAL: dict[str, Decoding] = {
 
 
 @dataclass(frozen=True)
-class Task:
+class Validation:
     """Validation problems that share a canvas of ``canvas`` tokens; ``blocks``: its tokens of reasoning and of answer, if divided.
 
     ``right`` judges the answer to an item; the jail is there for programs.
@@ -149,7 +149,7 @@ def require_jail() -> None:
     jail_of_training().close()
 
 
-def measure(loaded: Loaded, tasks: Sequence[Task], decodings: Callable[[Task], Mapping[str, Decoding]]) -> dict[str, float]:
+def measure(loaded: Loaded, tasks: Sequence[Validation], decodings: Callable[[Validation], Mapping[str, Decoding]]) -> dict[str, float]:
     """pass@1 (``task/decoding``) and mean forwards (``task/decoding/nfe``) of every decoding that ``decodings`` names for a task.
 
     An answer that could not be decoded counts as wrong.
@@ -193,11 +193,11 @@ def score(
     model: Transformer, tokenizer: Tokenizer, modes: Sequence[Mode | D2FMode], count: int = 96, split: Split = "validation"
 ) -> dict[str, float]:
     """pass@1 (``gsm/full-1``) and forwards (``gsm/full-1/nfe``) on the first ``count`` items per suite and mode."""
-    tasks = [Task(name, frozen.load(name, split)[:count], judge) for name, judge in JUDGES.items()]
+    tasks = [Validation(name, frozen.load(name, split)[:count], judge) for name, judge in JUDGES.items()]
     return measure(opened(model, tokenizer), tasks, partial(by_mode, modes))
 
 
-def by_mode(modes: Sequence[Mode | D2FMode], task: Task) -> dict[str, Decoding]:
+def by_mode(modes: Sequence[Mode | D2FMode], task: Validation) -> dict[str, Decoding]:
     """The decodings of some modes on a task's canvas, by the mode's name."""
     return {str(mode): mode.decoding(task.canvas) for mode in modes}
 
@@ -207,5 +207,5 @@ def score_blocks(
 ) -> dict[str, float]:
     """The same on canvases of reasoning and answer; the answer block alone is judged."""
     layouts = suite_blocks()
-    tasks = [Task(name, frozen.load(name, split)[:count], judge, sum(layouts[name]), layouts[name]) for name, judge in JUDGES.items()]
+    tasks = [Validation(name, frozen.load(name, split)[:count], judge, sum(layouts[name]), layouts[name]) for name, judge in JUDGES.items()]
     return measure(opened(model, tokenizer), tasks, lambda task: decodings)

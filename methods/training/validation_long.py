@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from harness.model.transformer import Transformer
 from harness.sandbox import Jail
-from methods.training.validation import Item, Mode, Task, by_mode, measure, opened, right_number, right_program
+from methods.training.validation import Item, Mode, Validation, by_mode, measure, opened, right_number, right_program
 from suites.generators import Split, frozen, parallel
 
 CANVAS = 256
@@ -22,11 +22,11 @@ def right_parallel(item: Item, answer: str, jail: Jail) -> bool:
     return parallel.is_correct(item, answer)
 
 
-def task_of(suite: str, split: Split, count: int, canvas: int) -> Task:
+def task_of(suite: str, split: Split, count: int, canvas: int) -> Validation:
     """The first ``count`` items of a suite; a quarter of them of a parallel task, whose canvas is its own."""
     if suite.startswith("parallel"):
-        return Task(suite, frozen.load(suite, split)[: max(1, count // 4)], right_parallel, PARALLEL_CANVAS)
-    return Task(suite, frozen.load(suite, split)[:count], right_number if suite == "long-gsm" else right_program, canvas)
+        return Validation(suite, frozen.load(suite, split)[: max(1, count // 4)], right_parallel, PARALLEL_CANVAS)
+    return Validation(suite, frozen.load(suite, split)[:count], right_number if suite == "long-gsm" else right_program, canvas)
 
 
 def score_long(

@@ -17,7 +17,7 @@ from harness.decoding.meter import Meter
 from harness.decoding.registry import load_method
 from harness.engine.loader import load
 from harness.measuring.audit import CHECK_NAMES
-from harness.records.schema import Check
+from harness.records.schema import AuditCheck
 from tests.conftest import GOLDEN
 
 CHEATERS = Path(__file__).parents[1] / "cheaters"
@@ -56,7 +56,7 @@ def clean_process() -> Iterator[None]:
     time.perf_counter, Meter.record = clock, record
 
 
-def run(name: str, model: str = "dream_eos_tiny", scanned: bool = True, count: int = 4) -> dict[str, Check]:
+def run(name: str, model: str = "dream_eos_tiny", scanned: bool = True, count: int = 4) -> dict[str, AuditCheck]:
     method, source, opened = open_method(name)
     loaded = load(str(GOLDEN / model), method.decoder.requires)
     checks = check_method(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.records.schema import Audit, Check, RecordError, read_run, write_run
+from harness.records.schema import Audit, AuditCheck, RecordError, read_run, write_run
 from reports.console import render
 from reports.drift import drift
 from reports.leaderboard import leaderboard
@@ -74,7 +74,7 @@ def test_settings_changed_from_their_default_are_named(tmp_path: Path) -> None:
 def test_failed_and_incomplete_runs_are_listed_apart(tmp_path: Path) -> None:
     folders = write_table(tmp_path)
     cheat, broken = (read_run(folder) for folder in folders[2:])
-    failed = Audit(passed=False, checks=[Check(name="counts", passed=False, detail="nfe 3, hook 9")])
+    failed = Audit(passed=False, checks=[AuditCheck(name="counts", passed=False, detail="nfe 3, hook 9")])
     write_run(folders[2], cheat.model_copy(update={"audit": failed}))
     write_run(folders[3], broken.model_copy(update={"status": "running"}))
     text = leaderboard(load(tmp_path))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.schema import find_runs, read_run, read_samples
-from harness.runs.sweep import Cell, Outcome, State, Sweep, SweepError, cells, read_sweep
+from harness.runs.sweep import Job, Outcome, State, Sweep, SweepError, cells, read_sweep
 from harness.runs.workers import run_local
 from suites.suite import list_suites
 from tests.helpers import wait_until
@@ -118,7 +118,7 @@ def outcome(key: str, status: str = "complete") -> Outcome:
 
 
 def test_state_survives_a_torn_line(tmp_path: Path) -> None:
-    wanted = [Cell("a", ("a",)), Cell("b", ("b",)), Cell("c", ("c",))]
+    wanted = [Job("a", ("a",)), Job("b", ("b",)), Job("c", ("c",))]
     state = State(tmp_path)
     state.add(outcome(wanted[0].key))
     state.add(outcome(wanted[1].key, "crashed"))
@@ -140,7 +140,7 @@ def test_damaged_state_names_the_line(tmp_path: Path) -> None:
 
 
 def test_time_limit_is_a_recorded_cell(tmp_path: Path) -> None:
-    cell = Cell("slow", ("run", "--method", "vanilla", "--suite", "nano-gsm", "-o", str(tmp_path)))
+    cell = Job("slow", ("run", "--method", "vanilla", "--suite", "nano-gsm", "-o", str(tmp_path)))
     state, seen = State(tmp_path), list[Outcome | None]()
     run_local([cell], state, 1, [], 0.3, lambda _, ended: seen.append(ended))
     assert [ended.status for ended in seen if ended is not None] == ["timeout"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness.sandbox import Check, Jail, JailError, Limits, Verdict, backends, identity, launch, open_jail
+from harness.sandbox import Check, Jail, JailError, Judgement, Limits, backends, identity, launch, open_jail
 from harness.sandbox.inside import syscalls
 from harness.sandbox.inside.folders import remove_contents, usage
 from harness.sandbox.jail import PROGRAM_CHARACTERS
@@ -327,7 +327,7 @@ def test_grades_so_far_survive_an_end_in_the_middle(tmp_path: Path, monkeypatch:
     (tmp_path / "answers.jsonl").write_text("".join(lines))
     verdict_of = CodeScorer.verdict
 
-    def interrupted(self: CodeScorer, doc: dict[str, Any], program: str, jail: Jail | None = None) -> Verdict:
+    def interrupted(self: CodeScorer, doc: dict[str, Any], program: str, jail: Jail | None = None) -> Judgement:
         if program == "stop":
             raise KeyboardInterrupt
         return verdict_of(self, doc, program, jail)

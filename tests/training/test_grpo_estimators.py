@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.training.grpo.estimators import ESTIMATORS, Answer, Coupled, EstimatorError, OneStep, SequenceELBO, Trace, make_estimator
 from methods.training.grpo.policy import Policy, PolicyOptions
-from methods.training.grpo.scoring import Batch, accumulate, chunks, estimate
+from methods.training.grpo.scoring import AnswerBatch, accumulate, chunks, estimate
 from tests.grpo import conditionals, joint, tiny_checkpoint, toy_estimates
 
 CPU = torch.device("cpu")
@@ -89,16 +89,16 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     return Policy(PolicyOptions(tiny_checkpoint(tmp_path_factory.mktemp("tiny")), snapshot=True), CPU)
 
 
-def answers(count: int, canvas: int = 12) -> Batch:
+def answers(count: int, canvas: int = 12) -> AnswerBatch:
     random = torch.Generator().manual_seed(1)
     outputs = torch.randint(5, 700, (count, canvas), generator=random)
     prompts = torch.randint(5, 700, (count, 9), generator=random)
     scored = torch.arange(canvas)[None] < torch.randint(2, canvas + 1, (count, 1), generator=random)
     steps = torch.arange(canvas).expand(count, canvas) // 2
-    return Batch(prompts, outputs, [Answer(4 + index % 6, scored[index], steps[index], 100 + index) for index in range(count)])
+    return AnswerBatch(prompts, outputs, [Answer(4 + index % 6, scored[index], steps[index], 100 + index) for index in range(count)])
 
 
-def scored(policy: Policy, batch: Batch, name: str, rows: int, inner: int = 0) -> Tensor:
+def scored(policy: Policy, batch: AnswerBatch, name: str, rows: int, inner: int = 0) -> Tensor:
     parts = chunks(batch, make_estimator(name), inner, int(policy.model.spec.mask_id or 0), rows, CPU)
     return estimate(policy.score, parts, batch.outputs.shape)[0]
 
@@ -112,7 +112,7 @@ def test_estimates_do_not_depend_on_the_forward_size_the_batch_or_global_random_
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     assert torch.allclose(whole, scored(policy, batch, name, rows=2), atol=1e-4)
-    part = Batch(batch.prompts[2:4], batch.outputs[2:4], batch.answers[2:4])
+    part = AnswerBatch(batch.prompts[2:4], batch.outputs[2:4], batch.answers[2:4])
     assert torch.allclose(whole[2:4], scored(policy, part, name, rows=64), atol=1e-4)
 
 

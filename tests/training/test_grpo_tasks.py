@@ -14,10 +14,10 @@ from methods.training.data.overlap import OverlapError
 from methods.training.grpo.options import OptionsError, load_options
 from methods.training.grpo.reward_client import RewardError, RewardOptions, RewardProcess
 from methods.training.grpo.rewards import math_reward, program_of
-from methods.training.grpo.tasks import FileTasks, GeneratedTasks, Task, TaskError, load_tasks, read_tasks
+from methods.training.grpo.tasks import FileTasks, GeneratedTasks, Problem, TaskError, load_tasks, read_tasks
 from suites.generators import frozen, gsm, split_of
 
-ADD = Task("def add(a, b):\n", tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"), entry_point="add")
+ADD = Problem("def add(a, b):\n", tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"), entry_point="add")
 
 
 def written(path: Path, *rows: Mapping[str, object]) -> Path:
@@ -70,7 +70,7 @@ def test_a_bad_line_is_named(tmp_path: Path, row: dict[str, object], message: st
 
 
 def test_file_problems_come_once_per_epoch_in_a_new_order() -> None:
-    source = FileTasks([Task(str(index), answer="1") for index in range(6)], 0)
+    source = FileTasks([Problem(str(index), answer="1") for index in range(6)], 0)
     first = [task.prompt for step in range(3) for task in source.draw(step, 2)]
     second = [task.prompt for step in range(3, 6) for task in source.draw(step, 2)]
     assert sorted(first) == sorted(second) == [str(index) for index in range(6)]
@@ -140,7 +140,7 @@ def reward(task, text):
 def test_a_reward_process_that_dies_hangs_or_floods_is_replaced_and_the_answer_recorded(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    jobs: list[tuple[Task, str | None]] = [(ADD, text) for text in ("ab", "die", "abc", "hang", "noise", "flood", "abcd", "ab")]
+    jobs: list[tuple[Problem, str | None]] = [(ADD, text) for text in ("ab", "die", "abc", "hang", "noise", "flood", "abcd", "ab")]
     with RewardProcess(RewardOptions(file=file, answer_seconds=2.0)) as process:
         found = process.grade(jobs)
     assert [reward.status for reward in found] == [

@@ -71,7 +71,7 @@ class DuoOptions:
         return RoundSchedule(self.first, self.every, self.rounds)
 
 
-class Task:
+class DuoData:
     """Data and the two integral caches: alpha in [0.95, 0.05] for the curriculum, [0.999, 0.001] for the rounds."""
 
     def __init__(self, options: DuoOptions) -> None:
@@ -117,7 +117,7 @@ class Task:
 def train_duo(options: DuoOptions) -> Path:
     """Train base and student; writes ``output``/base and ``output``/student with their card. Returns ``output``."""
     torch.set_num_threads(options.threads)
-    task = Task(options)
+    task = DuoData(options)
     model = Denoiser(denoiser_spec(options.letters, options.hidden, options.layers), options.seed)
     adam = torch.optim.AdamW(model.parameters(), lr=options.base_lr, weight_decay=0.0)
     loop = LoopOptions(options.base_steps, options.warmup, 0.3, 1.0, options.save_every)

@@ -31,7 +31,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class View:
+class MaskedView:
     """One partly masked canvas: ``hidden`` [canvas] and ``prompt_hidden`` [prompt] say what is masked, ``weight`` [canvas] what counts."""
 
     hidden: Tensor
@@ -53,13 +53,13 @@ class Estimator(ABC):
     kl: ClassVar[str] = "low_var_kl"
 
     @abstractmethod
-    def views(self, answer: Answer, inner: int) -> list[View]:
+    def views(self, answer: Answer, inner: int) -> list[MaskedView]:
         """The canvases to look at in inner step ``inner``; weights are 0 outside ``answer.scored``."""
 
 
-def _view(answer: Answer, hidden: Tensor, weight: Tensor, prompt_hidden: Tensor | None = None) -> View:
+def _view(answer: Answer, hidden: Tensor, weight: Tensor, prompt_hidden: Tensor | None = None) -> MaskedView:
     nothing = torch.zeros(answer.prompt_length, dtype=torch.bool)
-    return View(hidden, weight.float(), nothing if prompt_hidden is None else prompt_hidden)
+    return MaskedView(hidden, weight.float(), nothing if prompt_hidden is None else prompt_hidden)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class OneStep(Estimator):
     prompt_rate: float = 0.15
     name: ClassVar[str] = "one_step"
 
-    def views(self, answer: Answer, inner: int) -> list[View]:
+    def views(self, answer: Answer, inner: int) -> list[MaskedView]:
         noise = torch.rand(answer.prompt_length, generator=stream(answer.seed, inner))
         return [_view(answer, torch.ones_like(answer.scored), answer.scored, noise < self.prompt_rate)]
 
@@ -86,7 +86,7 @@ class Coupled(Estimator):
     high: float = 0.8
     name: ClassVar[str] = "coupled"
 
-    def views(self, answer: Answer, inner: int) -> list[View]:
+    def views(self, answer: Answer, inner: int) -> list[MaskedView]:
         random = stream(answer.seed, inner)
         t = self.low + (self.high - self.low) * float(torch.rand((), dtype=torch.float64, generator=random))
         chosen = torch.rand(answer.scored.shape, generator=random) < t
@@ -111,7 +111,7 @@ class SequenceELBO(Estimator):
     level: ClassVar[Level] = "sequence"
     kl: ClassVar[str] = "k2"
 
-    def views(self, answer: Answer, inner: int) -> list[View]:
+    def views(self, answer: Answer, inner: int) -> list[MaskedView]:
         random = stream(answer.seed, inner)
         at = answer.scored.nonzero().squeeze(1)
         behind, found = ~answer.scored, []
@@ -136,7 +136,7 @@ class Trace(Estimator):
     merge: int = 1
     name: ClassVar[str] = "trace"
 
-    def views(self, answer: Answer, inner: int) -> list[View]:
+    def views(self, answer: Answer, inner: int) -> list[MaskedView]:
         merged = torch.where(answer.steps >= 0, answer.steps // self.merge, torch.iinfo(torch.long).max)
         times = merged[answer.scored].unique().tolist()
         return [_view(answer, merged >= time, (merged == time) & answer.scored) for time in times]

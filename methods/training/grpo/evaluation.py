@@ -18,7 +18,7 @@ from suites.suite import Suite, load_suite
 
 
 @dataclass(frozen=True)
-class Score:
+class Evaluated:
     """Outcome per document, mean forwards and tokens per answer."""
 
     solved: list[bool]
@@ -52,7 +52,7 @@ def greedy(options: GRPOOptions) -> dict[str, Any]:
     return {key: value for key, value in options.settings.items() if key not in ("temperature", "top_p", "top_k")}
 
 
-def score(loaded: Loaded, options: GRPOOptions, suite: Suite, count: int) -> Score:
+def score(loaded: Loaded, options: GRPOOptions, suite: Suite, count: int) -> Evaluated:
     """Decode and grade the first ``count`` documents; an answer that failed to decode counts as wrong."""
     decoder = load_method(options.method).decoder
     generator = Generator(loaded, decoder, greedy(options))
@@ -65,10 +65,10 @@ def score(loaded: Loaded, options: GRPOOptions, suite: Suite, count: int) -> Sco
             for doc, generation in zip(documents, found, strict=True)
         ]
     rows = [generation.decoded for generation in found if generation.decoded is not None]
-    return Score(grades, sum(row.nfe for row in rows) / len(rows), sum(generation.useful or 0 for generation in found) / len(found))
+    return Evaluated(grades, sum(row.nfe for row in rows) / len(rows), sum(generation.useful or 0 for generation in found) / len(found))
 
 
-def compare(before: Score, after: Score) -> Comparison:
+def compare(before: Evaluated, after: Evaluated) -> Comparison:
     """Paired comparison of two scores on the same documents."""
     pairs = list(zip(before.solved, after.solved, strict=True))
     gains, losses = sum(new and not old for old, new in pairs), sum(old and not new for old, new in pairs)
@@ -85,7 +85,7 @@ def evaluate(options: GRPOOptions) -> Comparison:
     model, adapter = (options.model, str(options.output)) if options.rank else (str(options.output), None)
     after = score(load(model, requires, device=options.device, adapter=adapter), options, suite, count)
     compared = compare(before, after)
-    sides: Sequence[tuple[str, Score]] = (("before", before), ("after", after))
+    sides: Sequence[tuple[str, Evaluated]] = (("before", before), ("after", after))
     shown = {"suite": name, "method": options.method, "settings": greedy(options), **asdict(compared)}
     write(path, {**shown, "scores": {side: asdict(found) for side, found in sides}})
     return compared

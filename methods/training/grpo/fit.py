@@ -24,7 +24,7 @@ from methods.training.grpo.objective import advantages, informative
 from methods.training.grpo.options import GRPOOptions
 from methods.training.grpo.reward_client import RewardProcess, total
 from methods.training.grpo.rewards import Reward
-from methods.training.grpo.tasks import Task, TaskSource
+from methods.training.grpo.tasks import Problem, TaskSource
 from methods.training.loop.loop import LossLog, generator_for, progress
 
 CHECKPOINT = "checkpoint.pt"
@@ -45,11 +45,11 @@ class Setting:
 
 
 @dataclass
-class Step:
+class GrpoStep:
     """One step's answers on the driver: their problems, group names, rewards and decoding results."""
 
     index: int
-    tasks: list[Task]
+    tasks: list[Problem]
     groups: list[str]
     data: DataProto
     rewards: list[Reward]
@@ -97,7 +97,7 @@ def answer_seed(seed: int, step: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:7], "big")
 
 
-def prompts_of(setting: Setting, step: int) -> tuple[list[Task], list[str], DataProto]:
+def prompts_of(setting: Setting, step: int) -> tuple[list[Problem], list[str], DataProto]:
     """The problems of a step, each ``group`` times in a row, as the workers take them."""
     options = setting.options
     drawn = setting.tasks.draw(step, options.prompts)
@@ -116,17 +116,17 @@ def prompts_of(setting: Setting, step: int) -> tuple[list[Task], list[str], Data
     return tasks, groups, DataProto.from_dict(tensors)
 
 
-def rewarded(setting: Setting, step: int) -> Step:
+def rewarded(setting: Setting, step: int) -> GrpoStep:
     """Roll out one step and grade it. With ``shuffle_rewards`` (a control) each group's rewards go to the wrong answers."""
     tasks, groups, data = prompts_of(setting, step)
     data = data.union(setting.group.generate(data))
     texts: list[str | None] = list(data.non_tensor_batch["text"])
     rewards = setting.rewards.grade(list(zip(tasks, texts, strict=True)))
     values = torch.tensor([total(reward, setting.options.weights) for reward in rewards])
-    return Step(step, tasks, groups, data, rewards, values)
+    return GrpoStep(step, tasks, groups, data, rewards, values)
 
 
-def credit(setting: Setting, step: Step) -> Tensor:
+def credit(setting: Setting, step: GrpoStep) -> Tensor:
     """The rewards that the update sees."""
     if not setting.options.shuffle_rewards:
         return step.values
@@ -135,7 +135,7 @@ def credit(setting: Setting, step: Step) -> Tensor:
     return step.values[torch.from_numpy(order)]
 
 
-def learn(setting: Setting, step: Step) -> dict[str, float]:
+def learn(setting: Setting, step: GrpoStep) -> dict[str, float]:
     """Score the informative answers, update, and return the figures of the update (none if no group was informative)."""
     options, values = setting.options, credit(setting, step)
     keep = informative(values, step.groups) & step.data.batch["scored"].any(-1)
@@ -159,7 +159,7 @@ def learn(setting: Setting, step: Step) -> dict[str, float]:
     return {**figures, **last, "entropy": float(entropy), "loss": float(found["loss"].sum(0).mean()), "norm": float(found["norm"].max())}
 
 
-def figures_of(step: Step, options: GRPOOptions) -> dict[str, Any]:
+def figures_of(step: GrpoStep, options: GRPOOptions) -> dict[str, Any]:
     """What the log says about the answers of a step: mean reward, its components, and how answers ended."""
     names = sorted({name for reward in step.rewards for name in reward.components})
     means = {f"reward/{name}": float(np.mean([reward.components.get(name, 0.0) for reward in step.rewards])) for name in names}
@@ -178,7 +178,7 @@ def figures_of(step: Step, options: GRPOOptions) -> dict[str, Any]:
     }
 
 
-def _decoded(step: Step) -> list[str]:
+def _decoded(step: GrpoStep) -> list[str]:
     return list(step.data.non_tensor_batch["status"])
 
 
@@ -186,7 +186,7 @@ def _status(reward: Reward, decoded: str) -> str:
     return reward.status if decoded == "ok" else f"decode_{decoded}"
 
 
-def _write_rollouts(log: LossLog, step: Step) -> None:
+def _write_rollouts(log: LossLog, step: GrpoStep) -> None:
     texts = step.data.non_tensor_batch["text"]
     for index, (task, reward, status) in enumerate(zip(step.tasks, step.rewards, _decoded(step), strict=True)):
         shown = {"uid": task.uid, "text": texts[index], "reward": round(float(step.values[index]), 4)}
@@ -200,14 +200,14 @@ def told(step: int, row: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Finish:
     """``stopped`` says why training ended early (None: it did not); ``seconds`` it took, interrupted runs included."""
 
     stopped: str | None
     seconds: float
 
 
-def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Outcome:
+def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Finish:
     """Train from the last checkpoint to ``options.steps``. A run that collapses ends with the weights of its last checkpoint."""
     options, group, work = setting.options, setting.group, setting.options.work.absolute()
     done, earlier = group.load(str(work / CHECKPOINT))[0]
@@ -232,7 +232,7 @@ def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Outco
             spent = earlier + time.perf_counter() - started
             if collapse.message:
                 group.load(str(work / CHECKPOINT))
-                return Outcome(collapse.message, spent)
+                return Finish(collapse.message, spent)
             if (index + 1) % options.save_every == 0 or index + 1 == options.steps:
                 group.save(str(work / CHECKPOINT), index + 1, spent)
-    return Outcome(None, earlier + time.perf_counter() - started)
+    return Finish(None, earlier + time.perf_counter() - started)

@@ -21,9 +21,9 @@ from types import TracebackType
 
 from harness.errors import UserError
 from methods.training.grpo.rewards import Form, Reward
-from methods.training.grpo.tasks import Task
+from methods.training.grpo.tasks import Problem
 
-Job = tuple[Task, str | None]
+Job = tuple[Problem, str | None]
 
 
 class RewardError(UserError, RuntimeError):

@@ -36,7 +36,7 @@ class Scorer(nn.Module):
 
 
 @dataclass(frozen=True)
-class Batch:
+class AnswerBatch:
     """Answers as tensors: ``prompts`` [answers, longest prompt] and ``outputs`` [answers, canvas] of ids, and what to score."""
 
     prompts: Tensor
@@ -64,7 +64,7 @@ class Chunk:
     weights: Tensor
 
 
-def _rows(batch: Batch, estimator: Estimator, inner: int, mask_id: int) -> list[_Row]:
+def _rows(batch: AnswerBatch, estimator: Estimator, inner: int, mask_id: int) -> list[_Row]:
     canvas, found = batch.outputs.shape[1], []
     for index, answer in enumerate(batch.answers):
         if not answer.scored.any():
@@ -87,7 +87,7 @@ def _chunk(rows: Sequence[_Row], device: torch.device) -> Chunk:
     return Chunk((ids.to(device), visible.to(device), owner.to(device), places, tokens), slots, weights)
 
 
-def chunks(batch: Batch, estimator: Estimator, inner: int, mask_id: int, rows: int, device: torch.device) -> list[Chunk]:
+def chunks(batch: AnswerBatch, estimator: Estimator, inner: int, mask_id: int, rows: int, device: torch.device) -> list[Chunk]:
     """The forwards of a batch, ``rows`` view rows each; similar lengths together."""
     found = sorted(_rows(batch, estimator, inner, mask_id), key=lambda row: len(row.ids))
     return [_chunk(found[start : start + rows], device) for start in range(0, len(found), rows)]

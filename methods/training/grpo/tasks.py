@@ -26,7 +26,7 @@ class TaskError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Task:
+class Problem:
     """One problem. ``answer`` for mathematics; ``tests`` and ``entry_point`` for code."""
 
     prompt: str
@@ -46,7 +46,7 @@ class TaskSource(Protocol):
         """Whether programs have to be run to grade answers."""
         ...
 
-    def draw(self, step: int, count: int) -> list[Task]:
+    def draw(self, step: int, count: int) -> list[Problem]:
         """The problems of a step: a function of seed and step alone."""
         ...
 
@@ -59,10 +59,10 @@ class GeneratedTasks:
         self.code = self.kind == "code"
         self.held_out = {row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)}
 
-    def draw(self, step: int, count: int) -> list[Task]:
+    def draw(self, step: int, count: int) -> list[Problem]:
         """``count`` problems with distinct keys; TaskError if the generator ever gives one of a held-out set."""
         rng = random.Random(f"{self.seed}/{self.kind}/{step}")
-        found: dict[str, Task] = {}
+        found: dict[str, Problem] = {}
         while len(found) < count:
             item = gsm.generate(rng, "train") if self.kind == "gsm" else code.generate(rng, "train")
             if item.key in self.held_out:
@@ -71,31 +71,31 @@ class GeneratedTasks:
         return list(found.values())
 
 
-def _generated(item: gsm.GsmItem | code.CodeItem) -> Task:
+def _generated(item: gsm.GsmItem | code.CodeItem) -> Problem:
     if isinstance(item, gsm.GsmItem):
-        return Task(item.prompt, answer=item.answer)
-    return Task(item.prompt, tests=item.tests, entry_point=item.entry_point)
+        return Problem(item.prompt, answer=item.answer)
+    return Problem(item.prompt, tests=item.tests, entry_point=item.entry_point)
 
 
 class FileTasks:
     """Problems of a file, shuffled anew in every epoch."""
 
-    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+    def __init__(self, tasks: Sequence[Problem], seed: int) -> None:
         self.tasks, self.seed = tasks, seed
         self.code = any(task.tests for task in tasks)
 
-    def draw(self, step: int, count: int) -> list[Task]:
+    def draw(self, step: int, count: int) -> list[Problem]:
         """The next ``count`` problems of the epoch, going over into the next one."""
         return [self._at(place) for place in range(step * count, (step + 1) * count)]
 
-    def _at(self, place: int) -> Task:
+    def _at(self, place: int) -> Problem:
         epoch, index = divmod(place, len(self.tasks))
         order = list(range(len(self.tasks)))
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
         return self.tasks[order[index]]
 
 
-def read_tasks(path: Path) -> list[Task]:
+def read_tasks(path: Path) -> list[Problem]:
     """The problems of a file; TaskError names the line that is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -107,10 +107,10 @@ def read_tasks(path: Path) -> list[Task]:
     return tasks
 
 
-def _task(path: Path, number: int, line: str) -> Task:
+def _task(path: Path, number: int, line: str) -> Problem:
     try:
         row: dict[str, Any] = json.loads(line)
-        task = Task(row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", ""))
+        task = Problem(row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TaskError(f"{path} line {number} is no problem with a prompt ({error!r})") from None
     if bool(task.answer) == bool(task.tests) or bool(task.tests) != bool(task.entry_point):

@@ -29,7 +29,7 @@ from methods.training.grpo.estimators import Answer, Estimator
 from methods.training.grpo.objective import Objective, Targets, policy_loss
 from methods.training.grpo.policy import Policy, PolicyOptions
 from methods.training.grpo.rollout import RolloutOptions, roll_out
-from methods.training.grpo.scoring import Batch, Chunk, accumulate, chunks, estimate, idle_chunk
+from methods.training.grpo.scoring import AnswerBatch, Chunk, accumulate, chunks, estimate, idle_chunk
 
 # Every worker gets the same arguments and returns its own answer; a batch is cut into equal parts.
 ALL: Any = Dispatch.ONE_TO_ALL  # pyright: ignore[reportAttributeAccessIssue]
@@ -114,7 +114,7 @@ class PolicyWorker(Worker):
                 logged.setdefault(name, []).append(value)
         return DataProto.from_dict({name: torch.stack(values, 1) for name, values in logged.items()})
 
-    def _inner_step(self, batch: Batch, data: DataProto, inner: int) -> dict[str, Tensor]:
+    def _inner_step(self, batch: AnswerBatch, data: DataProto, inner: int) -> dict[str, Tensor]:
         old, parts = data.batch["old"][:, inner], self._chunks(batch, inner)
         # Before the first step weights and masks are those of the old policy, and so is the estimate.
         new = old if inner == 0 else estimate(self.policy.score, parts, batch.outputs.shape)[0]
@@ -137,7 +137,7 @@ class PolicyWorker(Worker):
         share = rows * float(loss.value.detach()) / self.world_size / len(old)
         return {"clipped": loss.clipped, "ratio": loss.ratio, "kl": loss.kl, "count": loss.count, "loss": share, "norm": rows * norm}
 
-    def _chunks(self, batch: Batch, inner: int) -> list[Chunk]:
+    def _chunks(self, batch: AnswerBatch, inner: int) -> list[Chunk]:
         found = chunks(batch, self.options.estimator, inner, self.mask_id, self.options.rows, self.device)
         if not self.policy.sharded:
             return found
@@ -173,8 +173,8 @@ class PolicyWorker(Worker):
         return {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "device": device}
 
 
-def _batch(data: DataProto) -> Batch:
+def _batch(data: DataProto) -> AnswerBatch:
     rows = data.batch
     columns = (rows[name] for name in ("prompt_length", "scored", "steps", "seed"))
     answers = [Answer(int(length), scored, steps, int(seed)) for length, scored, steps, seed in zip(*columns, strict=True)]
-    return Batch(rows["prompts"], rows["outputs"], answers)
+    return AnswerBatch(rows["prompts"], rows["outputs"], answers)
