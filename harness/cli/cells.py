@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from harness.decoding.registry import Method, load_method
+from harness.decoding.registry import Method
 from harness.decoding.settings import SettingError, parse_pairs, setting_names, settings_of
+from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
 from harness.model.presets import Preset, preset
 from harness.model.text import chat_text
@@ -42,6 +43,7 @@ class Asked:
     stop_rule: StopRule = "harness"
     prompting: Prompting = field(default_factory=Prompting)
     preset: str | None = None
+    isolate: bool | None = None
 
 
 def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> Iterator[Cell]:
@@ -55,7 +57,7 @@ def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> I
 
 def _on_suite(asked: Asked, name: str, options: Options) -> list[tuple[Opened, Suite, list[Item], Preset | None]]:
     wishes = [Wish.parse(text) for text in asked.methods]
-    methods = [load_method(wish.method) for wish in wishes]
+    methods = [find_method(wish.method, asked.isolate) for wish in wishes]
     known = [key for method in methods for key in setting_names(method.decoder.Config)]
     shared, chosen = parse_pairs(asked.pairs), [method.name for method in methods]
     check_targets(shared, chosen)
@@ -66,9 +68,8 @@ def _on_suite(asked: Asked, name: str, options: Options) -> list[tuple[Opened, S
     found = []
     for wish, known_values in zip(wishes, values, strict=True):
         defaults = known_values.settings if known_values else {}
-        engine = open_engine(
-            wish, asked.weights, shared, known=known, chosen=chosen, seed=asked.seed, stop_rule=asked.stop_rule, defaults=defaults
-        )
+        more: dict[str, Any] = {"seed": asked.seed, "stop_rule": asked.stop_rule, "defaults": defaults, "isolate": asked.isolate}
+        engine = open_engine(wish, asked.weights, shared, known=known, chosen=chosen, **more)
         suite, items = _prompts(name, asked.prompting, known_values, engine.loaded.tokenizer, options.limit, rendered)
         _suits(engine, suite)
         engine.generator.check_fits([item.prompt for item in items], engine.generator.canvas(suite.canvas, suite.blocks))

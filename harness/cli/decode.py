@@ -9,10 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs, setting_names
-from harness.engine.flags import Adapter, BatchSize, Device, Dtype, Family, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.engine.flags import (
+    Adapter,
+    BatchSize,
+    Device,
+    Dtype,
+    Family,
+    Isolate,
+    Model,
+    NoMerge,
+    Seed,
+    Settings,
+    StopRuleOption,
+    stop_rule_of,
+)
 from harness.engine.generator import Request
+from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 
@@ -35,6 +48,7 @@ def decode_command(
     device: Device = None,
     dtype: Dtype = "auto",
     seed: Seed = 0,
+    isolate: Isolate = None,
 ) -> None:
     """Decode prompts with one method and write ids, counts and the step map of each.
 
@@ -43,7 +57,7 @@ def decode_command(
     spans) and **step_map** (per id, the forward that wrote it). `--set key=none` means null.
     """
 
-    entry = load_method(method)
+    entry = find_method(method, isolate)
     pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
     generator = open_engine(
         entry, Weights(model, adapter, not no_merge, dtype, device, family), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)

@@ -15,11 +15,11 @@ from rich.live import Live
 from rich.text import Text
 
 from harness.decoding.backbone import Backbone
-from harness.decoding.registry import load_method
 from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
-from harness.engine.flags import Adapter, Device, Dtype, Family, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.engine.flags import Adapter, Device, Dtype, Family, Isolate, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Generation, Generator, Request
+from harness.engine.isolation.finding import find_method
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
 from harness.errors import UserError
@@ -49,6 +49,7 @@ def generate_command(
     device: Device = None,
     dtype: Dtype = "auto",
     seed: Seed = 0,
+    isolate: Isolate = None,
     trace: Annotated[Path | None, typer.Option("--trace", help="Animation to write, .gif or .webp: one frame per forward pass.")] = None,
     delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds to wait between forward passes, for watching.")] = 0.0,
 ) -> None:
@@ -66,7 +67,7 @@ def generate_command(
     rule = stop_rule_of(stop_rule)
     if trace is not None and trace.suffix not in (".gif", ".webp"):
         raise GenerateError(f"--trace {trace} must end in .gif or .webp")
-    entry = load_method(method)
+    entry = find_method(method, isolate)
     text, lengths = split_markers(prompt)
     if not text.strip():
         raise GenerateError("the prompt is empty: give some text in front of any markers")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.decoding.registry import load_method, method_names
 from harness.decoding.settings import describe
+from harness.engine.isolation.finding import find_method
 from harness.model.catalog import catalog
 from suites.suite import list_suites, load_suite
 
@@ -42,7 +43,7 @@ def _methods(console: object) -> None:
 
 def _settings(console: object, name: str) -> None:
 
-    method = load_method(name)
+    method = find_method(name)
     table = Table("setting", "values", "default", "meaning", title=f"{method.name}: {method.decoder.summary}")
     for row in describe(method.decoder.Config):
         table.add_row(*row)

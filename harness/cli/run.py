@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.cli.options import OutputPath, Wandb
 from harness.cli.wandb import RunLog
-from harness.decoding.registry import load_method
 from harness.engine.flags import (
     Adapter,
     BatchSize,
@@ -24,6 +23,7 @@ from harness.engine.flags import (
     Device,
     Dtype,
     Family,
+    Isolate,
     Model,
     Multiturn,
     NoMerge,
@@ -33,6 +33,7 @@ from harness.engine.flags import (
     StopRuleOption,
     stop_rule_of,
 )
+from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Weights, Wish
 from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
@@ -90,6 +91,7 @@ def run_command(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
     wandb: Wandb = False,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.")] = None,
+    isolate: Isolate = None,
     allow_unsafe_code: Annotated[
         bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code unjailed where no jail can be had.")
     ] = False,
@@ -123,9 +125,9 @@ def run_command(
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
-    _announce(methods, suites, weights, chosen_limit)
+    _announce(methods, suites, weights, chosen_limit, isolate)
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
-    asked = Asked(methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset)
+    asked = Asked(methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate)
     with ExitStack() as stack:
         cells: list[Cell] = []
         try:
@@ -142,7 +144,7 @@ def _tell(line: str) -> None:
     Console(stderr=True, soft_wrap=True).print(line, highlight=False, markup=False)
 
 
-def _announce(methods: list[str], suites: list[str], weights: Weights, limit: int | None) -> None:
+def _announce(methods: list[str], suites: list[str], weights: Weights, limit: int | None, isolate: bool | None) -> None:
     """Say what a hub model will fetch, whether it fits and about how long the run takes, before anything large is fetched."""
     if not on_hub(location(weights.model)):
         return
@@ -151,7 +153,7 @@ def _announce(methods: list[str], suites: list[str], weights: Weights, limit: in
         suite = load_suite(name, os.environ.get("BENCH_DATA"))
         count = sum(1 for _ in suite.docs())
         tokens += len(methods) * min(limit or count, count) * (lookup(weights.model).canvas or suite.canvas)
-    chosen = [load_method(Wish.parse(text).method) for text in methods]
+    chosen = [find_method(Wish.parse(text).method, isolate) for text in methods]
     needs = [(method.name, method.decoder.requires) for method in chosen]
     for line in preview(weights.model, needs, tokens=tokens, adapter=weights.adapter, dtype=weights.dtype, device=weights.device):
         _tell(line)

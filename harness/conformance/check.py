@@ -20,6 +20,7 @@ from harness.decoding.registry import Method, load_method
 from harness.decoding.rules import CanvasError
 from harness.decoding.settings import build_config, describe, settings_of
 from harness.engine.generator import Generator
+from harness.engine.isolation.finding import find_method
 from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.audit import CHECK_NAMES, finished_length
@@ -74,13 +75,18 @@ def _some(faults: list[str]) -> str:
     return "; ".join(distinct[:3]) + (f"; and {len(distinct) - 3} more" if len(distinct) > 3 else "")
 
 
-def open_method(name: str) -> tuple[Method, Path | None, list[str]]:
-    """The method, its source file, and what that file opened while it was imported."""
+def open_method(name: str, isolate: bool = True) -> tuple[Method, Path | None, list[str]]:
+    """The method, its source file, and what that file opened while it was imported.
+
+    ``isolate``: what is not the project's own stays behind the glass, where it has nothing to open.
+    """
     path = Path(name) if name.endswith(".py") or "/" in name else None
     if path is None:
-        method = load_method(name)
-        found = inspect.getsourcefile(type(method.decoder))
+        method = find_method(name) if isolate else load_method(name)
+        found = None if method.isolated else inspect.getsourcefile(type(method.decoder))
         return method, Path(found) if found else None, []
+    if isolate:
+        return find_method(name), path, []
     with Ears.listen(path) as heard:
         method = load_method(name)
     # Loading reads the file itself through the registry; only what its own code opens is heard.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.decoding.decoder import Decoder
 from harness.errors import UserError
@@ -19,10 +20,14 @@ class MethodError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Method:
-    """A decoder and where it came from (``source``: 'built-in', a distribution, or the file's sha256)."""
+    """A decoder and where it came from (``source``: 'built-in', a distribution, or the file's sha256).
+
+    ``isolated``: whether it runs in a jail (null: the project's own, where nobody asked for either).
+    """
 
     decoder: Decoder
     source: str
+    isolated: bool | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +52,11 @@ def load_method(name: str) -> Method:
         names = method_names()
         hint = did_you_mean(name, names)
         raise MethodError(f"unknown method {name!r}: {hint}--method takes {', '.join(names)}, or a file such as ./mine.py")
-    if missing := [member for member in _MEMBERS if not hasattr(plugin.value, member)]:
+    check_members(plugin.value, origin)
+    return Method(plugin.value, plugin.source, None if plugin.source == "built-in" else False)
+
+
+def check_members(decoder: Any, origin: str) -> None:
+    """MethodError unless the object has the members of a decoder."""
+    if missing := [member for member in _MEMBERS if not hasattr(decoder, member)]:
         raise MethodError(f"METHOD of {origin} lacks {', '.join(missing)} (see CONTRIBUTING.md)")
-    return Method(plugin.value, plugin.source)

@@ -67,6 +67,15 @@ PresetOption = Annotated[
         "(methods/models/presets.yaml); published:PROJECT: of one project. Explicit flags win. The stop rule stays --stop-rule's.",
     ),
 ]
+Isolate = Annotated[
+    bool | None,
+    typer.Option(
+        "--isolate/--no-isolate",
+        help="Run decoders in a jail that can only ask for forward passes; default: those from a file or another package. Without it "
+        "a run says so.",
+        show_default=False,
+    ),
+]
 
 
 def stop_rule_of(text: str) -> StopRule:

@@ -10,9 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.decoding.registry import Method, load_method
+from harness.decoding.registry import Method
 from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.generator import Generator
+from harness.engine.isolation.finding import find_method
 from harness.engine.loader import Loaded, load
 from harness.model.catalog import lookup
 from harness.model.recognise import open_family
@@ -107,15 +108,17 @@ def open_engine(
     seed: int = 0,
     stop_rule: StopRule = "harness",
     defaults: Mapping[str, Any] | None = None,
+    isolate: bool | None = None,
 ) -> Opened:
     """Open one method on one model.
 
     ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too; ``chosen``: the
-    names of all chosen methods, which settings may be addressed to; ``defaults``: settings that every other one replaces.
+    names of all chosen methods, which settings may be addressed to; ``defaults``: settings that every other one replaces;
+    ``isolate``: see ``find_method``.
     Raises MethodError, CheckpointError or SettingError, naming the flag to change.
     """
     wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
-    entry = method if isinstance(method, Method) else load_method(wish.method)
+    entry = method if isinstance(method, Method) else find_method(wish.method, isolate)
     what = Weights(weights) if isinstance(weights, str) else weights
     check_targets(settings or {}, {entry.name, *chosen})
     mine = settings_for(wish, entry, what.model, settings or {}, set(known), defaults)

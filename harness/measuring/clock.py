@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -114,7 +115,8 @@ def decode(
     )
     before = memory.level(device) if memory.reset_peak(device) else None
     start = Start.of(backbone, canvas)
-    with backbone.watch() as seen:
+    prepare = getattr(decoder, "ready", None)
+    with prepare(backbone, canvas, config) if prepare is not None else nullcontext(), backbone.watch() as seen:
         ids, timing = _timed(backbone, decoder, config, canvas)
     checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
     peak = memory.peak(device)

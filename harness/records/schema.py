@@ -42,6 +42,9 @@ class Plan(Record):
     tokenizer_hash: str | None = None
     method: str
     method_source: str = Field(description="'built-in', the distribution that provides it, or sha256 of the file it was loaded from")
+    isolated: bool | None = Field(
+        default=None, description="whether the decoder ran in a jail; null: the project's own, in the harness' process by default"
+    )
     settings: dict[str, Any] = Field(description="all settings of the method, defaults included")
     suite: str
     prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
@@ -147,6 +150,9 @@ class Run(Record):
     )
     expected: int | None = Field(default=None, description="samples of the whole run; null: a run from before this was recorded")
     weights_bytes: int | None = Field(default=None, description="bytes of the weights that the method computes with")
+    isolation: dict[str, Any] | None = Field(
+        default=None, description="of a decoder in a jail: which jail, what it cannot do here, seconds per request of an empty model"
+    )
     load_s: float | None = None
     wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
     roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")

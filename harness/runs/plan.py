@@ -28,7 +28,8 @@ def prompts_hash(prompts: Sequence[str]) -> str:
 
 def run_id(plan: Plan) -> str:
     """Method, suite and the plan's hash: stable across machines that make the same plan."""
-    return f"{plan.method}-{plan.suite}-{digest(plan.model_dump(mode='json'))[:10]}"
+    unsaid = {"isolated"} if plan.isolated is None else set[str]()  # as it was before there was a jail for decoders
+    return f"{plan.method}-{plan.suite}-{digest(plan.model_dump(mode='json', exclude=unsaid))[:10]}"
 
 
 def make_plan(
@@ -53,6 +54,7 @@ def make_plan(
         **{name: getattr(loaded, name) for name in provenance},
         method=method.name,
         method_source=method.source,
+        isolated=method.isolated,
         settings=settings_of(generator.config),
         suite=suite,
         prompts_hash=prompts_hash(prompts),

@@ -44,6 +44,7 @@ class Guest:
     script: Python source file. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`, and shown.
     search: the same, but only what the order's `read` names is shown of them.
     descriptors: open files and sockets that it keeps, under their own numbers (from 3).
+    server: the script is the harness' own, and forks the processes that are to be confined.
     """
 
     script: Path
@@ -51,6 +52,7 @@ class Guest:
     path: tuple[Path, ...] = ()
     search: tuple[Path, ...] = ()
     descriptors: tuple[int, ...] = ()
+    server: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Order:
         plan = {"role": self.role, "mode": mode, "user": who.user, "own_user": who.own, "work": work, "fatherly": False, **more}
         if self.guest is not None:
             plan.update(script=str(self.guest.script), arguments=list(self.guest.arguments), limits=asdict(self.limits))
-            plan.update(path=[str(path) for path in (*self.guest.path, *self.guest.search)], fatherly=True)
+            plan.update(path=[str(path) for path in (*self.guest.path, *self.guest.search)], fatherly=True, server=self.guest.server)
         return plan
 
     def shown(self) -> tuple[Path, ...]:

@@ -23,8 +23,8 @@ class Limits:
 
     seconds: wall clock. cpu_seconds: processor time of the program (default: as `seconds`); with a longer wall clock, a busy machine
     fails no correct program while an endless loop still ends early. memory_mb: address space of each process. processes: children
-    the program may start (0: fork and exec are refused). threads: at the same time. files: open files. file_mb: size of one file, and of
-    the work folder. output_kb: size of one message out of the jail.
+    the program may start (0: fork and exec are refused). threads: at the same time (1: the first alone). files: open files. file_mb: size
+    of one file, and of the work folder. output_kb: size of one message out of the jail.
     """
 
     seconds: float = 10.0

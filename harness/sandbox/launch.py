@@ -97,6 +97,7 @@ def start_guest(
     limits: Limits | None = None,
     backend: Backend | None = None,
     search: Iterable[Path] = (),
+    server: bool = False,
 ) -> Running:
     """Run one Python program in a jail of its own, without network, until it ends or is killed; `Running.kill` must be called.
 
@@ -112,7 +113,7 @@ def start_guest(
     backend = backend or probe()[0]
     if backend == "none":
         raise JailError("nothing on this machine isolates a program")
-    guest = Guest(script, tuple(arguments), tuple(path), tuple(search), tuple(descriptors))
+    guest = Guest(script, tuple(arguments), tuple(path), tuple(search), tuple(descriptors), server)
     source = script.read_text(encoding="utf-8")
     running = start(backend, Order("guest", limits or Limits(), read=tuple(read), guest=guest))
     try:

@@ -1,8 +1,9 @@
-"""One whole program in the jail, such as a decoder: it runs until it ends, and talks through the descriptors that it was given."""
+"""One whole program in the jail, or the harness' own server of several: it runs until it ends, and talks through its descriptors."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -16,13 +17,23 @@ import wire
 SOURCE_LIMIT = 64 << 20
 
 
+def confine(plan: dict[str, Any]) -> None:
+    """Put the limits and the system-call filter on this process, for good."""
+    limits = plan["limits"]
+    guard.limit_resources(limits, plan["own_user"])
+    if sys.platform == "linux":
+        syscalls.install(limits["processes"], limits["threads"] > 1)
+
+
 def run(plan: dict[str, Any], control: socket.socket) -> NoReturn:
     """Run `plan["script"]` under the same limits and system-call filter as a program of a check, then say how it ended, and exit.
 
-    plan: script (its name), arguments, limits, own_user, work. Over the control socket come the script's text, and from here a greeting
-    and, if the script ends, ["ended", exception or "", its text]; both come from this process, so they prove nothing.
+    plan: script (its name), arguments, limits, own_user, work, server (the script is the harness' own: it is not confined itself, but has
+    `confine()` for its children, and `work`, the folders for them). Over the control socket come the script's text, and from here a
+    greeting and, if the script ends, ["ended", exception or "", its text]; both come from this process, so they prove nothing.
     """
-    place = folders.WorkFolders(plan["work"]).create()
+    work = folders.WorkFolders(plan["work"])
+    place = work.create()
     os.chdir(place)
     os.environ["TMPDIR"] = place
     null = os.open(os.devnull, os.O_RDWR)
@@ -35,11 +46,13 @@ def run(plan: dict[str, Any], control: socket.socket) -> NoReturn:
     if not isinstance(source, str):
         os._exit(1)
     end = ["ended", "", ""]
+    space: dict[str, Any] = {"__name__": "__main__", "__file__": plan["script"]}
     try:
-        guard.limit_resources(plan["limits"], plan["own_user"])
-        if sys.platform == "linux":
-            syscalls.install(plan["limits"]["processes"])
-        exec(compile(source, plan["script"], "exec"), {"__name__": "__main__", "__file__": plan["script"]})
+        if plan["server"]:
+            space.update(work=work, confine=functools.partial(confine, plan))
+        else:
+            confine(plan)
+        exec(compile(source, plan["script"], "exec"), space)
     except SystemExit as error:
         end = ["ended", "" if error.code in (None, 0) else "SystemExit", str(error.code or "")[:300]]
     except BaseException as error:

@@ -92,7 +92,9 @@ def _one_of(values: tuple[int, ...]) -> bytes:
     return b"".join([*tests, _REFUSE, _PASS])
 
 
-def _clone(processes: bool) -> bytes:
+def _clone(processes: bool, threads: bool) -> bytes:
+    if not processes and not threads:
+        return _REFUSE
     allowed = _PROCESS_FLAGS if processes else _THREAD_FLAGS
     known = _argument(0) + _instruction(0x45, 0, 1, ~allowed) + _REFUSE
     return known + (_PASS if processes else _instruction(0x45, 1, 0, _CLONE_THREAD) + _REFUSE + _PASS)
@@ -109,10 +111,10 @@ def _null(index: int) -> bytes:
     return _argument(index) + zero + _argument(index, high=True) + zero + _PASS
 
 
-def _checks(processes: bool, pid: int) -> dict[str, bytes]:
+def _checks(processes: bool, pid: int, threads: bool) -> dict[str, bytes]:
     new = _PASS if processes else _REFUSE
     return {
-        "clone": _clone(processes),
+        "clone": _clone(processes, threads),
         "clone3": _UNKNOWN,
         **dict.fromkeys(("fork", "vfork", "execve"), new),
         "execveat": _REFUSE,
@@ -128,15 +130,15 @@ def _checks(processes: bool, pid: int) -> dict[str, bytes]:
     }
 
 
-def build_filter(processes: int, pid: int, machine: str) -> bytes:
+def build_filter(processes: int, pid: int, machine: str, threads: bool = True) -> bytes:
     """The BPF program: what PLAIN and CHECKED name, the latter by their arguments, and nothing else.
 
     processes: 0 also forbids fork and exec (threads stay possible). pid: the process that will carry the filter; signals and limits reach
-    no other.
+    no other. threads: false forbids a second thread too.
     """
     column = list(ARCHITECTURES).index(machine)
     actions = {pair[column]: _PASS for pair in PLAIN.values()}
-    actions.update({CHECKED[name][column]: check for name, check in _checks(bool(processes), pid).items()})
+    actions.update({CHECKED[name][column]: check for name, check in _checks(bool(processes), pid, threads).items()})
     actions.pop(-1, None)
     ranges: list[tuple[int, bytes]] = []
     for number in sorted({0, _FIRST_YOUNG_CALL, *actions, *(number + 1 for number in actions)}):
@@ -175,8 +177,8 @@ def supported() -> bool:
 
 
 @functools.cache
-def _template(processes: bool) -> bytes:
-    return build_filter(int(processes), _PLACEHOLDER, platform.machine())
+def _template(processes: bool, threads: bool = True) -> bytes:
+    return build_filter(int(processes), _PLACEHOLDER, platform.machine(), threads)
 
 
 def prepare() -> None:
@@ -186,11 +188,11 @@ def prepare() -> None:
         _template(True)
 
 
-def install(processes: int) -> None:
+def install(processes: int, threads: bool = True) -> None:
     """Put the filter on this process; OSError where the kernel refuses. Does nothing on a machine whose numbers are unknown."""
     if not supported():
         return
-    code = _template(bool(processes)).replace(struct.pack("=I", _PLACEHOLDER), struct.pack("=I", os.getpid()))
+    code = _template(bool(processes), threads).replace(struct.pack("=I", _PLACEHOLDER), struct.pack("=I", os.getpid()))
     buffer = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
     if _libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(program), 0, 0):
