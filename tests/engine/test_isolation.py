@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from harness.engine.isolation.finding import find_method
 from harness.engine.isolation.messages import Bounds, BrokenMessage, CannotCross, receive, request_out, send
 from harness.engine.loader import load
 from harness.engine.opening import open_engine
+from harness.measuring.clock import decode
 from harness.runs.plan import make_plan, run_id
 from harness.runs.suite import Rendering
 from harness.sandbox import launch
@@ -93,6 +95,34 @@ def test_the_glass_changes_no_answer(name: str, model: str, settings: dict[str, 
         found, expected = (answers(Generator(loaded, method.decoder, settings), size) for method in (inside, outside))
         assert found == expected
         assert any(row for row, _ in found)
+
+
+class EndsAt:
+    """Stop strings of a tokenizer whose every id is a character: any of ``marks`` ends the text."""
+
+    reach = 1
+
+    def __init__(self, marks: set[int]) -> None:
+        self.marks = marks
+
+    def within(self, ids: Sequence[int]) -> bool:
+        return bool(self.marks & set(ids))
+
+    def end(self, ids: Sequence[int]) -> int | None:
+        return next((k + 1 for k, value in enumerate(ids) if value in self.marks), None)
+
+
+@jailed
+def test_stop_strings_are_searched_by_the_judge() -> None:
+    loaded = load(str(GOLDEN / "dream_eos_tiny"))
+    settings: dict[str, Any] = {"block_length": 4}
+    generators = [Generator(loaded, find_method("hierarchy", isolate).decoder, settings) for isolate in (True, False)]
+    prompts = [list(prompt) for prompt in PROMPTS]
+    free = decode(loaded.backbone, generators[1].decoder, generators[1].config, prompts, 16, stop_rule="reference")
+    stops: Any = EndsAt({row.output[5] for row in free})
+    found, expected = (decode(loaded.backbone, one.decoder, one.config, prompts, 16, stops=stops) for one in generators)
+    assert [(row.output, row.nfe, row.step_map) for row in found] == [(row.output, row.nfe, row.step_map) for row in expected]
+    assert any(row.nfe < whole.nfe for row, whole in zip(found, free, strict=True))
 
 
 @pytest.fixture
