@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.cli.cells import Asked, Prompting, plan_cells
-from harness.cli.options import OutputPath, Wandb
+from harness.cli.options import STORING, OutputPath, Wandb
 from harness.cli.wandb import RunLog
 from harness.engine.flags import (
+    DECODING,
+    PROMPTS,
     Adapter,
     BatchSize,
     ChatTemplate,
@@ -45,6 +47,7 @@ from harness.sandbox import open_jail
 from reports.console import render
 from suites.suite import load_suite
 
+SUITES, TIMING = "Suites", "Timing"
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
 QUICK_LIMIT = 32
@@ -54,20 +57,40 @@ def run_command(
     model: Model = "nano",
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Method name, ./file.py, or NAME:key=value,... (repeatable or comma-separated names)."),
+        typer.Option(
+            "--method",
+            help="Method name, ./file.py, or NAME:key=value,... (repeatable or comma-separated names).",
+            rich_help_panel=DECODING,
+        ),
     ] = None,
-    suite: Annotated[list[str] | None, typer.Option("--suite", help="Suite (repeatable or comma-separated); see `bench list`.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Suite (repeatable or comma-separated); see `bench list`.", rich_help_panel=SUITES)
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-L", min=1, help="First N documents, of each member of a group; default all (quickstart: 32).")
+        int | None,
+        typer.Option(
+            "--limit",
+            "-L",
+            min=1,
+            help="First N documents, of each member of a group; default all (quickstart: 32).",
+            rich_help_panel=SUITES,
+        ),
     ] = None,
     preset: PresetOption = None,
     apply_chat_template: ChatTemplate = None,
     fewshot_as_multiturn: Multiturn = None,
-    template: Annotated[str, typer.Option("--template", help="Prompt template of the suite; `bench suite show` lists them.")] = "default",
+    template: Annotated[
+        str, typer.Option("--template", help="Prompt template of the suite; `bench suite show` lists them.", rich_help_panel=PROMPTS)
+    ] = "default",
     num_fewshot: Annotated[
-        int | None, typer.Option("--num_fewshot", "--num-fewshot", min=0, help="Solved examples in the prompt; default: the suite's.")
+        int | None,
+        typer.Option(
+            "--num_fewshot", "--num-fewshot", min=0, help="Solved examples in the prompt; default: the suite's.", rich_help_panel=PROMPTS
+        ),
     ] = None,
-    fewshot_seed: Annotated[int, typer.Option("--fewshot_seed", "--fewshot-seed", help="Seed that draws them.")] = 1234,
+    fewshot_seed: Annotated[
+        int, typer.Option("--fewshot_seed", "--fewshot-seed", help="Seed that draws them.", rich_help_panel=PROMPTS)
+    ] = 1234,
     batch_size: BatchSize = 1,
     device: Device = None,
     dtype: Dtype = "auto",
@@ -76,24 +99,37 @@ def run_command(
     no_merge: NoMerge = False,
     settings: Settings = None,
     seed: Seed = 0,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Answers per document.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Answers per document.", rich_help_panel=TIMING)] = 1,
     protocol: Annotated[
         str,
         typer.Option(
             "--protocol",
             help="quick: each document once. standard: warm-up per shape until times vary by less than 2% (3 to 20 runs), then 32 of the "
             "documents timed three times, methods in A B B A order. publish: as standard, all documents three times.",
+            rich_help_panel=TIMING,
         ),
     ] = "quick",
     stop_rule: StopRuleOption = "harness",
     output_path: OutputPath = Path("runs"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.")] = False,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.", rich_help_panel=STORING)
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING)
+    ] = None,
     wandb: Wandb = False,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.", rich_help_panel=SUITES)
+    ] = None,
     isolate: Isolate = None,
     allow_unsafe_code: Annotated[
-        bool, typer.Option("--allow-unsafe-code", "--allow_unsafe_code", help="Run model-written code unjailed where no jail can be had.")
+        bool,
+        typer.Option(
+            "--allow-unsafe-code",
+            "--allow_unsafe_code",
+            help="Run model-written code unjailed where no jail can be had.",
+            rich_help_panel=SUITES,
+        ),
     ] = False,
 ) -> None:
     """Run methods on suites and print tokens/s and pass@1 of each.

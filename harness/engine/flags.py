@@ -9,35 +9,55 @@ import typer
 from harness.decoding.settings import SettingError
 from harness.records.schema import StopRule
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.")]
+MODEL, DECODING, PROMPTS = "Model", "Decoding", "Prompts"
+"""Panels of ``--help`` that these flags stand in."""
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.", rich_help_panel=MODEL)
+]
 Adapter = Annotated[
     str | None,
     typer.Option(
         "--adapter",
         help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the method needs one; none: none.",
+        rich_help_panel=MODEL,
     ),
 ]
 Family = Annotated[
     str | None,
-    typer.Option("--family", help="Python file with a model family (FAMILY = Family(...)) that is asked before the known ones."),
+    typer.Option(
+        "--family",
+        help="Python file with a model family (FAMILY = Family(...)) that is asked before the known ones.",
+        rich_help_panel=MODEL,
+    ),
 ]
 NoMerge = Annotated[
-    bool, typer.Option("--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).")
+    bool,
+    typer.Option(
+        "--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).", rich_help_panel=MODEL
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.", rich_help_panel=MODEL)]
+Dtype = Annotated[
+    str, typer.Option("--dtype", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.", rich_help_panel=MODEL)
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`."),
+    typer.Option(
+        "--set", help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`.", rich_help_panel=DECODING
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.")]
-BatchSize = Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.", rich_help_panel=DECODING)]
+BatchSize = Annotated[
+    int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.", rich_help_panel=DECODING)
+]
 StopRuleOption = Annotated[
     str,
     typer.Option(
         "--stop-rule",
         "--stop_rule",
         help="harness: every method stops at end-of-text and at the suite's stop strings; reference: as the method was published.",
+        rich_help_panel=DECODING,
     ),
 ]
 ChatTemplate = Annotated[
@@ -48,6 +68,7 @@ ChatTemplate = Annotated[
         "--chat_template",
         help="Put prompts into the chat template of each method's own checkpoint (instruct models); default: a preset's way, else not.",
         show_default=False,
+        rich_help_panel=PROMPTS,
     ),
 ]
 Multiturn = Annotated[
@@ -57,6 +78,7 @@ Multiturn = Annotated[
         "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
         help="With the chat template: solved examples as turns of their own, or in one turn with the question; default: turns.",
         show_default=False,
+        rich_help_panel=PROMPTS,
     ),
 ]
 PresetOption = Annotated[
@@ -65,6 +87,7 @@ PresetOption = Annotated[
         "--preset",
         help="published: settings, canvas, examples and prompt format of the method's published evaluation of this model on each suite "
         "(methods/models/presets.yaml); published:PROJECT: of one project. Explicit flags win. The stop rule stays --stop-rule's.",
+        rich_help_panel=DECODING,
     ),
 ]
 Isolate = Annotated[
@@ -74,6 +97,7 @@ Isolate = Annotated[
         help="Run decoders in a jail that can only ask for forward passes; default: those from a file or another package. Without it "
         "a run says so.",
         show_default=False,
+        rich_help_panel=DECODING,
     ),
 ]
 
