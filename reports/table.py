@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness.records.schema import Plan
 from harness.statistics.blocks import BlockMeans, block_means
 from harness.statistics.verdict import NEAR_ZERO, Verdict, adjust, rank, verdict
 from reports.load import StoredRun, comparable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASELINE_METHOD = "vanilla"
 DIGITS = "%.6g"
@@ -96,6 +97,8 @@ class Table:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """One line per run, raw numbers (seconds, bytes, tokens per second, fractions; NaN: unknown)."""
+        import pandas as pd  # a run that prints its table needs no frame, and no half second to import one
+
         return pd.DataFrame([_record(row) for row in self.rows])
 
 

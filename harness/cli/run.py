@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.cli.options import STORING, OutputPath, Wandb
-from harness.cli.wandb import RunLog
 from harness.engine.flags import (
     DECODING,
     PROMPTS,
@@ -209,7 +208,11 @@ def _split(methods: list[str] | None) -> list[str]:
 
 def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
-    log = RunLog(cells) if wandb else None
+    log = None
+    if wandb:
+        from harness.cli.wandb import RunLog  # draws plots: seconds of imports that other runs do not need
+
+        log = RunLog(cells)
     waiting = [cell for cell in cells if cell.pending]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with ExitStack() as stack:

@@ -25,12 +25,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """
     if not has_tokenizer(folder):
         return None
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
-
+    # Each class where it is needed: the automatic one alone takes seconds to import.
     if (folder / "tokenizer.json").exists():
+        from transformers import PreTrainedTokenizerFast
+
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
     if (folder / "merges.txt").exists():
+        from transformers import Qwen2Tokenizer
+
         return Qwen2Tokenizer.from_pretrained(str(folder))
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
 
 
