@@ -79,6 +79,15 @@ def notes(table: Table) -> list[str]:
     ]
     if errors:
         found.append(f"Samples that ended in an error (counted as unsolved, their time as spent): {'; '.join(errors)}.")
+    strangers = {row.label: row.stored.run for row in table.rows if row.stored.run.plan.isolated is not None}
+    if loose := [label for label, run in strangers.items() if not run.plan.isolated]:
+        found.append(
+            f"**Not isolated** (the decoder ran in the harness' own process, where its figures can be forged): {', '.join(loose)}."
+        )
+    told = {label: (run.isolation or {}).get("share") for label, run in strangers.items() if run.plan.isolated}
+    if told:
+        costs = [f"{label} {'unknown' if share is None else f'{share:.1%}'}" for label, share in told.items()]
+        found.append(f"Decoded behind glass, with the most that its requests cost of the time shown: {', '.join(costs)}.")
     return found
 
 

@@ -235,6 +235,20 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         log.finish(cells)
 
 
+def _glass(cell: Cell) -> str | None:
+    """What a run says of the process that its decoder ran in; None for the project's own in the harness' process."""
+    run = cell.folder.run
+    if run.plan.isolated is None:
+        return None
+    who = f"{cell.method.name} on {cell.suite.name}"
+    if not run.plan.isolated or run.isolation is None:
+        return f"{who}: not isolated: the decoder ran in the harness' own process"
+    told, share = run.isolation, run.isolation.get("share")
+    cost = f"{1e3 * told['candidates_s']:.2f} ms per request, {1e3 * told['logits_s']:.2f} ms with logits"
+    weak = f"; this machine's jail: {'; '.join(told['weaknesses'])}" if told["weaknesses"] else ""
+    return f"{who}: behind glass ({told['jail']}): {cost}, at most {share or 0:.1%} of the decode time{weak}"
+
+
 def _show(cells: list[Cell], root: Path) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -244,4 +258,7 @@ def _show(cells: list[Cell], root: Path) -> None:
         checks = cell.folder.run.audit.checks if cell.folder.run.audit else []
         names = ", ".join(check.name for check in checks if not check.passed)
         console.print(f"[red]{cell.method.name} on {cell.suite.name} failed the audit ({names}) and is kept out of tables[/red]")
+    for cell in cells:
+        if line := _glass(cell):
+            console.print(line, highlight=False, markup=False)
     console.print(f"runs stored under {root}; `bench report {root}` writes the leaderboard and plots")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,7 @@ class Generation:
     block_useful: list[int] = field(default_factory=list)
     error: str | None = None
     status: Status = "ok"
+    spent_s: float | None = None
 
 
 class Generator:
@@ -123,6 +125,7 @@ class Generator:
         config = self.config
         if first.settings:
             config = self._configured({**self.settings, **first.settings})
+        started = time.perf_counter()
         seeds = [self.row_seed(item.prompt_ids, item.request.repeat) for item in batch]
         try:
             rows = decode(
@@ -147,6 +150,7 @@ class Generator:
             if len(batch) > 1:
                 return [done for item in batch for done in self._decode([item])]
             batch[0].status, batch[0].error = _failure(error), f"{type(error).__name__}: {error}".splitlines()[0]
+            batch[0].spent_s = time.perf_counter() - started
             return batch
         for item, row in zip(batch, rows, strict=True):
             self._finish(item, row)

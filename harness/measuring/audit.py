@@ -30,6 +30,8 @@ CHECK_NAMES = (
     "clock_intact",
     "harness_untouched",
 )
+GLASS_CHECKS = ("writes_explained",)
+"""Of a decoder behind glass, where the judge sees every answer and every write."""
 # A share of the roof above 1 by measurement noise is no finding; twice the roof is forwards that were not run.
 ROOF_SLACK = 2.0
 
@@ -149,28 +151,35 @@ def _clock_check(canvas: Canvas, timing: Timing) -> AuditCheck:
     return _listed("clock_intact", faults)
 
 
-def audit_run(samples: Sequence[Sample], roof_share: float | None = None, *, greedy: bool = False) -> Audit:
+def audit_run(
+    samples: Sequence[Sample], roof_share: float | None = None, *, greedy: bool = False, more: Sequence[AuditCheck] = ()
+) -> Audit:
     """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by that name.
 
     ``roof_share``: the run's speed as a share of the device's roofline (harness.measuring.roofline), if it was measured.
     ``greedy``: at temperature 0 repeats must be equal and cost the same, unless the decoder drew from its row's random stream.
+    ``more``: checks of the run as a whole. What fails only behind the glass is listed where it failed.
     """
     failed = [sample for sample in samples if sample.status == "audit_failed"]
     checks = []
-    for name in (*CHECK_NAMES, "canvas_contract"):
+    for name in (*CHECK_NAMES, "canvas_contract", *GLASS_CHECKS):
         hits = [sample for sample in failed if _blames(sample, name)]
+        if name in GLASS_CHECKS and not hits:
+            continue
         detail = f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}" if hits else ""
         checks.append(AuditCheck(name=name, passed=not hits, detail=detail))
     if roof_share is not None:
         checks.append(AuditCheck(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
     if greedy:
         checks += repetition(samples)
+    checks += more
     return Audit(passed=not failed and all(check.passed for check in checks), checks=checks)
 
 
 def _blames(sample: Sample, name: str) -> bool:
     text = sample.error or ""
-    return f"{name}:" in text if name in CHECK_NAMES else not any(f"{known}:" in text for known in CHECK_NAMES)
+    known = (*CHECK_NAMES, *GLASS_CHECKS)
+    return f"{name}:" in text if name in known else not any(f"{one}:" in text for one in known)
 
 
 def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[AuditCheck]:

@@ -119,6 +119,8 @@ def decode(
     with prepare(backbone, canvas, config) if prepare is not None else nullcontext(), backbone.watch() as seen:
         ids, timing = _timed(backbone, decoder, config, canvas)
     checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
+    if (findings := getattr(decoder, "findings", None)) is not None:
+        checks = [[*found, *findings(index)] for index, found in enumerate(checks)]
     peak = memory.peak(device)
     above = None if before is None or peak is None else max(0, peak - before)
     return [_row(backbone, canvas, index, timing.elapsed, (peak, above), checks[index]) for index in range(len(prompts))]

@@ -20,9 +20,11 @@ from harness.decoding.backbone import Backbone
 from harness.decoding.registry import Method
 from harness.decoding.settings import changed_settings, settings_of
 from harness.engine.generator import Generation, Generator, Request
+from harness.engine.isolation.cost import overhead, record
 from harness.measuring.audit import audit_run
 from harness.measuring.clock import Decoded
 from harness.measuring.environment import capture
+from harness.measuring.fingerprint import fingerprint, weights_check
 from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
 from harness.measuring.roofline import roofline_for, settled_share
 from harness.model.presets import Preset
@@ -85,6 +87,10 @@ class Cell:
         except BaseException:
             self.folder.close()
             raise
+        backbone = self.generator.loaded.backbone
+        self.weights = fingerprint(backbone) if self.pending else ""
+        if self.pending and self.method.isolated:
+            self.folder.run.isolation = record(self.generator.decoder, backbone.spec)
         self.started = time.perf_counter()
 
     def _run(self) -> Run:
@@ -219,7 +225,7 @@ class Cell:
             block_useful=generation.block_useful,
             status=generation.status,
             error=generation.error,
-            **measured(row, self.generator.loaded.tokenizer),
+            **(measured(row, self.generator.loaded.tokenizer) | ({"time_s": generation.spent_s, "rows": 1} if row is None else {})),
         )
 
     def finish(self) -> None:
@@ -232,7 +238,10 @@ class Cell:
         share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True))
         run.summary = summarise(samples).model_copy(update={"roof_share": share})
         run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
-        run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"))
+        more = [weights_check(self.generator.loaded.backbone, self.weights)] if self.weights else []
+        run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"), more=more)
+        if run.isolation is not None:
+            run.isolation["share"] = overhead(run.isolation, samples)
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
         self.folder.save()

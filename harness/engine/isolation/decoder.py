@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -15,10 +15,12 @@ from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
 from harness.decoding.settings import TextIds
+from harness.engine.isolation.explained import Offers
 from harness.engine.isolation.glass import Child, Glass
 from harness.engine.isolation.messages import Bounds, BrokenMessage
 from harness.errors import UserError
 from harness.model.spec import ModelSpec
+from harness.records.schema import AuditCheck
 from harness.sandbox.inside import wire
 
 _WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1}
@@ -41,6 +43,7 @@ class IsolatedDecoder:
         self.lossless, self.needs_answer_position = portrait["lossless"] is True, portrait["needs_answer_position"] is True
         self.Config = self._config_type(portrait["settings"])
         self._children: list[Child] = []
+        self._offers: list[Offers] = []
 
     def _ask(self, *question: Any) -> Any:
         return self._desk.ask(list(question))[1]
@@ -90,6 +93,7 @@ class IsolatedDecoder:
         task = {"kind": "row", "spec": spec_out(spec), "config": self._settings(config), "canvas": wire.encode(told)}
         task["reach"] = None if rules.stops is None else rules.stops.reach
         self._cached = self.uses_cache(config)
+        self._offers = [Offers(row) for row in canvas.rows]
         try:
             for row in canvas.rows:
                 self._children.append(self.glass.child(self.origin, task, max(row.length * spec.vocab_size * 8, 1 << 12)))
@@ -118,8 +122,14 @@ class IsolatedDecoder:
                 child = self._children[index]
                 child.send(child.board.write(found[index]))
             for index in waiting:
+                self._offers[index].answered(requests[index], found[index])
                 self._advance(requests, canvas.rows[index])
         return None
+
+    def findings(self, row: int) -> list[AuditCheck]:
+        """What the judge found in a row of the last call, behind the clock: writes that the model's answers do not explain."""
+        faults = self._offers[row].faults()
+        return [AuditCheck(name="writes_explained", passed=not faults, detail=_some(faults))]
 
     def _advance(self, requests: dict[int, Forward], row: Row) -> None:
         requests.pop(row.index, None)
@@ -131,7 +141,7 @@ class IsolatedDecoder:
         kind, writes, random = [*message, None, None][:3]
         if random is True:
             _ = row.rng
-        replay(row, writes)
+        replay(row, writes, self._offers[row.index].written)
         if kind == "ask" and not row.stopped:
             requests[row.index] = Bounds(row.length, row._rules.vocab_size).request(message[-1])
         elif kind not in ("ask", "end"):
@@ -162,8 +172,15 @@ def spec_out(spec: ModelSpec) -> Any:
     return wire.encode({field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)})
 
 
-def replay(row: Row, writes: Any) -> None:
-    """Do on the judge's row what the mirror's was told to do; CanvasError for what it would not have accepted."""
+def _some(faults: list[str]) -> str:
+    return "; ".join(faults[:2]) + (f"; and {len(faults) - 2} more" if len(faults) > 2 else "")
+
+
+def replay(row: Row, writes: Any, look: Callable[[list[int], list[int]], None] = lambda at, ids: None) -> None:
+    """Do on the judge's row what the mirror's was told to do; CanvasError for what it would not have accepted.
+
+    ``look`` is told positions and ids before they are written.
+    """
     bounds = Bounds(row.length, row._rules.vocab_size)
     if not isinstance(writes, list) or len(writes) > 4 * row.length + 16:
         raise BrokenMessage("a message without its writes, or with too many")
@@ -174,6 +191,7 @@ def replay(row: Row, writes: Any) -> None:
             name, values = write[0], write[1:]
             if name in ("commit", "revise"):
                 at, ids = bounds.wholes(values[0], row.length, row.length), bounds.wholes(values[1], bounds.vocab, row.length)
+                look(at, ids)
                 getattr(row, name)(at, ids, None if values[2] is None else bounds.numbers(values[2], row.length))
             elif name == "divide":
                 row.divide(bounds.wholes(values[0], row.length + 1, row.length))
