@@ -85,7 +85,8 @@ def _section(table: Table) -> str:
     figure = aup.sentence(table)
     lines = [*notes(table), *([figure] if figure else [])]
     said = "".join(f"<p class=note>{escape(line.replace('**', ''))}</p>" for line in lines)
-    return f"<section>\n<h2>{title}</h2>\n{grid(table)}\n{said}\n{_plots(table)}\n{_configuration(table)}\n</section>"
+    parts = "\n".join((grid(table), said, _plots(table), _configuration(table)))
+    return f"<section>\n<h2>{title}</h2>\n{parts}\n</section>"
 
 
 def grid(table: Table) -> str:
@@ -164,8 +165,10 @@ def _published(published: Published) -> str:
         rows = "".join(f"<tr>{_cells(line, 'td')}</tr>" for line in cells(table))
         caveats = "".join(f"<li>{escape(caveat)}</li>" for caveat in table.caveats)
         parts.append(
-            f"<details><summary>{escape(table.title + batch)}</summary><p>Source: {escape(source.title)}, {escape(source.url)}</p>"
-            f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div><ul>{caveats}</ul></details>"
+            f"<details><summary>{escape(table.title + batch)}</summary>"
+            f"<p>Source: {escape(source.title)}, {escape(source.url)}</p>"
+            f"<div class=scroll><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+            f"<ul>{caveats}</ul></details>"
         )
     return "".join(parts) + "</section>"
 

@@ -152,9 +152,8 @@ def test_suite_divides_every_row_and_the_last_block_may_be_closed_early() -> Non
     assert [row.spans for row in page.rows] == [[(2, 6), (6, 8)], [(1, 5), (5, 7)]]
     row = page.rows[0]
     page.meter.record(0, (8, 0, 0), 8)
-    assert [row.ends_answer(position, token) for position, token in [(2, 18), (5, 18), (6, 18), (7, 18), (7, 3)]] == [
-        False, False, True, True, False,
-    ]  # fmt: skip
+    written = [(2, 18), (5, 18), (6, 18), (7, 18), (7, 3)]
+    assert [row.ends_answer(position, token) for position, token in written] == [False, False, True, True, False]
     row.commit(range(2, 7), [18, 3, 3, 3, 18])
     row.close(7)
     assert (row.spans, row.finals, row.stopped) == ([(2, 6), (6, 7)], [(2, 3), (6, 7)], True)

@@ -78,8 +78,10 @@ def test_values_of_many_types_cross_unchanged(jail: Jail) -> None:
         P = namedtuple("P", "x y")
         def solve(kind):
             return {
-                "big": 10**5000, "set": {1, (2, 3)}, "frozen": frozenset("ab"), "bytes": b"\\x00\\xff", "complex": 1 + 2j, "none": None,
-                "nested": [(1, [2.5, {"k": {"a"}}])], "counter": Counter("aab"), "tuple": P(1, 2), "deque": deque([1]), "range": range(3),
+                "big": 10**5000, "set": {1, (2, 3)}, "frozen": frozenset("ab"), "bytes": b"\\x00\\xff",
+                "complex": 1 + 2j, "none": None,
+                "nested": [(1, [2.5, {"k": {"a"}}])], "counter": Counter("aab"), "tuple": P(1, 2),
+                "deque": deque([1]), "range": range(3),
                 "decimal": Decimal("1.10"), "fraction": Fraction(1, 3), "inf": [float("inf"), -0.0],
                 "ordered": OrderedDict(a=1), "keys": {"a": 1}.keys(),
                 "default": defaultdict(int, a=1), "text": "\\ud83d\\ude00\\x00",
@@ -90,9 +92,12 @@ def test_values_of_many_types_cross_unchanged(jail: Jail) -> None:
         from decimal import Decimal
         from fractions import Fraction
         wanted = {
-            "big": 10**5000, "set": {1, (2, 3)}, "frozen": frozenset("ab"), "bytes": b"\\x00\\xff", "complex": 1 + 2j, "none": None,
-            "nested": [(1, [2.5, {"k": {"a"}}])], "counter": Counter("aab"), "tuple": (1, 2), "deque": deque([1]), "range": range(3),
-            "decimal": Decimal("1.10"), "fraction": Fraction(1, 3), "inf": [float("inf"), -0.0], "ordered": {"a": 1}, "keys": {"a"},
+            "big": 10**5000, "set": {1, (2, 3)}, "frozen": frozenset("ab"), "bytes": b"\\x00\\xff",
+            "complex": 1 + 2j, "none": None,
+            "nested": [(1, [2.5, {"k": {"a"}}])], "counter": Counter("aab"), "tuple": (1, 2),
+            "deque": deque([1]), "range": range(3),
+            "decimal": Decimal("1.10"), "fraction": Fraction(1, 3), "inf": [float("inf"), -0.0],
+            "ordered": {"a": 1}, "keys": {"a"},
             "default": {"a": 1}, "text": "\\ud83d\\ude00\\x00",
         }
         for kind, value in wanted.items():
@@ -197,7 +202,8 @@ def test_probe_falls_through_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None
 SCRIPT = """
 from harness.sandbox import Check, open_jail
 with open_jail(workers=1) as jail:
-    print(jail.backend, jail.run(Check("import os\\ndef solve(a, b): return a + b", ("solve",), tests="assert solve(1, 2) == 3")).grading)
+    check = Check("import os\\ndef solve(a, b): return a + b", ("solve",), tests="assert solve(1, 2) == 3")
+    print(jail.backend, jail.run(check).grading)
 """
 
 

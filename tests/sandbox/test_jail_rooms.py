@@ -101,8 +101,10 @@ def test_filter_checks_arguments(machine: str) -> None:
 @jailed
 def test_usual_modules_work_under_the_filter() -> None:
     program = """
-import asyncio, collections, concurrent.futures, csv, ctypes, datetime, decimal, functools, glob, hashlib, io, itertools, json, math
-import pathlib, queue, random, re, shutil, sqlite3, statistics, string, subprocess, tempfile, threading, time, uuid, zlib
+import asyncio, collections, concurrent.futures, csv, ctypes, datetime, decimal, functools, glob, hashlib
+import io, itertools, json, math
+import pathlib, queue, random, re, shutil, sqlite3, statistics, string, subprocess, tempfile, threading
+import time, uuid, zlib
 def solve(a, b):
     async def later():
         await asyncio.sleep(0.001)
@@ -219,7 +221,8 @@ sock, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]
 shared = np.frombuffer(memory, dtype=np.int64)
 failures = []
 for attempt in (
-    lambda: open('/etc/passwd'), lambda: socket.socket(), os.fork, lambda: os.listdir(sys.argv[3]), lambda: os.chmod('/tmp', 0o700),
+    lambda: open('/etc/passwd'), lambda: socket.socket(), os.fork, lambda: os.listdir(sys.argv[3]),
+    lambda: os.chmod('/tmp', 0o700),
     lambda: os.kill(os.getppid(), 9), lambda: open('/proc/1/environ'),
 ):
     try:

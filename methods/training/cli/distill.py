@@ -33,27 +33,33 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other set
 WandB = Annotated[bool, typer.Option("--wandb", help="Log losses to Weights & Biases too (WANDB_MODE=offline keeps them here).")]
 
 TEXTS = {
-    "d2f": """Distil a D2F adapter: block-causal attention, taught by the model's own full attention on the same noisy row.
+    "d2f": """Distil a D2F adapter: block-causal attention, taught by the model's own full attention on the
+    same noisy row.
 
     Example:  bench train d2f --model nano --output trained/nano-d2f""",
-    "sdtt": """Distil a few-step student by self-distillation through time: k teacher steps become one, the step doubles every round.
+    "sdtt": """Distil a few-step student by self-distillation through time: k teacher steps become one, the
+    step doubles every round.
 
     Example:  bench train sdtt --set divergence=reverse --set k=2""",
     "dcd": """Distil a few-step student by discrete consistency on nested masks, on the model's own answers.
 
     Example:  bench train dcd --set clock=gaussian --set shown=anchor""",
-    "cfd": """Train a student to be certain where it is right (dParallel), on the model's own answers. Decode it above a low threshold.
+    "cfd": """Train a student to be certain where it is right (dParallel), on the model's own answers. Decode
+    it above a low threshold.
 
     Example:  bench train cfd --data answers.jsonl --set beta=2""",
     "d3llm": """Certainty forcing on masks in the order in which the model wrote its own answers (d3LLM).
 
     Example:  bench train d3llm --data answers.jsonl""",
-    "dimo": """Train a one-step student on its own samples (DiMO). A research feature: no text result is published.
+    "dimo": """Train a one-step student on its own samples (DiMO). A research feature: no text result is
+    published.
 
     Example:  bench train dimo --set start_masks=0.6""",
-    "lockstep": """Fine-tune a model for a canvas of reasoning and answer (suites nano-gsm-ra, nano-code-ra; method lockstep).
+    "lockstep": """Fine-tune a model for a canvas of reasoning and answer (suites nano-gsm-ra, nano-code-ra;
+    method lockstep).
 
-    Every other command takes such rows too with --set blocks=true, from a model that knows the layout: --model nano-ra.
+    Every other command takes such rows too with --set blocks=true, from a model that knows the layout:
+    --model nano-ra.
 
     Example:  bench train lockstep --model nano --output trained/nano-ra""",
 }
