@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
+import operator
 import sys
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -32,14 +35,20 @@ def registered(group: str) -> dict[str, EntryPoint]:
 def from_entry_point(point: EntryPoint) -> Plugin:
     """What an entry point names."""
     owner = point.dist.name if point.dist is not None else ""
-    return Plugin(point.load(), "built-in" if owner == "dllm-bench" else owner)
+    if owner != "dllm-bench":
+        return Plugin(point.load(), owner)
+    # Ours go by a longer name where a script has a folder of the same name beside it (dllm_bench._tree).
+    module = importlib.import_module(__name__.removesuffix("harness.plugins") + point.module)
+    return Plugin(operator.attrgetter(point.attr)(module), "built-in")
 
 
 def from_file(path: Path, attribute: str, error: type[UserError]) -> Plugin:
     """``attribute`` of a Python file, which is run; ``error`` for a file that cannot be imported or lacks it."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"dllm_bench_{attribute.lower()}_{path.stem}_{digest[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    # As this module was loaded: so a file finds the same modules as the harness does.
+    loader = type(__loader__) if isinstance(__loader__, SourceFileLoader) else SourceFileLoader
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -67,8 +67,11 @@ def _judge(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 
 def _module(name: str) -> Iterator[tuple[str, str]]:
+    plain = name.removeprefix("dllm_bench.")
+    if plain.startswith("dllm_bench") or (plain != name and not plain.startswith(("harness.", "methods.", "reports.", "suites."))):
+        yield "no_own_counts", f"import of {name}"
     for check, modules in _MODULES.items():
-        if any(name == module or name.startswith(f"{module}.") for module in modules):
+        if any(plain == module or plain.startswith(f"{module}.") for module in modules):
             yield check, f"import of {name}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from harness.errors import UserError
 from harness.records.files import write_atomic
 from harness.records.schema import read_samples
-from harness.statistics.verdict import adjust, verdict
+from harness.statistics.verdict import Verdict, adjust, verdict
 from reports.console import comparison
 from reports.drift import csv, drift
 from reports.leaderboard import leaderboard
@@ -97,13 +98,20 @@ def compare_command(
 
     if len(runs) < 2:
         raise ReportOptionError("compare needs at least two runs: give the baseline first, then the others")
+    baseline, *others = (read_stored(_find(name, root)) for name in runs)
+    Console().print(comparison(baseline, list(zip(others, verdicts(baseline, others, margin, across), strict=True))))
+
+
+def verdicts(baseline: StoredRun, others: Sequence[StoredRun], margin: float = 3.0, across: bool = False) -> list[Verdict]:
+    """Each run against the baseline, p-values adjusted over all of them; ``margin`` in percentage points.
+
+    ReportOptionError for a margin that is none, and for runs that may not be compared.
+    """
     if not 0 < margin < 100:
         raise ReportOptionError(f"--margin {margin:g} must lie between 0 and 100 percentage points")
-    baseline, *others = (read_stored(_find(name, root)) for name in runs)
     for other in others:
         _require_same(baseline, other, across)
-    verdicts = adjust([verdict(baseline.samples, other.samples, margin=margin / 100) for other in others])
-    Console().print(comparison(baseline, list(zip(others, verdicts, strict=True))))
+    return adjust([verdict(baseline.samples, other.samples, margin=margin / 100) for other in others])
 
 
 def trace_command(
