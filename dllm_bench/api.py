@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.cells import Asked, plan_cells
-from harness.decoding.decoder import Decoder
+from harness.decoding.decoder import Decoder, RowDecoder
 from harness.decoding.registry import register_method
 from harness.engine.generator import Generation, Request
 from harness.engine.opening import Opened, Weights, open_engine
@@ -34,6 +34,7 @@ def load(
     family: str | None = None,
     seed: int = 0,
     stop_rule: StopRule = "harness",
+    isolate: bool | None = None,
 ) -> Opened:
     """A method on a model, ready to answer; the arguments are those of ``bench run``.
 
@@ -41,7 +42,7 @@ def load(
     SettingError (all of them UserError), naming what to change.
     """
     weights = Weights(model, adapter, dtype=dtype, device=device, family=family)
-    return open_engine(method, weights, settings, seed=seed, stop_rule=stop_rule)
+    return open_engine(method, weights, settings, seed=seed, stop_rule=stop_rule, isolate=isolate)
 
 
 def decode(
@@ -79,6 +80,7 @@ def run(
     protocol: str = "quick",
     stop_rule: StopRule = "harness",
     fresh: bool = False,
+    isolate: bool | None = None,
     allow_unsafe_code: bool = False,
 ) -> list[StoredRun]:
     """Decode, measure, grade and store suites, as ``bench run`` does; the runs, suite by suite and method by method.
@@ -87,7 +89,7 @@ def run(
     """
     weights = Weights(model, adapter, dtype=dtype, device=device, family=family)
     pairs = [f"{key}={value}" for key, value in (settings or {}).items()]
-    asked = Asked(_listed(methods), _listed(suites), pairs, weights, seed, stop_rule)
+    asked = Asked(_listed(methods), _listed(suites), pairs, weights, seed, stop_rule, isolate=isolate)
     options = Options(Path(output), batch_size, repeats, limit, fresh, protocol=find_protocol(protocol))
     with ExitStack() as stack:
         cells = []
@@ -114,8 +116,11 @@ def compare(baseline: StoredRun | str | Path, *others: StoredRun | str | Path, m
     return verdicts(first, rest, margin, across)
 
 
-def register(thing: Decoder | Family) -> None:
-    """Make a decoder or a family of models known in this process, by its name; one of the same name gives way."""
+def register(thing: Decoder | RowDecoder | Family) -> None:
+    """Make a decoder or a family of models known in this process, by its name; one of the same name gives way.
+
+    A decoder so registered runs in this process, and its runs say that it was not isolated; one in a file runs in a jail.
+    """
     if isinstance(thing, Family):
         register_family(thing)
     else:

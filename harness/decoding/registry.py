@@ -36,24 +36,24 @@ class Method:
         return self.decoder.name
 
 
-_ADDED: dict[str, Method] = {}
+ADDED: dict[str, Method] = {}
 """Methods registered in this process, by name."""
 
 
 def method_names() -> list[str]:
     """Names of all registered methods."""
-    return sorted({**registered(GROUP), **_ADDED})
+    return sorted({**registered(GROUP), **ADDED})
 
 
-def register_method(decoder: Decoder) -> Method:
+def register_method(decoder: Any) -> Method:
     """Make a decoder known in this process by its name; one of the same name gives way. MethodError for a thing that is none."""
     try:
         digest = hashlib.sha256(inspect.getsource(type(decoder)).encode()).hexdigest()
     except (OSError, TypeError):
         digest = None
     check_members(decoder, f"this process ({type(decoder).__name__})")
-    _ADDED[decoder.name] = Method(decoder, "this process" if digest is None else f"sha256:{digest[:16]}", False)
-    return _ADDED[decoder.name]
+    ADDED[decoder.name] = Method(decoder, "this process" if digest is None else f"sha256:{digest[:16]}", False)
+    return ADDED[decoder.name]
 
 
 def load_method(name: str) -> Method:
@@ -63,8 +63,8 @@ def load_method(name: str) -> Method:
         if not path.is_file():
             raise MethodError(f"method file {str(path)!r} not found: --method takes a name ({', '.join(method_names())}) or a Python file")
         plugin, origin = from_file(path, "METHOD", MethodError), name
-    elif name in _ADDED:
-        return _ADDED[name]
+    elif name in ADDED:
+        return ADDED[name]
     elif point := registered(GROUP).get(name):
         plugin, origin = from_entry_point(point), f"entry point {name}"
     else:

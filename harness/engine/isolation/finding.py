@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path
 
-from harness.decoding.registry import GROUP, Method, MethodError, load_method
+from harness.decoding.registry import ADDED, GROUP, Method, MethodError, load_method
 from harness.engine.isolation.decoder import IsolatedDecoder
 from harness.engine.isolation.glass import Packages, glass_for
 from harness.plugins import registered
@@ -17,8 +17,11 @@ def find_method(name: str, isolate: bool | None = None) -> Method:
     """A method by registered name or by path, as ``load_method``.
 
     ``isolate``: true runs it behind the glass, false in this process; null: behind the glass if it is from a file or another package.
+    A method registered in this process is an object of it and runs there.
     Raises MethodError, or JailError where nothing isolates.
     """
+    if name in ADDED:
+        return ADDED[name]
     if isolate is False:
         return replace(load_method(name), isolated=False)
     if name.endswith(".py") or "/" in name:
