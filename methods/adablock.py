@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -36,6 +36,8 @@ class AdaBlock(BlockDecoder):
     rule = "adablock"
 
     def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
+        # No divisor of the canvas: blocks adapt. The cache is checked as for every rule.
+        super().check(spec, replace(config, block_length=new_tokens), new_tokens)
         if config.delimiters is None:
             raise SettingError("this model has no tokenizer that knows line breaks: set delimiters to their ids, as delimiters=198+271")
 

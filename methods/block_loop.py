@@ -19,7 +19,7 @@ from harness.decoding.row import Row
 from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Program, RowDecoder, SettingError
-from methods.caches import CacheConfig, make_policy
+from methods.caches import INSIDE, CacheConfig, make_policy
 from methods.density import CertaintyDensity
 from methods.rules import RULES, Algorithm, Rule, View
 
@@ -60,6 +60,10 @@ class BlockDecoder(RowDecoder):
 
     def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
         block_length(new_tokens, config.block_length)
+        if spec.attention == "block_causal" and config.cache in INSIDE:
+            raise SettingError(
+                f"cache={config.cache} works inside layers in which everything is seen, this model attends by blocks: set cache"
+            )
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec))

@@ -47,17 +47,21 @@ class DKVCache(RowDecoder):
     def uses_cache(self, config: Config) -> bool:
         return True
 
+    def check(self, spec: ModelSpec, config: Config, new_tokens: int) -> None:
+        if config.variant == "greedy" and spec.shift:
+            raise SettingError("variant=greedy is defined for models that predict in place (LLaDA): set variant=decode or prefill")
+        if config.variant == "prefill" and not spec.shift:
+            raise SettingError("variant=prefill is defined for models with shifted predictions (Dream): set variant=decode or greedy")
+        steps_per_block(config, new_tokens, new_tokens if spec.shift else config.block_length or new_tokens)
+
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         every = config.cache_steps or 0
+        self.check(spec, config, row.length - row.prompt_length)
         if config.variant == "greedy":
-            if spec.shift:
-                raise SettingError("variant=greedy is defined for models that predict in place (LLaDA): set variant=decode or prefill")
             yield from _greedy(row, spec, config, every)
         elif spec.shift:
             policy = ShiftedDKV(every, config.shift, config.variant == "prefill")
             yield from _scheduled(row, spec, config, policy)
-        elif config.variant == "prefill":
-            raise SettingError("variant=prefill is defined for models with shifted predictions (Dream): set variant=decode or greedy")
         else:
             yield from _scheduled(row, spec, config, BlockDKV(every))
 

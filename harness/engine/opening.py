@@ -15,6 +15,7 @@ from harness.decoding.settings import SettingError, parse_pairs, setting_names
 from harness.engine.generator import Generator
 from harness.engine.isolation.finding import find_method
 from harness.engine.loader import Loaded, load
+from harness.engine.tuned import tuned_settings
 from harness.model.catalog import lookup
 from harness.model.recognise import open_family
 from harness.model.spec import CheckpointError
@@ -40,10 +41,17 @@ def settings_for(
 ) -> dict[str, Any]:
     """Model defaults, then ``defaults`` (a preset's), then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
 
+    ``preset``, where it is no setting of the method's own, names tuned settings (harness.engine.tuned), which yield to those given beside.
     ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
     """
     mine = setting_names(method.decoder.Config)
-    merged: dict[str, Any] = {**lookup(model).settings.get(method.name, {}), **(defaults or {})}
+    own = dict(wish.settings)
+    tuned: dict[str, Any] = {}
+    if "preset" not in mine:
+        name = own.pop("preset", shared.get(f"{method.name}.preset"))
+        shared = {key: value for key, value in shared.items() if key != f"{method.name}.preset"}
+        tuned = tuned_settings(method.name, str(name)) if name is not None else {}
+    merged: dict[str, Any] = {**lookup(model).settings.get(method.name, {}), **(defaults or {}), **tuned}
     for key, value in shared.items():
         target, _, bare = key.rpartition(".")
         if target and target != method.name:
@@ -52,7 +60,7 @@ def settings_for(
             merged[bare] = value
         elif bare not in known:
             raise SettingError(f"--set {bare}: no chosen method has this setting; {method.name} has {', '.join(sorted(mine))}")
-    return {**merged, **wish.settings}
+    return {**merged, **own}
 
 
 def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:

@@ -17,6 +17,9 @@ from methods.caches.window import WindowCache
 
 CacheName = Literal["none", "prefix", "dual", "dllm_cache", "d2cache", "sparse"]
 
+INSIDE = ("dllm_cache", "d2cache", "sparse")
+"""Policies that work inside the layers."""
+
 _SETTINGS = {
     "dllm_cache": ("kp", "kr", "rou"),
     "d2cache": ("rollout_p", "current_k", "cache_sigma", "inflate_w"),
