@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from harness.statistics.paired import changes, speedup
+from harness.statistics.paired import changes
+from harness.statistics.speed import speedup
 from harness.statistics.verdict import Verdict
 from reports.cells import COLUMNS, UNKNOWN, accuracy, number, percent
 from reports.leaderboard import SHARES, device, notes

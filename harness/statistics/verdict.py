@@ -11,12 +11,11 @@ from harness.statistics.paired import (
     Interval,
     NonInferiority,
     changes,
-    documents_to_detect,
     holm,
     non_inferiority,
     paired_bootstrap_difference,
-    speedup,
 )
+from harness.statistics.speed import documents_to_detect, speedup
 from harness.statistics.summary import pass_rates
 
 SpeedWord = Literal["faster", "slower", "no difference", "not enough samples", "void", "unknown"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.measuring.protocol import PROTOCOLS
-from harness.statistics.paired import speedup
+from harness.statistics.speed import speedup
 from harness.statistics.summary import tps_interval
 from tests.tools.coverage_check import LEAST, coverage, run_of
 

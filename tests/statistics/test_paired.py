@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from harness.records.schema import Sample
-from harness.statistics.paired import documents_to_decide, holm, mcnemar_exact, non_inferiority, paired_bootstrap_difference, speedup, tango
+from harness.statistics.paired import documents_to_decide, holm, mcnemar_exact, non_inferiority, paired_bootstrap_difference, tango
+from harness.statistics.speed import speedup
 from tests.synthetic_runs import Fake, fake_samples
 
 TEMPLATE = fake_samples(Fake(documents=1))[0].model_copy(update={"batch": None})

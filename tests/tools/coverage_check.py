@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.records.schema import Sample
-from harness.statistics.paired import speedup
+from harness.statistics.speed import speedup
 from tests.synthetic_runs import Fake, fake_samples
 
 TEMPLATE = fake_samples(Fake(documents=1))[0]
