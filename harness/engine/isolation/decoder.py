@@ -93,7 +93,7 @@ class IsolatedDecoder:
         task = {"kind": "row", "spec": spec_out(spec), "config": self._settings(config), "canvas": wire.encode(told)}
         task["reach"] = None if rules.stops is None else rules.stops.reach
         self._cached = self.uses_cache(config)
-        self._offers = [Offers(row) for row in canvas.rows]
+        self._offers = [Offers(row, getattr(config, "temperature", None) == 0) for row in canvas.rows]
         try:
             for row in canvas.rows:
                 self._children.append(self.glass.child(self.origin, task, max(row.length * spec.vocab_size * 8, 1 << 12)))

@@ -15,13 +15,13 @@ LIKELY = 16
 
 
 class Offers:
-    """What one row's passes offered. Greedy rows only: once the row's random stream is used, nothing is looked at.
+    """What one row's passes offered; at temperature 0 only, whatever else a decoder draws lots for.
 
     Ranks are left on the device until ``faults`` asks for them, behind the clock.
     """
 
-    def __init__(self, row: Row) -> None:
-        self.row = row
+    def __init__(self, row: Row, greedy: bool) -> None:
+        self.row, self.greedy = row, greedy
         self._ids: dict[int, set[int]] = {}
         self._logits: dict[int, tuple[Tensor, int]] = {}
         self._ranks: list[tuple[Sequence[int], Tensor]] = []
@@ -29,6 +29,8 @@ class Offers:
 
     def answered(self, request: Forward, answer: Tensor | Candidates) -> None:
         """Note the answer to a request."""
+        if not self.greedy:
+            return
         if isinstance(answer, Candidates):
             for position, token in zip(request.at, answer.ids.tolist(), strict=True):
                 self._ids.setdefault(position, set()).add(token)
@@ -38,6 +40,8 @@ class Offers:
 
     def written(self, at: Sequence[int], ids: Sequence[int]) -> None:
         """Note a write before it is done."""
+        if not self.greedy:
+            return
         for position, token in zip(at, ids, strict=False):
             if token in self._ids.get(position, ()) or token == self.row._rules.mask_id:
                 continue
@@ -50,8 +54,6 @@ class Offers:
 
     def faults(self) -> list[str]:
         """Positions that were written with something that no pass had offered."""
-        if self.row._rng is not None:
-            return []
         found = [f"position {position} was written with an id that no pass offered there" for position in self._unasked]
         ranks = [(at[0], int(rank)) for at, rank in self._ranks]
         return found + [f"position {position} holds the id of rank {rank + 1}" for position, rank in ranks if rank >= LIKELY]
