@@ -16,6 +16,7 @@ from harness.model.presets import Preset, preset
 from harness.model.text import chat_text
 from harness.records.schema import StopRule
 from harness.runs.cell import Cell, Item, Options, render
+from harness.runs.packing import pack
 from harness.runs.suite import FEWSHOT_SEED, Rendering, Suite
 from suites.suite import load_suite
 
@@ -49,6 +50,11 @@ class Asked:
 def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> Iterator[Cell]:
     """The cells, suite by suite; every one is checked before the first run folder is made. ``tell`` gets a line per preset used."""
     planned = [one for name in asked.suites for one in _on_suite(asked, name, options)]
+    weights = [engine.loaded.held for engine, *_ in planned]
+    if pack(weights).together:
+        # Whatever is wrong with them is said now.
+        for held in weights:
+            held.get()
     for engine, suite, items, values in planned:
         if values is not None:
             tell(taken(engine, suite, values))
@@ -68,7 +74,13 @@ def _on_suite(asked: Asked, name: str, options: Options) -> list[tuple[Opened, S
     found = []
     for wish, known_values in zip(wishes, values, strict=True):
         defaults = known_values.settings if known_values else {}
-        more: dict[str, Any] = {"seed": asked.seed, "stop_rule": asked.stop_rule, "defaults": defaults, "isolate": asked.isolate}
+        more: dict[str, Any] = {
+            "seed": asked.seed,
+            "stop_rule": asked.stop_rule,
+            "defaults": defaults,
+            "isolate": asked.isolate,
+            "lazy": True,
+        }
         engine = open_engine(wish, asked.weights, shared, known=known, chosen=chosen, **more)
         suite, items = _prompts(name, asked.prompting, known_values, engine.loaded.tokenizer, options.limit, rendered)
         _suits(engine, suite)

@@ -19,6 +19,7 @@ from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import Adapter, Device, Dtype, Family, Isolate, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
 from harness.engine.generator import Generation, Generator, Request
+from harness.engine.held import Held
 from harness.engine.isolation.finding import find_method
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
@@ -113,7 +114,7 @@ def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Gen
             live.update(picture(row, tokenizer), refresh=True)
             time.sleep(delay)
 
-        generator.loaded = replace(generator.loaded, backbone=watched(generator.loaded.backbone, draw))
+        generator.loaded = replace(generator.loaded, held=Held.ready(watched(generator.loaded.backbone, draw)))
         item = next(iter(generator.run([request], 1)))[0]
         live.update("", refresh=True)
     return item

@@ -40,7 +40,8 @@ from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.model.catalog import location, lookup
-from harness.runs.cell import Cell, Options, run_cells
+from harness.runs.cell import Cell, Options
+from harness.runs.turns import run_cells
 from harness.runs.wandb_log import package
 from harness.sandbox import open_jail
 from reports.console import render
@@ -230,7 +231,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
             if log is not None:
                 log.samples(cell, count)
 
-        run_cells(cells, jail, advance)
+        run_cells(cells, jail, advance, _tell)
     if log is not None:
         log.finish(cells)
 

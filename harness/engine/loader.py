@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.decoding.backbone import Backbone
+from harness.engine.held import Held
 from harness.model import ModelSpec
 from harness.model.adapter import Adapter
 from harness.model.catalog import folder_of, location, lookup
@@ -27,7 +28,7 @@ from harness.model.checkpoint import (
     transformer_of,
 )
 from harness.model.device import pick_device, pick_dtype
-from harness.model.load import load_transformer, resolve
+from harness.model.load import load_transformer, resolve, stored_numbers
 from harness.model.recognise import family_source
 from harness.model.spec import CheckpointError
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 class Loaded:
     """A backbone with its tokenizer and everything a run record says about it."""
 
-    backbone: Backbone
+    held: Held
     tokenizer: Any
     model: str
     checkpoint: str
@@ -56,13 +57,18 @@ class Loaded:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def backbone(self) -> Backbone:
+        """The model; loads it if its weights are not in memory."""
+        return self.held.get()
+
+    @property
     def spec(self) -> ModelSpec:
-        return self.backbone.spec
+        return self.held.spec
 
 
 def in_training(backbone: Backbone, tokenizer: Any, name: str = "in training") -> Loaded:
     """What a Generator needs around weights that change: no hash, and prompts get no beginning-of-text id. Never for a stored run."""
-    return Loaded(backbone, tokenizer, model=name, checkpoint=name, weights_hash="in training")
+    return Loaded(Held.ready(backbone), tokenizer, model=name, checkpoint=name, weights_hash="in training")
 
 
 def load(
@@ -73,11 +79,12 @@ def load(
     merge: bool = True,
     dtype: str = "auto",
     device: str | None = None,
+    lazy: bool = False,
 ) -> Loaded:
     """Load what ``model`` and the method's requirements call for (weights are shared between calls).
 
     ``adapter`` None takes the model's known companion if the method requires one, "none" takes none; a student's checkpoint (all
-    weights) counts as an adapter of the model that its card names.
+    weights) counts as an adapter of the model that its card names. ``lazy`` leaves the weights where they are until they are used.
     Raises CheckpointError for anything missing or of the wrong kind.
     """
     started = time.perf_counter()
@@ -92,19 +99,19 @@ def load(
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
     found = resolve(folder_of(adapter)) if adapter else None
     whole = found is not None and holds_all_weights(found)
-    backbone = _backbone(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target)
-    if "mask_token" in needs and backbone.spec.mask_id is None:
+    held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target)
+    if "mask_token" in needs and held.spec.mask_id is None:
         raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
-    if "blocks" in needs and backbone.spec.block_size is None:
+    if "blocks" in needs and held.spec.block_size is None:
         text = f"{checkpoint} attends to everything at once and never learned blocks: this method needs a block-diffusion model"
         raise CheckpointError(f"{text} (--model with SDAR, Fast-dLLM v2 or Tiny-A2D weights)")
-    if "uniform_state" in needs and not backbone.spec.uniform_state:
+    if "uniform_state" in needs and not held.spec.uniform_state:
         text = f"{checkpoint} is no uniform-state model (model_type uniform in its config.json)"
         raise CheckpointError(f"{text}: train one with bench train duo and pass --model FOLDER")
     folder = resolve(location(checkpoint))
     known = lookup(checkpoint)
-    return Loaded(
-        backbone=backbone,
+    loaded = Loaded(
+        held=held,
         tokenizer=_tokenizer(folder),
         model=model,
         checkpoint=checkpoint,
@@ -117,9 +124,12 @@ def load(
         add_bos=adds_bos(checkpoint, folder),
         load_s=time.perf_counter() - started,
         canvas_trained=lookup(model).canvas_trained or known.canvas_trained,
-        family_source=family_source(backbone.spec.family),
+        family_source=family_source(held.spec.family),
         overrides=known.overrides(),
     )
+    if not lazy:
+        held.get()
+    return loaded
 
 
 def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str) -> str | None:
@@ -140,17 +150,30 @@ def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=8)
+def _held(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Held:
+    """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of another model."""
+    whole = folder is not None and holds_all_weights(folder)
+    if folder is not None and whole:
+        check_student(folder, checkpoint)
+    elif folder is not None and (folder / "adapter_config.json").exists():
+        check_adapter(folder, checkpoint)
+
+    def size() -> int:
+        stored = folder if whole and folder is not None else resolve(location(checkpoint))
+        return stored_numbers(stored) * torch.empty(0, dtype=dtype).element_size()
+
+    told = spec_of(checkpoint, folder) if whole else spec
+    return Held(lambda: _backbone(checkpoint, spec, folder, merge, dtype, device), told, dtype, device, size)
+
+
 def _backbone(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
     """The model with what is in the adapter's ``folder``; ``spec`` keeps apart what families and the catalogue made of one folder."""
     if folder is not None and holds_all_weights(folder):
-        check_student(folder, checkpoint)
         return Backbone(load_transformer(folder, dtype, device, spec_of(checkpoint, folder)), device, dtype)
     model = transformer_of(checkpoint, dtype, device)
     assert model.spec == spec
     if folder is not None:
         weights = Adapter(folder)
-        if (folder / "adapter_config.json").exists():
-            check_adapter(folder, checkpoint)
         weights.merge(model) if merge else weights.attach(model)
     return Backbone(model, device, dtype)

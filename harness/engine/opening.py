@@ -90,8 +90,9 @@ class Weights:
             raise CheckpointError(f"--family {self.family} is no Python file: {text}")
         open_family(self.family)
 
-    def load(self, method: Method) -> Loaded:
-        return load(self.model, method.decoder.requires, adapter=self.adapter, merge=self.merge, dtype=self.dtype, device=self.device)
+    def load(self, method: Method, lazy: bool = False) -> Loaded:
+        needs = method.decoder.requires
+        return load(self.model, needs, adapter=self.adapter, merge=self.merge, dtype=self.dtype, device=self.device, lazy=lazy)
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,13 @@ def open_engine(
     stop_rule: StopRule = "harness",
     defaults: Mapping[str, Any] | None = None,
     isolate: bool | None = None,
+    lazy: bool = False,
 ) -> Opened:
     """Open one method on one model.
 
     ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too; ``chosen``: the
     names of all chosen methods, which settings may be addressed to; ``defaults``: settings that every other one replaces;
-    ``isolate``: see ``find_method``.
+    ``isolate``: see ``find_method``; ``lazy``: load no weights yet.
     Raises MethodError, CheckpointError or SettingError, naming the flag to change.
     """
     wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
@@ -130,4 +132,4 @@ def open_engine(
     what = Weights(weights) if isinstance(weights, str) else weights
     check_targets(settings or {}, {entry.name, *chosen})
     mine = settings_for(wish, entry, what.model, settings or {}, set(known), defaults)
-    return Opened(entry, Generator(what.load(entry), entry.decoder, mine, seed=seed, stop_rule=stop_rule))
+    return Opened(entry, Generator(what.load(entry, lazy), entry.decoder, mine, seed=seed, stop_rule=stop_rule))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psutil
 import torch
 
 _RESET = Path("/proc/self/clear_refs")
@@ -31,6 +32,11 @@ def level(device: torch.device) -> int | None:
 def peak(device: torch.device) -> int | None:
     """Bytes at the peak since ``reset_peak``; None where unknown. On a CPU all models of the process count."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+
+
+def free(device: torch.device) -> int:
+    """Bytes that new weights may take: of the device, on a CPU of the machine."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def _resident(name: str) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
         with safe_open(str(file), framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - not a mapping
                 yield name, handle.get_tensor(name)
+
+
+def stored_numbers(folder: Path) -> int:
+    """How many numbers the weights of a folder are; nothing but the files' headers is read."""
+    found = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as handle:
+            found += sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
+    return found
 
 
 def weights_hash(folder: Path, stem: str = "model") -> str:

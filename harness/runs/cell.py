@@ -1,8 +1,4 @@
-"""The run engine: cells (method x suite) decoded, graded and stored sample by sample.
-
-Cells of one suite that share the machine are interleaved document by document in A B B A order, so that
-slow minutes of the machine hit every method alike.
-"""
+"""Cells (method x suite): decoded, graded and stored sample by sample."""
 
 from __future__ import annotations
 
@@ -10,13 +6,12 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from harness.decoding.backbone import Backbone
 from harness.decoding.registry import Method
 from harness.decoding.settings import changed_settings, settings_of
 from harness.engine.generator import Generation, Generator, Request
@@ -25,7 +20,7 @@ from harness.measuring.audit import audit_run
 from harness.measuring.clock import Decoded
 from harness.measuring.environment import capture
 from harness.measuring.fingerprint import fingerprint, weights_check
-from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, interleaved, variation
+from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, variation
 from harness.measuring.roofline import roofline_for, settled_share
 from harness.model.presets import Preset
 from harness.model.text import pieces
@@ -39,10 +34,6 @@ from harness.statistics.summary import summarise
 log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
-Progress = Callable[["Cell", int], None]
-
-# Above this many parameters only cells that compute with the same weights take turns.
-INTERLEAVE_BELOW = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -87,10 +78,9 @@ class Cell:
         except BaseException:
             self.folder.close()
             raise
-        backbone = self.generator.loaded.backbone
-        self.weights = fingerprint(backbone) if self.pending else ""
+        self.weights = ""
         if self.pending and self.method.isolated:
-            self.folder.run.isolation = record(self.generator.decoder, backbone.spec)
+            self.folder.run.isolation = record(self.generator.decoder, self.generator.loaded.spec)
         self.started = time.perf_counter()
 
     def _run(self) -> Run:
@@ -119,14 +109,31 @@ class Cell:
             changed=changed_settings(self.generator.config),
             comparability_key=digest(shared),
             comparability=shared,
-            environment=capture(loaded.backbone.device),
+            environment=capture(loaded.held.device),
             prompting=prompting(loaded, self.suite.rendering),
             preset=None if self.preset is None else self.preset.record(settings_of(self.generator.config), self.suite.rendering.told()),
             expected=len(self.keys),
-            load_s=loaded.load_s,
-            weights_bytes=weights_bytes(loaded.backbone),
-            roofline=roofline_for(loaded.backbone).record(),
+            **(self._of_weights() if loaded.held.in_memory else {}),
         )
+
+    def _of_weights(self) -> dict[str, Any]:
+        """What the record says of weights in memory."""
+        loaded = self.generator.loaded
+        return {
+            "load_s": loaded.load_s + loaded.held.load_s,
+            "weights_bytes": loaded.held.size,
+            "roofline": roofline_for(loaded.backbone).record(),
+        }
+
+    def begin(self) -> None:
+        """Load the weights if they are not there, and record what can be told of them only then."""
+        run, held = self.folder.run, self.generator.loaded.held
+        backbone = held.get()
+        self.weights = fingerprint(backbone) if self.pending else ""
+        if run.roofline is None and run.weights_bytes is None:
+            for name, value in self._of_weights().items():
+                setattr(run, name, value)
+            self.folder.save()
 
     @property
     def label(self) -> str:
@@ -266,49 +273,3 @@ def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
 def render(suite: Suite, limit: int | None) -> list[Item]:
     """The documents of a run with their exact prompts."""
     return [Item(doc_id, doc, suite.prompt(doc)) for doc_id, doc in suite.docs(limit)]
-
-
-def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress) -> None:
-    """Run all cells to the end; ``progress`` is called with (cell, samples done) after each batch."""
-    for group in _groups(cells):
-        for cell in group:
-            cell.warm_up()
-            _note_company(cell, group)
-        queues = [list(cell.chunks()) for cell in group]
-        for place, turn in interleaved([len(queue) for queue in queues]):
-            group[place].step(queues[place][turn], jail)
-            progress(group[place], len(queues[place][turn]))
-        for cell in group:
-            cell.finish()
-
-
-def _note_company(cell: Cell, group: Sequence[Cell]) -> None:
-    """Say in the run which runs it was interleaved with, and whether they computed with the same weights in memory."""
-    if cell.pending:
-        others = [other for other in group if other is not cell and other.pending]
-        shared = any(_backbone(other) is _backbone(cell) for other in others)
-        cell.note(interleaved_with=[other.folder.run.run_id for other in others], weights_shared=shared)
-
-
-def _backbone(cell: Cell) -> Backbone:
-    return cell.generator.loaded.backbone
-
-
-def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Cells that are interleaved: those of one suite; above INTERLEAVE_BELOW parameters those of one suite and one set of weights."""
-    small = all(_parameters(cell) < INTERLEAVE_BELOW for cell in cells)
-    groups: dict[tuple[int | None, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((None if small else id(_backbone(cell)), cell.suite.name), []).append(cell)
-    yield from groups.values()
-
-
-def weights_bytes(backbone: Backbone) -> int:
-    """Bytes of parameters and buffers, each storage once."""
-    parts = (*backbone._model.parameters(), *backbone._model.buffers())
-    return sum({part.data_ptr(): part.numel() * part.element_size() for part in parts}.values())
-
-
-def _parameters(cell: Cell) -> int:
-    spec = cell.generator.loaded.spec
-    return spec.num_layers * (4 * spec.hidden_size**2 + 3 * spec.hidden_size * spec.intermediate_size) + spec.vocab_size * spec.hidden_size

@@ -48,7 +48,7 @@ def make_plan(
     stops: Sequence[str] = (),
 ) -> Plan:
     """Freeze everything that decides the answers."""
-    device = loaded.backbone.device
+    device = loaded.held.device
     provenance = ("model", "checkpoint", "weights_hash", "adapter", "adapter_hash", "merged", "tokenizer_hash")
     return Plan(
         **{name: getattr(loaded, name) for name in provenance},
@@ -70,7 +70,7 @@ def make_plan(
         repeats=repeats,
         device=str(device),
         device_name=device_name(device),
-        dtype=str(loaded.backbone.dtype).removeprefix("torch."),
+        dtype=str(loaded.held.dtype).removeprefix("torch."),
         attention="sdpa",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         seed=generator.seed,

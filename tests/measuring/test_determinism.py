@@ -12,7 +12,8 @@ from harness.engine.generator import Generator
 from harness.engine.loader import load
 from harness.measuring.audit import audit_run
 from harness.records.schema import Audit, Sample
-from harness.runs.cell import Cell, Options, render, run_cells
+from harness.runs.cell import Cell, Options, render
+from harness.runs.turns import run_cells
 from suites.suite import load_suite
 from tests.synthetic_runs import Fake, fake_samples
 

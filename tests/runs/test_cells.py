@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from harness.cli.cells import Asked, plan_cells
 from harness.decoding.registry import load_method
+from harness.engine import loader
 from harness.engine.generator import Generator, Request
+from harness.engine.held import Held
 from harness.engine.loader import load
+from harness.engine.opening import Weights
 from harness.measuring import memory
 from harness.measuring.clock import decode
-from harness.runs import cell as runs
-from harness.runs.cell import Cell, Options, render, run_cells
+from harness.runs.cell import Cell, Options, render
+from harness.runs.packing import pack
+from harness.runs.turns import run_cells
 from methods.base import Forward
 from methods.vanilla import Vanilla
 from suites.suite import load_suite
@@ -69,20 +74,79 @@ def test_memory_is_counted_above_the_level_at_the_start_of_each_call() -> None:
     assert len(ballast)
 
 
-def test_large_models_interleave_what_shares_weights_and_the_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "INTERLEAVE_BELOW", 0)
-    cells = [
-        cell_of(tmp_path, "vanilla", limit=2),
-        cell_of(tmp_path, "vanilla", limit=2, alg="entropy"),
-        cell_of(tmp_path / "b", "ar", limit=2),
+def three(root: Path, limit: int = 2) -> list[Cell]:
+    """Two methods on one set of weights, one on another."""
+    return [
+        cell_of(root, "vanilla", limit=limit),
+        cell_of(root, "vanilla", limit=limit, alg="entropy"),
+        cell_of(root / "b", "ar", limit=limit),
     ]
-    order: list[int] = []
-    run_cells(cells, None, lambda cell, _: order.append(cells.index(cell)))
+
+
+def ran(cells: list[Cell]) -> tuple[list[int], list[str]]:
+    order, said = [], []
+    run_cells(cells, None, lambda cell, _: order.append(cells.index(cell)), said.append)
+    for cell in cells:
+        cell.folder.close()
+    return order, said
+
+
+def test_all_weights_that_fit_are_interleaved_whatever_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = three(tmp_path)
+    need = sum({id(cell.generator.loaded.held): cell.generator.loaded.held.size for cell in cells}.values())
+    monkeypatch.setattr(memory, "free", lambda _: int(need * 0.2) + 1)  # beside what is in memory
+    order, said = ran(cells)
+    assert (order, said) == ([0, 1, 2, 2, 1, 0], [])
+    told = [(cell.folder.run.protocol or {})["memory"] for cell in cells]
+    assert told == [{"weights": "together", "bytes": need, "free_bytes": need + int(need * 0.2) + 1}] * 3
+    assert all(cell.generator.loaded.held.in_memory for cell in cells)
+
+
+def test_weights_that_do_not_fit_are_loaded_in_turn_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = three(tmp_path)
+    diffusion, causal = cells[0].generator.loaded.held, cells[2].generator.loaded.held
+    assert cells[1].generator.loaded.held is diffusion, "one copy for both"
+    monkeypatch.setattr(memory, "free", lambda _: 0)
+    there: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(Cell, "warm_up", lambda cell: there.append((diffusion.in_memory, causal.in_memory)))
+    order, said = ran(cells)
     assert order == [0, 1, 1, 0, 2, 2], "one set of weights serves the first two"
+    assert there == [(True, False), (True, False), (False, True)], "never both"
+    assert (diffusion.in_memory, causal.in_memory) == (False, False)
+    assert len(said) == 1
+    assert "loaded in turn, and only methods whose weights are in memory together are interleaved" in said[0]
     told = [cell.folder.run.protocol or {} for cell in cells]
     ids = [cell.folder.run.run_id for cell in cells]
     assert [entry["interleaved_with"] for entry in told] == [[ids[1]], [ids[0]], []]
     assert [entry["weights_shared"] for entry in told] == [True, True, False]
+    assert {entry["memory"]["weights"] for entry in told} == {"in turn"}
     assert all((cell.folder.run.weights_bytes or 0) > MIB for cell in cells)
-    for cell in cells:
-        cell.folder.close()
+
+
+def test_nothing_is_loaded_before_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader._held.cache_clear()
+    monkeypatch.setattr(memory, "free", lambda _: 0)
+    asked = Asked(["vanilla", "ar"], ["nano-gsm"], ["max_new_tokens=4"], Weights("nano"))
+    cells = list(plan_cells(asked, Options(tmp_path, limit=1), lambda _: None))
+    weights = [cell.generator.loaded.held for cell in cells]
+    assert not any(held.in_memory for held in weights)
+    assert [cell.folder.run.weights_bytes for cell in cells] == [None, None]
+    sizes = [held.size for held in weights]
+    ran(cells)
+    assert [cell.folder.run.weights_bytes for cell in cells] == pytest.approx(sizes, rel=0.05), "told from the files' headers alone"
+    assert [cell.folder.run.status for cell in cells] == ["complete", "complete"]
+    assert all(cell.folder.run.roofline and cell.folder.run.load_s for cell in cells)
+    assert not any(held.in_memory for held in weights)
+    again = list(plan_cells(asked, Options(tmp_path, limit=1), lambda _: None))
+    ran(again)
+    assert not any(cell.generator.loaded.held.in_memory for cell in again), "a finished run loads nothing"
+
+
+def test_as_many_weights_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = [Held.ready(backbone(name)) for name in ("dream_tiny", "llada_tiny", "dream_wide_tiny")]
+    for held in weights:
+        monkeypatch.setattr(held, "_backbone", None)
+        monkeypatch.setattr(held, "_size", lambda: 100)
+    for free, sizes in ((0, [1, 1, 1]), (239, [1, 1, 1]), (240, [2, 1]), (359, [2, 1]), (360, [3])):
+        monkeypatch.setattr(memory, "free", lambda _, free=free: free)
+        assert [len(one) for one in pack([*weights, weights[0]]).packs] == sizes

@@ -68,7 +68,7 @@ def test_an_adapter_whose_card_names_another_base(tmp_path: Path) -> None:
     (folder / "card.json").write_text(json.dumps({"model": tiny, "model_hash": loader.model_hash(tiny)}))
     assert loader.load(tiny, adapter=str(folder)).adapter == str(folder)
     (folder / "card.json").write_text(json.dumps({"model": "another", "model_hash": "0" * 16}))
-    loader._backbone.cache_clear()
+    loader._held.cache_clear()
     with pytest.raises(CheckpointError, match=r"was trained from another \(0000000000000000\).*change --adapter or --model"):
         loader.load(tiny, adapter=str(folder))
 

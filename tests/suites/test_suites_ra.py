@@ -13,6 +13,7 @@ from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError
 from harness.engine.generator import Generator, Request
+from harness.engine.held import Held
 from harness.engine.loader import Loaded
 from harness.lm_eval.model import DiffusionLM
 from harness.measuring.clock import decode
@@ -116,7 +117,7 @@ def test_autoregressive_rows_go_on_behind_the_first_end() -> None:
 
 
 def loaded(name: str) -> Loaded:
-    return Loaded(backbone(name), None, name, name, "", None, None, None, None, 48, False, 0.0)
+    return Loaded(Held.ready(backbone(name)), None, name, name, "", None, None, None, None, 48, False, 0.0)
 
 
 def test_generator_takes_the_canvas_from_the_blocks() -> None:

@@ -22,7 +22,8 @@ from harness.decoding.registry import load_method
 from harness.engine.generator import Generator
 from harness.engine.loader import load
 from harness.records.schema import Sample, find_runs, read_samples
-from harness.runs.cell import Cell, Options, render, run_cells
+from harness.runs.cell import Cell, Options, render
+from harness.runs.turns import run_cells
 from harness.statistics.verdict import Verdict, verdict
 from suites.suite import load_suite
 

@@ -11,7 +11,8 @@ from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.engine.opening import Weights
 from harness.model import catalog
 from harness.model.catalog import Entry
-from harness.runs.cell import Options, run_cells
+from harness.runs.cell import Options
+from harness.runs.turns import run_cells
 from tests.tokenizers_tiny import with_tokenizer
 
 TEMPLATE = "{% for m in messages %}OPEN{{ m.content }}CLOSE{% endfor %}{% if add_generation_prompt %}REPLY{% endif %}"
