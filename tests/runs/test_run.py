@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from harness.cli import app
 from harness.records.schema import find_runs, read_run, read_samples
 from tests.helpers import wait_until
 
@@ -120,6 +122,21 @@ def test_killed_run_continues_with_the_missing_samples(tmp_path: Path) -> None:
     assert answers(tmp_path / "killed") == answers(tmp_path / "calm")
     assert len(answers(tmp_path / "calm")) == 48
     assert 0 < seen[0] < 48, seen
+
+
+def test_killed_run_of_two_caches_continues(tmp_path: Path) -> None:
+    """Caches that work inside the layers keep state per row and call alone: nothing of it outlives a killed process."""
+    methods = [f"semi_ar:cache={cache},num_transfer_tokens=4,max_new_tokens=16" for cache in ("d2cache", "dllm_cache")]
+    command = ["run", *(part for method in methods for part in ("--method", method)), "--suite", "nano-gsm", "--limit", "4"]
+    assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / "calm")]).exit_code == 0
+    process = subprocess.Popen([*BENCH, *command, "-o", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: _lines(tmp_path / "killed") >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 2 <= _lines(tmp_path / "killed") < 8
+    assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / "killed")]).exit_code == 0
+    assert answers(tmp_path / "killed") == answers(tmp_path / "calm")
+    assert len(answers(tmp_path / "calm")) == 8
 
 
 def _lines(root: Path) -> int:
