@@ -33,6 +33,7 @@ class Row(Divided):
         self._spans: list[Span] = []
         self._abandoned: set[int] = set()
         self._searched: dict[int, tuple[int, int | None]] = {}
+        self._held = False
         self._frontier = self.prompt_length
         self._eos: int | None = None
         self._rng: torch.Generator | None = None
@@ -49,8 +50,8 @@ class Row(Divided):
 
     @property
     def stopped(self) -> bool:
-        """Whether the harness' early exit applies: end-of-text or a stop string written and no hole before it, in every block."""
-        if self._rules.stop_rule == "reference":
+        """Whether the harness' early exit applies: end-of-text or a stop string, no hole before it, in every block; a held row waits."""
+        if self._rules.stop_rule == "reference" or self._held:
             return False
         if self._spans:
             return all(self.settled(index) for index in range(len(self._spans)))
@@ -128,6 +129,11 @@ class Row(Divided):
         else:
             self._write(at, values, confidence)
         self._meter.spent("write", started)
+
+    def hold(self, held: bool) -> None:
+        """Keep the early exit waiting (true) because what is written may still be revised, or let it go on (false)."""
+        self._held = held
+        self._advance()
 
     def close(self, end: int) -> None:
         """Declare that the generation region ends at ``end`` because the method goes no further.

@@ -65,7 +65,10 @@ def _fill(row: Row, spec: ModelSpec, plan: RowPlan, block: Span) -> Program:
     """Fill one block, part by part, and edit it if the settings say so."""
     settings = plan.settings
     if settings.edit_threshold is not None:
+        # A full block, or one that ends the answer, is not final before its edits.
+        row.hold(True)
         yield from _fill_and_edit(row, spec, plan, block, settings.edit_threshold)
+        row.hold(False)
         return
     quotas, passes = plan.quotas(block[1] - block[0]), 0
     step = settings.sub_block_size or plan.block_size

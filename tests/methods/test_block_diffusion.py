@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.decoding.canvas import Canvas
+from harness.records.schema import StopRule
 from methods.block_diffusion.decoder import METHOD
 from methods.block_diffusion.plan import Config, linear_schedule
 from tests.conftest import GOLDEN
@@ -34,7 +35,7 @@ def config_of(case: dict[str, Any]) -> Config:
     return Config(**{field.name: settings[field.name] for field in fields(Config) if field.name in settings})
 
 
-def canvas_of(cases: list[dict[str, Any]]) -> Canvas:
+def canvas_of(cases: list[dict[str, Any]], stop_rule: StopRule | None = None) -> Canvas:
     """A canvas as long as the reference makes its own: up to the end of a block, for Fast-dLLM v2 one token more."""
     settings, prompt = cases[0]["settings"], len(cases[0]["prompt"])
     size, new = settings["block_size"], settings["max_new_tokens"]
@@ -43,7 +44,7 @@ def canvas_of(cases: list[dict[str, Any]]) -> Canvas:
     elif settings["preset"] != "bd3lm":
         new = -(-(prompt + new) // size) * size - prompt
     prompts = [case["prompt"] for case in cases]
-    rule = "harness" if settings.get("function") == "generate" else "reference"
+    rule = stop_rule or ("harness" if settings.get("function") == "generate" else "reference")
     return Canvas(prompts, new, vocab_size=200, mask_id=198, eos_ids=settings["stop_ids"], device=CPU, stop_rule=rule)
 
 
@@ -82,6 +83,21 @@ def test_equals_reference(preset: str) -> None:
         canvas = canvas_of([case])
         METHOD.decode(backbone(case["model"]), canvas, config_of(case))
         check(case, canvas, 0)
+
+
+@pytest.mark.parametrize("preset", ["llada2_edit", "joint_threshold"])
+def test_the_early_exit_waits_for_the_last_blocks_edits(preset: str) -> None:
+    """Under the harness' stop rule: the reference's ids and passes, but for the pass that stores a last block for nothing."""
+    edited = 0
+    for case in [case for case in CASES if case["settings"]["preset"] == preset][::3]:
+        canvas = canvas_of([case], "harness")
+        METHOD.decode(backbone(case["model"]), canvas, config_of(case))
+        row, written = canvas.rows[0], sum(step is not None for step in case["steps"])
+        assert row.output[:written] == case["output"][:written]
+        assert row.step_map[:written] == case["steps"][:written]
+        assert row.nfe == case["nfe"] - (preset == "joint_threshold")
+        edited += max(row.step_map) == row.nfe - 2
+    assert edited > 1
 
 
 def _shape(case: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from harness.model.spec import ModelSpec
 from harness.records.schema import AuditCheck
 from harness.sandbox.inside import wire
 
-_WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1}
+_WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1, "hold": 1}
 
 
 class IsolatedDecoder:

@@ -26,6 +26,7 @@ class Scribe:
         for name, note in (("commit", self._tokens), ("revise", self._tokens), ("close", self._plain), ("divide", self._plain)):
             self._wrap(name, note)
         self._wrap("abandon", self._plain)
+        self._wrap("hold", self._plain)
 
     def take(self) -> list[list[Any]]:
         """What was written since the last time."""
@@ -46,7 +47,7 @@ class Scribe:
 
     def _plain(self, name: str, value: Any = None, **named: Any) -> None:
         value = value if not named else next(iter(named.values()))
-        self.writes.append([name, value if isinstance(value, int) else list(value)])
+        self.writes.append([name, int(value) if isinstance(value, int) else list(value)])
 
 
 def _plain(values: Any) -> list[Any]:
