@@ -11,7 +11,8 @@ import difflib
 import hashlib
 import json
 import logging
-from functools import cached_property
+from copy import deepcopy
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +217,17 @@ _PlainLoader.add_constructor("!function", lambda loader, node: loader.construct_
 
 
 def _plain_yaml(path: Path) -> dict[str, Any]:
-    values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    """A task file with what it includes; the caller's own copy."""
+    values = deepcopy(_parsed(path))
     if "include" not in values:
         return values
     base = _plain_yaml(path.parent / values.pop("include"))
     return {**base, **values}
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
 
 
 def _files() -> dict[str, Path]:

@@ -9,6 +9,7 @@ run.finish()
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +36,6 @@ def start(name: str, config: Mapping[str, Any], job: str = "run") -> Any:
 
     ``job`` sorts runs by kind. Nothing printed is captured, because progress bars are no log.
     """
-    import os
-
     wandb = package()
     try:
         return wandb.init(
