@@ -66,6 +66,7 @@ def test_mixtures_of_experts_are_refused_by_name(name: str, said: str) -> None:
         read_spec(GOLDEN / name)
     assert said in str(caught.value)
     assert "--model" in str(caught.value)
+    assert f"| {caught.value} |" in (GOLDEN.parents[1] / "docs" / "models.md").read_text()
 
 
 def _copy(folder: Path, name: str, **config: Any) -> Path:
