@@ -6,7 +6,7 @@ surest token under the logits of the draft before it. The logits of the last dra
 Lossless: the answer is that of ``vanilla`` with one token per step, up to exact ties and the last bit of a sum in another order.
 As cychomatica/FreeDave does (read), with one token per step, without its caches, and on full attention only.
 Cost: drafts lie beside the canvas in the same pass, so that a pass counts once in NFE and its positions ``draft_steps`` times; the
-authors' counter shows the first figure alone.
+authors' counter shows the first figure alone. The default is the least that speculates; more drafts suit a GPU with room in its passes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SCORES: dict[Algorithm, Score] = {"topk_margin": "margin", "entropy": "neg_entr
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    draft_steps: Annotated[int, Field(gt=0, description="steps drafted and verified in one pass; 1: none ahead")] = 4
+    draft_steps: Annotated[int, Field(gt=0, description="steps drafted and verified in one pass; 1: none ahead")] = 2
     alg: Annotated[Algorithm | None, Field(description="ranking; default entropy (Dream), low_confidence (LLaDA)")] = None
     block_length: Annotated[int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")] = None
 
