@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from harness.records.schema import Sample
 from harness.statistics.batches import clusters
 from harness.statistics.paired import LARGEST_SAMPLE, Interval, quantiles
 from harness.statistics.resampling import Floats, bootstrap, percentiles
+from harness.statistics.spread import drift
 
 Repeats = dict[int, dict[int, float]]
 """Per document and repeat: log of the cost per useful token."""
@@ -57,7 +57,7 @@ def speedup(
     else:
         low, high = percentiles(bootstrap(pairs, draws, seed), len(pairs), level)
         even = np.full(len(gain), 1 / len(gain))
-        spread = _drift(gain, even, [(before[document], after[document]) for document in usable], level)
+        spread = drift(gain, even, [(before[document], after[document]) for document in usable], level)
         low, high, p_value = estimate + (low - estimate) * spread.widening, estimate + (high - estimate) * spread.widening, spread.p_value
     return Interval(math.exp(estimate), math.exp(low), math.exp(high), len(pairs), left_out, p_value)
 
@@ -86,22 +86,13 @@ def _values(repeats: dict[int, float]) -> Floats:
     return np.array([repeats[repeat] for repeat in sorted(repeats)])
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Half width of Student's interval, the factor by which passes widen one of documents alone, and the p-value that the mean is 0."""
-
-    half: float
-    widening: float
-    p_value: float
-
-
 def _of_batches(
     groups: Sequence[Sequence[int]], gains: dict[int, np.float64], before: Repeats, after: Repeats, level: float
 ) -> tuple[float, float]:
     """(half width, p-value) with each group of documents as one observation that weighs as much as its documents."""
     gain = np.array([np.mean([gains[document] for document in group]) for group in groups])
     weights = np.array([len(group) for group in groups]) / len(gains)
-    spread = _drift(gain, weights, [(_joined(before, group), _joined(after, group)) for group in groups], level)
+    spread = drift(gain, weights, [(_joined(before, group), _joined(after, group)) for group in groups], level)
     return spread.half, spread.p_value
 
 
@@ -109,26 +100,3 @@ def _joined(costs: Repeats, group: Sequence[int]) -> dict[int, float]:
     """Per repeat: mean cost of the group's documents, where it has all of them."""
     common = set.intersection(*(set(costs[document]) for document in group))
     return {repeat: float(np.mean([costs[document][repeat] for document in group])) for repeat in sorted(common)}
-
-
-def _drift(gain: Floats, weights: Floats, costs: Sequence[tuple[dict[int, float], dict[int, float]]], level: float) -> _Spread:
-    """The spread of the weighted mean of ``gain``, one entry per document (or batch).
-
-    Passes and documents are crossed random effects; their variances add, with Satterthwaite's degrees of freedom.
-    """
-    from scipy.stats import t
-
-    n, mean = len(gain), float(weights @ gain)
-    documents, passes, pass_df = max(float((weights**2 * (gain - mean) ** 2).sum()) * n / (n - 1), 1e-18), 0.0, 1
-    common = [sorted(before.keys() & after.keys()) for before, after in costs]
-    full = max(common, key=len)
-    rows = [[before[r] - after[r] for r in full] for (before, after), repeats in zip(costs, common, strict=True) if repeats == full]
-    if len(full) > 1 and len(rows) > 1:
-        table = np.array(rows)
-        within = float((table - table.mean(0)).var(axis=1, ddof=1).mean())
-        passes, pass_df = max(0.0, (float(table.mean(0).var(ddof=1)) - within / len(rows)) / len(full)), len(full) - 1
-    total = documents + passes
-    freedom = total**2 / (documents**2 / (n - 1) + passes**2 / pass_df)
-    quantile = float(t.ppf(0.5 + level / 2, freedom))
-    widening = math.sqrt(total / documents) * quantile / float(t.ppf(0.5 + level / 2, n - 1))
-    return _Spread(quantile * math.sqrt(total), widening, float(2 * t.sf(abs(mean) / math.sqrt(total), freedom)))
