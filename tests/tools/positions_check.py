@@ -15,6 +15,7 @@ from harness.measuring.clock import decode
 from harness.model.text import encode
 from suites.suite import load_suite
 
+CANVAS, LONG, LONG_CANVAS = 48, 100, 16  # behind long prompts two blocks of 8 say as much and cost a third
 SKIPPED = ("duo", "lockstep")  # other models, other canvases
 
 
@@ -26,7 +27,7 @@ def prompts_of(tokenizer: object, length: int, count: int) -> list[list[int]]:
     return [ids[:1] + ids[1 + 7 * k : 7 * k + size] for k, size in enumerate(sizes)]
 
 
-def measure(method: str, batch: int, length: int, canvas: int = 48) -> tuple[int, int, int]:
+def measure(method: str, batch: int, length: int, canvas: int) -> tuple[int, int, int]:
     """(metered, computed, padded to the longest) positions of one batch."""
     fields = load_method(method).decoder.Config.__dataclass_fields__
     settings = {name: 8 for name in ("block_length", "block_size") if name in fields}
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in method_names():
         for length in map(int, options.prompts.split(",")) if name not in SKIPPED else []:
             try:
-                metered, computed, padded = measure(name, options.batch, length)
+                metered, computed, padded = measure(name, options.batch, length, LONG_CANVAS if length >= LONG else CANVAS)
             except UserError as error:
                 print(f"{name}, {length}: {error}")
                 continue
