@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from harness.decoding.registry import load_method
 from harness.engine.loader import load
 from harness.measuring.audit import CHECK_NAMES
 from harness.records.schema import AuditCheck
+from tests.commands import bench
 from tests.conftest import GOLDEN
 
 CHEATERS = Path(__file__).parents[1] / "cheaters"
@@ -125,10 +124,7 @@ def _runtime_part(name: str) -> str:
 
 
 def test_command_prints_the_failed_names_and_exits_1() -> None:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "check", str(CHEATERS / "early_return.py")]
-    done = subprocess.run(
-        [*command, "--model", str(GOLDEN / "dream_eos_tiny"), "--limit", "2"], capture_output=True, text=True, timeout=900, check=False
-    )
+    done = bench("check", CHEATERS / "early_return.py", "--model", GOLDEN / "dream_eos_tiny", "--limit", "2")
     assert done.returncode == 1, done.stderr
     assert "24 of 25 checks passed; failed: no_mask_left" in done.stdout
 

@@ -18,7 +18,7 @@ from harness.model.tokenizer import load_tokenizer
 from harness.records.schema import find_runs, read_run, read_samples
 from harness.runs.suite import Rendering
 from suites.suite import SuiteError, load_suite
-from tests.runs.test_run import bench
+from tests.commands import bench
 
 NANO = ("nano-gsm", "nano-code")
 MODEL = Path(__file__).parents[2] / "methods" / "models" / "nano"

@@ -16,7 +16,7 @@ import pytest
 
 from harness.records.schema import find_runs, read_samples
 from harness.runs.wandb_log import WandbError, package
-from tests.runs.test_run import BENCH
+from tests.commands import BENCH
 
 needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="the extra wandb is not installed")
 COMMAND = ["run", "--wandb", "--method", "ar", "--method", "vanilla:tokens_per_step=8", "--suite", "nano-gsm", "--limit", "2"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from statistics import NormalDist
@@ -13,9 +11,9 @@ import pytest
 
 from harness.measuring.protocol import PROTOCOLS, ProtocolError, bucket, determinism, interleaved, protocol, timing_slice, variation
 from harness.records.schema import find_runs, read_run, read_samples
+from tests.commands import bench
 from tests.synthetic_runs import Fake, fake_samples
 
-BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
 STANDARD = PROTOCOLS["standard"]
 
 
@@ -104,8 +102,7 @@ def test_unknown_protocol() -> None:
 
 def test_standard_run(tmp_path: Path) -> None:
     command = ["run", "--method", "vanilla:tokens_per_step=8", "--method", "fast_dllm", "--suite", "nano-gsm", "--limit", "3"]
-    arguments = [*BENCH, *command, "--protocol", "standard", "-o", str(tmp_path)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False)
+    done = bench(*command, "--protocol", "standard", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     for folder in find_runs(tmp_path):
         run, samples = read_run(folder), read_samples(folder)

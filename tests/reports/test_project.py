@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.records.schema import Run, Sample
 from reports.projection import DEVICES, MODELS, Comparison, ProjectError, device_key, project, with_prompt
+from tests.commands import bench
 from tests.synthetic_runs import Fake, fake_run, fake_samples, write_fake
-
-BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
 
 
 def run_of(forwards: list[list[tuple[int, int, int]]], useful: int, batch_size: int = 1) -> tuple[Run, list[Sample]]:
@@ -82,8 +79,8 @@ def test_comparison() -> None:
 
 def test_command_labels_bounds_and_compares(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, Fake("d2f", tokens_per_forward=2.35))
-    command = [*BENCH, "project", str(folder), "--device", "h100,a100-40", "--model", "dream-7b"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    command = ["project", str(folder), "--device", "h100,a100-40", "--model", "dream-7b"]
+    done = bench(*command)
     assert done.returncode == 0, done.stderr
     assert "Upper bounds, not measurements" in done.stdout
     assert "d3LLM-Dream" in done.stdout
@@ -91,5 +88,5 @@ def test_command_labels_bounds_and_compares(tmp_path: Path) -> None:
     tpf = json.loads((folder / "run.json").read_text())["summary"]["tpf"]
     # 32..96 positions are memory-bound on every device, so the bound is tokens per forward x forwards per second.
     assert f"{tpf * DEVICES['h100'].bandwidth / MODELS['dream-7b'].weight_bytes:.0f}" in done.stdout
-    wrong = subprocess.run([*BENCH, "project", str(tmp_path)], capture_output=True, text=True, timeout=900, check=False)
+    wrong = bench("project", str(tmp_path))
     assert (wrong.returncode, "not a run folder" in wrong.stderr) == (2, True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,13 +12,13 @@ import pytest
 
 from harness import cli
 from harness.records.schema import find_runs, read_samples
+from tests.commands import answers, bench, started
 from tests.helpers import wait_until
-from tests.runs.test_run import BENCH, answers, bench
 
 
 def test_ctrl_c_says_what_is_safe_and_the_same_command_continues(tmp_path: Path) -> None:
-    command = [*BENCH, "run", "--method", "vanilla", "--suite", "nano-gsm", "--limit", "40", "-o", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = ["run", "--method", "vanilla", "--suite", "nano-gsm", "--limit", "40", "-o", str(tmp_path)]
+    process = started(*command)
     wait_until(lambda: any(len(read_samples(folder)) > 1 for folder in find_runs(tmp_path)), process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
@@ -29,15 +28,15 @@ def test_ctrl_c_says_what_is_safe_and_the_same_command_continues(tmp_path: Path)
     assert line == f"bench: interrupted; all {stored} finished samples of 40 are safe; the same command continues with the missing ones"
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("*.lock"))
-    done = bench(*command[len(BENCH) :])
+    done = bench(*command)
     assert done.returncode == 0, done.stderr
     assert [row["doc_id"] for row in answers(tmp_path)] == list(range(40))
 
 
 def test_ctrl_c_in_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("methods: [{method: vanilla}]\nsuites: [nano-gsm]\nbatch_sizes: [1, 2]\nlimit: 40\n")
-    command = [*BENCH, "sweep", str(tmp_path / "s.yaml"), "-o", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = ["sweep", str(tmp_path / "s.yaml"), "-o", str(tmp_path / "out")]
+    process = started(*command)
     wait_until(lambda: any((tmp_path / "out").rglob("sweep-logs/*.log")), process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()

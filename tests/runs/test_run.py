@@ -10,29 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.records.schema import find_runs, read_run, read_samples
+from tests.commands import BENCH, answers, bench
 from tests.helpers import wait_until
-
-BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
-TIMING = {
-    "time_s",
-    "latency_s",
-    "first_block_s",
-    "forward_s",
-    "select_s",
-    "peak_memory_bytes",
-    "order",
-    "batch",
-    "rows",
-    "seal",
-    "call_memory_bytes",
-}
 
 MINE = """
 from methods.base import Forward, RowDecoder, propose
@@ -49,16 +34,6 @@ class Greedy(RowDecoder):
 
 METHOD = Greedy()
 """
-
-
-def bench(*arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def answers(root: Path) -> list[dict[str, Any]]:
-    """All samples below a store without what time decides."""
-    rows = [sample.model_dump(exclude=TIMING) for folder in find_runs(root) for sample in read_samples(folder)]
-    return sorted(rows, key=lambda row: (row["run_id"], row["doc_id"], row["repeat"]))
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ from harness.records.schema import find_runs, read_run, read_samples
 from harness.runs.sweep import Job, Outcome, State, Sweep, SweepError, cells, read_sweep
 from harness.runs.workers import run_local
 from suites.suite import list_suites
+from tests.commands import BENCH, answers, bench
 from tests.helpers import wait_until
-from tests.runs.test_run import answers
 
-BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
 ROOT = Path(__file__).parents[2]
 
 SMALL = """
@@ -36,10 +35,6 @@ def sweep_of(text: str, folder: Path) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(text)
     return path
-
-
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=900, check=False, cwd=ROOT)
 
 
 def test_cells_are_the_product_in_a_fixed_order(tmp_path: Path) -> None:

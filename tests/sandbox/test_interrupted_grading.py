@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from harness.records.schema import find_runs, read_samples
+from tests.commands import BENCH, answers, bench
 from tests.helpers import wait_until
-from tests.runs.test_run import BENCH, answers, bench
 
 ENDLESS = """
 from pathlib import Path

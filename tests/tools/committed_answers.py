@@ -28,7 +28,7 @@ def again(run: Run, samples: list[Sample], limit: int, batch_size: int) -> list[
     known = setting_names(load_method(plan.method).decoder.Config)
     if unknown := set(plan.settings) - set(known):
         raise ValueError(f"settings no longer known: {', '.join(sorted(unknown))}")
-    weights = Weights(plan.model, plan.adapter, plan.merged, plan.dtype, "cpu")
+    weights = Weights(plan.model, plan.adapter, plan.merged is not False, plan.dtype, "cpu")
     generator = open_engine(Wish(plan.method, dict(plan.settings)), weights, seed=plan.seed, stop_rule=plan.stop_rule).generator
     suite = load_suite(plan.suite)
     docs = dict(suite.docs(plan.limit))

@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.model.text import ANSWER
 from suites.suite import list_suites, load_suite
-from tests.runs.test_run import BENCH
+from tests.commands import BENCH
 
 MARK = f" {ANSWER} "
 

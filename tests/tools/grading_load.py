@@ -19,7 +19,7 @@ import psutil
 
 from harness.sandbox.scratch import PREFIX
 from suites.suite import load_suite
-from tests.runs.test_run import BENCH
+from tests.commands import BENCH
 
 SPOILT = (
     "def {name}(*a, **k): return 'no'\n",

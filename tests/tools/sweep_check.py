@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.runs.test_run import BENCH, answers
+from tests.commands import BENCH, answers
 
 SWEEP = """
 suites: [nano-gsm, nano-code]
