@@ -16,7 +16,8 @@ from harness.measuring.protocol import protocol as find_protocol
 from harness.model.family import Family
 from harness.model.recognise import register_family
 from harness.records.schema import StopRule
-from harness.runs.cell import Options, run_cells
+from harness.runs.cell import Options
+from harness.runs.turns import run_cells
 from harness.sandbox import open_jail
 from harness.statistics.verdict import Verdict
 from reports.cli.report import verdicts
