@@ -1,8 +1,10 @@
-"""Our folders under names that nobody else's folder takes: ``dllm_bench.harness``, ``.methods``, ``.reports`` and ``.suites``.
+"""Our folders under names that nobody else's folder takes: ``dllm_bench.harness``, ``.methods``, ``.reports``
+and ``.suites``.
 
-The folders import each other by their plain names. Where these lead to our own folders, ``dllm_bench.methods`` is the module ``methods``
-under a second name. Where a script has a folder of such a name beside it, the plain names stay the script's: ours are then loaded as
-``dllm_bench.methods`` alone, and their imports of each other are rewritten when they are compiled.
+The folders import each other by their plain names. Where these lead to our own folders,
+``dllm_bench.methods`` is the module ``methods`` under a second name. Where a script has a folder of such a
+name beside it, the plain names stay the script's: ours are then loaded as ``dllm_bench.methods`` alone, and
+their imports of each other are rewritten when they are compiled.
 """
 
 from __future__ import annotations
@@ -65,7 +67,12 @@ class _Names(ast.NodeTransformer):
         return [ast.copy_location(one, node) for one in found]
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        if isinstance(node.func, ast.Name) and node.func.id == "files" and node.args and isinstance(node.args[0], ast.Constant):
+        if (
+            isinstance(node.func, ast.Name)
+            and node.func.id == "files"
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
             node.args[0].value = _longer(str(node.args[0].value))
         return self.generic_visit(node)
 
@@ -75,7 +82,9 @@ def _longer(name: str) -> str:
 
 
 class Rewriting(SourceFileLoader):
-    """Loads a file of our tree, or one written against it, with the longer names in its imports; nothing is cached beside it."""
+    """Loads a file of our tree, or one written against it, with the longer names in its imports; nothing is
+    cached beside it.
+    """
 
     def get_code(self, fullname: str) -> CodeType:
         tree = _Names().visit(ast.parse(self.get_data(self.path), self.path))
@@ -83,12 +92,16 @@ class Rewriting(SourceFileLoader):
 
 
 class Finder(MetaPathFinder):
-    """Finds ``dllm_bench.<our folder>``; with ``apart`` from our files alone, and the interface itself with them."""
+    """Finds ``dllm_bench.<our folder>``; with ``apart`` from our files alone, and the interface itself with
+    them.
+    """
 
     def __init__(self, apart: bool) -> None:
         self.apart = apart
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         plain = fullname.removeprefix(PREFIX)
         if plain == fullname or plain.partition(".")[0] not in (*NAMES, "api"):
             return None
@@ -98,7 +111,9 @@ class Finder(MetaPathFinder):
         if not source.is_file() or (plain == "api" and not self.apart):
             return None
         if not self.apart:
-            return importlib.util.spec_from_loader(fullname, _Again(plain), origin=str(source), is_package=source is inside)
+            return importlib.util.spec_from_loader(
+                fullname, _Again(plain), origin=str(source), is_package=source is inside
+            )
         places = [str(file)] if source is inside else None
         return importlib.util.spec_from_file_location(
             fullname, source, loader=Rewriting(fullname, str(source)), submodule_search_locations=places

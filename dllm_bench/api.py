@@ -1,4 +1,6 @@
-"""Load a method on a model, decode prompts, run suites, compare runs, register methods and families of one's own."""
+"""Load a method on a model, decode prompts, run suites, compare runs, register methods and families of one's
+own.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ def load(
 ) -> Opened:
     """A method on a model, ready to answer; the arguments are those of ``bench run``.
 
-    ``method``: a name, a file such as ./mine.py, or either with settings behind a colon. Raises MethodError, CheckpointError or
-    SettingError (all of them UserError), naming what to change.
+    ``method``: a name, a file such as ./mine.py, or either with settings behind a colon. Raises MethodError,
+    CheckpointError or SettingError (all of them UserError), naming what to change.
     """
     weights = Weights(model, adapter, dtype=dtype, device=device, family=family)
     return open_engine(method, weights, settings, seed=seed, stop_rule=stop_rule, isolate=isolate)
@@ -56,7 +58,8 @@ def decode(
 ) -> list[Generation]:
     """Answers to ``prompts`` (texts or ids) in their order: text, ids, counts and times of each.
 
-    ``max_new_tokens``: length of the canvas, default the setting's or the model's own; ``stops``: texts at which an answer ends.
+    ``max_new_tokens``: length of the canvas, default the setting's or the model's own; ``stops``: texts at
+    which an answer ends.
     """
     canvas = max_new_tokens or engine.generator.canvas()
     requests = [Request(prompt, canvas, tuple(stops)) for prompt in prompts]
@@ -84,9 +87,11 @@ def run(
     isolate: bool | None = None,
     allow_unsafe_code: bool = False,
 ) -> list[StoredRun]:
-    """Decode, measure, grade and store suites, as ``bench run`` does; the runs, suite by suite and method by method.
+    """Decode, measure, grade and store suites, as ``bench run`` does; the runs, suite by suite and method by
+    method.
 
-    A finished run is read and not repeated unless ``fresh``; an interrupted one continues with the missing samples.
+    A finished run is read and not repeated unless ``fresh``; an interrupted one continues with the missing
+    samples.
     """
     weights = Weights(model, adapter, dtype=dtype, device=device, family=family)
     pairs = [f"{key}={value}" for key, value in (settings or {}).items()]
@@ -107,20 +112,31 @@ def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def compare(baseline: StoredRun | str | Path, *others: StoredRun | str | Path, margin: float = 3.0, across: bool = False) -> list[Verdict]:
-    """Each of ``others`` against the baseline, problem by problem: paired speed-up, difference of pass@1, the verdict at ``margin``.
+def compare(
+    baseline: StoredRun | str | Path,
+    *others: StoredRun | str | Path,
+    margin: float = 3.0,
+    across: bool = False,
+) -> list[Verdict]:
+    """Each of ``others`` against the baseline, problem by problem: paired speed-up, difference of pass@1, the
+    verdict at ``margin``.
 
-    Runs as ``run`` returns them, or their folders; ``margin`` in percentage points; p-values are Holm-adjusted over the others.
-    ReportOptionError (a UserError) for runs under different configurations, unless ``across``.
+    Runs as ``run`` returns them, or their folders; ``margin`` in percentage points; p-values are
+    Holm-adjusted over the others. ReportOptionError (a UserError) for runs under different configurations,
+    unless ``across``.
     """
-    first, *rest = (one if isinstance(one, StoredRun) else read_stored(Path(one)) for one in (baseline, *others))
+    first, *rest = (
+        one if isinstance(one, StoredRun) else read_stored(Path(one)) for one in (baseline, *others)
+    )
     return verdicts(first, rest, margin, across)
 
 
 def register(thing: Decoder | RowDecoder | Family) -> None:
-    """Make a decoder or a family of models known in this process, by its name; one of the same name gives way.
+    """Make a decoder or a family of models known in this process, by its name; one of the same name gives
+    way.
 
-    A decoder so registered runs in this process, and its runs say that it was not isolated; one in a file runs in a jail.
+    A decoder so registered runs in this process, and its runs say that it was not isolated; one in a file
+    runs in a jail.
     """
     if isinstance(thing, Family):
         register_family(thing)

@@ -43,7 +43,9 @@ def from_entry_point(point: EntryPoint) -> Plugin:
 
 
 def from_file(path: Path, attribute: str, error: type[UserError]) -> Plugin:
-    """``attribute`` of a Python file, which is run; ``error`` for a file that cannot be imported or lacks it."""
+    """``attribute`` of a Python file, which is run; ``error`` for a file that cannot be imported or lacks
+    it.
+    """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     name = f"dllm_bench_{attribute.lower()}_{path.stem}_{digest[:8]}"
     # As this module was loaded: so a file finds the same modules as the harness does.

@@ -1,4 +1,6 @@
-"""AdaBlock-dLLM (arXiv 2509.26432): Fast-dLLM's threshold rule on blocks that adapt to the text. Published with canvases of 512."""
+"""AdaBlock-dLLM (arXiv 2509.26432): Fast-dLLM's threshold rule on blocks that adapt to the text. Published
+with canvases of 512.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,24 @@ from methods.block_loop import BlockDecoder, RankedConfig
 @dataclass(frozen=True)
 class Config(RankedConfig):
     threshold: Annotated[float | None, Field(description="accept every score that reaches it")] = 0.9
-    delimiter_threshold: Annotated[Fraction, Field(description="least probability of the delimiter that ends a block")] = 0.3
+    delimiter_threshold: Annotated[
+        Fraction, Field(description="least probability of the delimiter that ends a block")
+    ] = 0.3
     delimiters: Annotated[
         str | None,
         TextIds("\n"),
-        Field(pattern=r"^\d+(\+\d+)*$|^$", description="ids that may end a block, as 198+271; default: line breaks"),
+        Field(
+            pattern=r"^\d+(\+\d+)*$|^$",
+            description="ids that may end a block, as 198+271; default: line breaks",
+        ),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cache == "d2cache":
-            raise ValueError("cache=d2cache feeds no whole block, whose end this method looks for: set another cache")
+            raise ValueError(
+                "cache=d2cache feeds no whole block, whose end this method looks for: set another cache"
+            )
 
 
 class AdaBlock(BlockDecoder):
@@ -39,7 +48,10 @@ class AdaBlock(BlockDecoder):
         # No divisor of the canvas: blocks adapt. The cache is checked as for every rule.
         super().check(spec, replace(config, block_length=new_tokens), new_tokens)
         if config.delimiters is None:
-            raise SettingError("this model has no tokenizer that knows line breaks: set delimiters to their ids, as delimiters=198+271")
+            raise SettingError(
+                "this model has no tokenizer that knows line breaks: set delimiters to their ids, as "
+                "delimiters=198+271"
+            )
 
 
 METHOD = AdaBlock()

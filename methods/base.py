@@ -21,7 +21,17 @@ from harness.decoding.row import Row
 from harness.decoding.settings import SettingError
 from harness.model import ModelSpec
 
-__all__ = ["Candidates", "Decoder", "Forward", "Program", "RowDecoder", "SamplingConfig", "SettingError", "ask", "propose"]
+__all__ = [
+    "Candidates",
+    "Decoder",
+    "Forward",
+    "Program",
+    "RowDecoder",
+    "SamplingConfig",
+    "SettingError",
+    "ask",
+    "propose",
+]
 
 
 Positive = Annotated[int, Field(gt=0)]
@@ -36,7 +46,12 @@ class RandomSource(Protocol):
 
 
 def propose(
-    logits: Tensor, row: RandomSource, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
+    logits: Tensor,
+    row: RandomSource,
+    spec: ModelSpec,
+    config: Any,
+    score: Score = "probability",
+    double: bool = False,
 ) -> Candidates:
     """Candidate tokens from aligned logits [k, vocab] (Dream's sampling order: temperature, top-p, top-k).
 
@@ -57,9 +72,15 @@ def propose(
 
 
 def ask(
-    request: Forward, row: RandomSource, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False
+    request: Forward,
+    row: RandomSource,
+    spec: ModelSpec,
+    config: Any,
+    score: Score = "probability",
+    double: bool = False,
 ) -> Generator[Forward, Any, Candidates]:
-    """Candidates at ``request.at``: computed by the harness for all rows at once if greedy, else drawn from this row's logits.
+    """Candidates at ``request.at``: computed by the harness for all rows at once if greedy, else drawn from
+    this row's logits.
 
     ``candidates = yield from ask(Forward(...), row, spec, config)`` in a ``decode_row``.
     """
@@ -69,7 +90,9 @@ def ask(
 
 
 def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
-    """Logits [k, vocab] with tokens outside the nucleus, then outside the top k, pushed to the lowest value (Dream's filters)."""
+    """Logits [k, vocab] with tokens outside the nucleus, then outside the top k, pushed to the lowest value
+    (Dream's filters).
+    """
     lowest = torch.finfo(logits.dtype).min
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(-1, descending=True)

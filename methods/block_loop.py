@@ -1,8 +1,10 @@
-"""One loop for every choosing rule and every cache policy: blocks from left to right, a forward pass, a choice, a commit.
+"""One loop for every choosing rule and every cache policy: blocks from left to right, a forward pass, a
+choice, a commit.
 
-The loop of the d2Cache repository (Kamichanw/d2Cache, commit 72feb60). Departures: a position that was not fed has no logits and is no
-candidate (there it has zero logits and may be written as id 0); the mask id is never written; of equal scores the lowest position wins
-(there the order is torch.topk's). Nothing is ever revised.
+The loop of the d2Cache repository (Kamichanw/d2Cache, commit 72feb60). Departures: a position that was not
+fed has no logits and is no candidate (there it has zero logits and may be written as id 0); the mask id is
+never written; of equal scores the lowest position wins (there the order is torch.topk's). Nothing is ever
+revised.
 """
 
 from __future__ import annotations
@@ -28,19 +30,29 @@ from methods.rules import RULES, Algorithm, Rule, View
 class BlockConfig(CacheConfig):
     """Settings of every method on the block loop."""
 
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = 32
-    stop_until_eos: Annotated[bool, Field(description="no positions behind a written end-of-text are decoded")] = False
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = 32
+    stop_until_eos: Annotated[
+        bool, Field(description="no positions behind a written end-of-text are decoded")
+    ] = False
 
 
 @dataclass(frozen=True)
 class RankedConfig(BlockConfig):
-    """Settings of the rules that rank a block's positions by a score. Raises ValueError for two ways of accepting at once."""
+    """Settings of the rules that rank a block's positions by a score. Raises ValueError for two ways of
+    accepting at once.
+    """
 
     num_transfer_tokens: Annotated[int, Field(gt=0, description="least number of tokens per step")] = 1
     alg: Annotated[Algorithm, Field(description="what ranks the positions")] = "maskgit_plus"
     threshold: Annotated[float | None, Field(description="accept every score that reaches it")] = None
-    factor: Annotated[float | None, Field(gt=0.0, description="accept by the factor rule; larger accepts more")] = None
-    sigma: Annotated[float | None, Field(gt=0.0, description="width of the certainty prior, positions; none: no prior")] = None
+    factor: Annotated[
+        float | None, Field(gt=0.0, description="accept by the factor rule; larger accepts more")
+    ] = None
+    sigma: Annotated[
+        float | None, Field(gt=0.0, description="width of the certainty prior, positions; none: no prior")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +62,9 @@ class RankedConfig(BlockConfig):
 
 
 class BlockDecoder(RowDecoder):
-    """A method that is a choosing rule: name, summary, Config and ``rule`` (a key of ``RULES``) are all that it needs."""
+    """A method that is a choosing rule: name, summary, Config and ``rule`` (a key of ``RULES``) are all that
+    it needs.
+    """
 
     requires: ClassVar[frozenset[str]] = frozenset({"mask_token"})
     rule: ClassVar[str] = "confidence"
@@ -62,17 +76,22 @@ class BlockDecoder(RowDecoder):
         block_length(new_tokens, config.block_length)
         if spec.attention == "block_causal" and config.cache in INSIDE:
             raise SettingError(
-                f"cache={config.cache} works inside layers in which everything is seen, this model attends by blocks: set cache"
+                f"cache={config.cache} works inside layers in which everything is seen, this model attends "
+                "by blocks: set cache"
             )
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
-        yield from block_loop(row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec))
+        yield from block_loop(
+            row, spec, config, RULES[self.rule](row, spec, config), make_policy(config, spec)
+        )
 
 
 def block_length(new_tokens: int, length: int | None) -> int:
     """The block size; SettingError unless it divides the canvas."""
     if new_tokens % (length or new_tokens):
-        raise SettingError(f"block_length {length} must divide max_new_tokens {new_tokens}; change one of them")
+        raise SettingError(
+            f"block_length {length} must divide max_new_tokens {new_tokens}; change one of them"
+        )
     return length or new_tokens
 
 
@@ -93,7 +112,11 @@ def block_loop(row: Row, spec: ModelSpec, config: Any, rule: Rule, policy: Cache
             for _ in range(rule.passes(len(live))):
                 live = open_positions(row, block, config.stop_until_eos)
                 step = Step(block, first, at=rule.wants(live, first), live=live)
-                known = [row.written(position) for position in range(row.prompt_length, row.length)] if prior else []
+                known = (
+                    [row.written(position) for position in range(row.prompt_length, row.length)]
+                    if prior
+                    else []
+                )
                 request = policy.request(row, step)
                 logits = yield request
                 if live:

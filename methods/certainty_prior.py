@@ -1,7 +1,8 @@
-"""Certainty prior (d2Cache, arXiv 2509.23094): confidence times the Gaussian density of what is already known around a position.
+"""Certainty prior (d2Cache, arXiv 2509.23094): confidence times the Gaussian density of what is already known
+around a position.
 
-The prior spans the whole generation region whatever the blocks. With alg=entropy scores are negative, so that it prefers low
-densities, as in the authors' code.
+The prior spans the whole generation region whatever the blocks. With alg=entropy scores are negative, so that
+it prefers low densities, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from methods.block_loop import BlockDecoder, RankedConfig
 @dataclass(frozen=True)
 class Config(RankedConfig):
     source: Annotated[Literal["d2cache"], Field(description="whose rule (the authors' own)")] = "d2cache"
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = None
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = None
     sigma: Annotated[float | None, Field(gt=0.0, description="width of the prior, positions")] = 10.0
 
 

@@ -15,7 +15,9 @@ from methods.hierarchy import DInferConfig
 @dataclass(frozen=True)
 class Config(DInferConfig):
     credit_alpha: Annotated[float, Field(ge=0.0, description="weight of the credit in the logits")] = 0.7
-    boost_gamma: Annotated[float, Field(gt=0.0, description="exponent of the probability that a pass adds")] = 0.2
+    boost_gamma: Annotated[
+        float, Field(gt=0.0, description="exponent of the probability that a pass adds")
+    ] = 0.2
     decay_beta: Annotated[Fraction, Field(description="share of the credit kept from pass to pass")] = 0.8
 
 

@@ -1,9 +1,9 @@
 """D2F decoding (Discrete Diffusion Forcing, arXiv 2508.09192): pipelined blocks with delayed caching.
 
-Attention is block-causal (the prompt is block 0; on a block-diffusion model its own blocks hold), so caching is
-exact. A block joins the window when its predecessor is far enough (``block_add_threshold``), must commit something
-every pass once it is fully activated (``decoded_token_threshold``), and is cached by the pass after the one that
-finished it.
+Attention is block-causal (the prompt is block 0; on a block-diffusion model its own blocks hold), so caching
+is exact. A block joins the window when its predecessor is far enough (``block_add_threshold``), must commit
+something every pass once it is fully activated (``decoded_token_threshold``), and is cached by the pass after
+the one that finished it.
 """
 
 from __future__ import annotations
@@ -18,19 +18,40 @@ from harness.decoding.forward import Forward
 from harness.decoding.masks import BlockCausal, Mask, own_blocks
 from harness.decoding.row import Row
 from harness.model import ModelSpec
-from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, Score, SettingError, ask, commit_indices
+from methods.base import (
+    Candidates,
+    Fraction,
+    Program,
+    RowDecoder,
+    SamplingConfig,
+    Score,
+    SettingError,
+    ask,
+    commit_indices,
+)
 
-SCORES: dict[str, Score] = {"default": "probability", "neg_entropy": "neg_entropy", "margin_confidence": "margin"}
+SCORES: dict[str, Score] = {
+    "default": "probability",
+    "neg_entropy": "neg_entropy",
+    "margin_confidence": "margin",
+}
 
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    block_size: Annotated[int, Field(gt=0, description="tokens per block; max_new_tokens is rounded down to whole blocks")] = 32
-    block_add_threshold: Annotated[Fraction, Field(description="decoded share of the last block that adds the next one")] = 0.1
-    decoded_token_threshold: Annotated[Fraction, Field(description="decoded share that fully activates the successor")] = 0.95
+    block_size: Annotated[
+        int, Field(gt=0, description="tokens per block; max_new_tokens is rounded down to whole blocks")
+    ] = 32
+    block_add_threshold: Annotated[
+        Fraction, Field(description="decoded share of the last block that adds the next one")
+    ] = 0.1
+    decoded_token_threshold: Annotated[
+        Fraction, Field(description="decoded share that fully activates the successor")
+    ] = 0.95
     skip_threshold: Annotated[Fraction, Field(description="commit tokens with a probability above it")] = 0.9
     sampling_strategy: Annotated[
-        Literal["default", "neg_entropy", "margin_confidence"], Field(description="ranking of the forced token")
+        Literal["default", "neg_entropy", "margin_confidence"],
+        Field(description="ranking of the forced token"),
     ] = "default"
 
 
@@ -61,18 +82,28 @@ class Pipeline:
     ended: bool = False
 
     def __post_init__(self) -> None:
-        prompt, size, origin = self.row.prompt_length, self.config.block_size, getattr(self.mask, "origin", None)
+        prompt, size, origin = (
+            self.row.prompt_length,
+            self.config.block_size,
+            getattr(self.mask, "origin", None),
+        )
         # Where blocks count from a position of the model's own, the first one begins inside the prompt.
         start = prompt if origin is None else origin + (prompt - origin) // size * size
         self.limit = (self.row.length - start) // size
         if self.limit == 0:
-            raise SettingError(f"block_size {self.config.block_size} is larger than max_new_tokens; change one of them")
+            raise SettingError(
+                f"block_size {self.config.block_size} is larger than max_new_tokens; change one of them"
+            )
         self.blocks = [PipelineBlock(0, start, 0, full=True, phase="to_cache")]
 
     def grow(self) -> None:
         """Add at most one block, then activate the successors of blocks that are far enough."""
         last = self.blocks[-1]
-        if len(self.blocks) <= self.limit and not self.ended and last.ratio >= self.config.block_add_threshold:
+        if (
+            len(self.blocks) <= self.limit
+            and not self.ended
+            and last.ratio >= self.config.block_add_threshold
+        ):
             size = self.config.block_size
             span = (last.stop, last.stop + size)
             self.blocks.append(PipelineBlock(*span, len(self.row.masked(*span))))
@@ -133,7 +164,10 @@ def block_mask(row: Row, spec: ModelSpec, size: int) -> BlockCausal:
     if spec.attention != "block_causal" or spec.block_size is None:
         return BlockCausal(size)
     if size % spec.block_size:
-        raise SettingError(f"block_size {size} cuts this model's blocks of {spec.block_size}: set block_size to a multiple of it")
+        raise SettingError(
+            f"block_size {size} cuts this model's blocks of {spec.block_size}: set block_size to a "
+            "multiple of it"
+        )
     own = own_blocks(spec, row.prompt_length)
     return own
 

@@ -1,4 +1,6 @@
-"""Certainty density (d2Cache, arXiv 2509.23094, certainty prior): how much is known around a position, weighted by a Gaussian."""
+"""Certainty density (d2Cache, arXiv 2509.23094, certainty prior): how much is known around a position,
+weighted by a Gaussian.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from torch import Tensor
 class CertaintyDensity:
     """Densities of the ``count`` generated positions for a Gaussian of width ``sigma`` positions.
 
-    Before the first position everything counts as known, behind the last one everything if and only if the last one is. The numerator
-    is cut ``count`` positions to either side, the denominator 3 * ``count``, as in the authors' code (which uses an FFT in float32:
-    noise of about 1e-7; here float64 sums).
+    Before the first position everything counts as known, behind the last one everything if and only if the
+    last one is. The numerator is cut ``count`` positions to either side, the denominator 3 * ``count``, as in
+    the authors' code (which uses an FFT in float32: noise of about 1e-7; here float64 sums).
     """
 
     def __init__(self, count: int, sigma: float) -> None:

@@ -1,4 +1,6 @@
-"""Dilated unmasking (DUS, arXiv 2506.19037): the control that uses no confidence. A block of 32 takes 5 forward passes."""
+"""Dilated unmasking (DUS, arXiv 2506.19037): the control that uses no confidence. A block of 32 takes 5
+forward passes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from methods.block_loop import BlockConfig, BlockDecoder
 @dataclass(frozen=True)
 class Config(BlockConfig):
     base: Annotated[int, Field(gt=1, description="by how much the stride shrinks from step to step")] = 2
-    skip_threshold: Annotated[Fraction | None, Field(description="put off tokens that are not above it; none: put off nothing")] = None
+    skip_threshold: Annotated[
+        Fraction | None, Field(description="put off tokens that are not above it; none: put off nothing")
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

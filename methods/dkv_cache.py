@@ -1,8 +1,10 @@
-"""dKV-Cache's own decoders (arXiv 2505.15781): the model's fixed schedule with a delayed store of keys and values.
+"""dKV-Cache's own decoders (arXiv 2505.15781): the model's fixed schedule with a delayed store of keys and
+values.
 
-decode: Dream's time grid or LLaDA's even quotas, written tokens stored one step late (see methods.caches.dkv). prefill: the prompt alone
-is stored (Dream). greedy: a random decoding order per block (LLaDA); a step feeds what it writes, what the step before wrote, and a
-window of masked rows around it. Against the paper: at batch 1 the authors report no gain in speed.
+decode: Dream's time grid or LLaDA's even quotas, written tokens stored one step late (see
+methods.caches.dkv). prefill: the prompt alone is stored (Dream). greedy: a random decoding order per block
+(LLaDA); a step feeds what it writes, what the step before wrote, and a window of masked rows around it.
+Against the paper: at batch 1 the authors report no gain in speed.
 """
 
 from __future__ import annotations
@@ -26,15 +28,23 @@ from methods.vanilla import reveal, steps_per_block
 
 @dataclass(frozen=True)
 class Config(Schedule):
-    variant: Annotated[Literal["decode", "prefill", "greedy"], Field(description="what is stored, see `bench list`")] = "decode"
-    cache_steps: Annotated[int | None, Field(ge=0, description="steps between refreshes; 0 or none: never")] = 8
-    shift: Annotated[Literal["un", "un_right"], Field(description="decode on models with shifted predictions: which rows are stored")] = (
-        "un"
-    )
-    window_size: Annotated[int, Field(ge=0, description="greedy: masked rows fed around each place that is written")] = 4
-    order: Annotated[tuple[int, ...] | str | None, Field(description="greedy: output positions in decoding order, block after block")] = (
-        None
-    )
+    variant: Annotated[
+        Literal["decode", "prefill", "greedy"], Field(description="what is stored, see `bench list`")
+    ] = "decode"
+    cache_steps: Annotated[
+        int | None, Field(ge=0, description="steps between refreshes; 0 or none: never")
+    ] = 8
+    shift: Annotated[
+        Literal["un", "un_right"],
+        Field(description="decode on models with shifted predictions: which rows are stored"),
+    ] = "un"
+    window_size: Annotated[
+        int, Field(ge=0, description="greedy: masked rows fed around each place that is written")
+    ] = 4
+    order: Annotated[
+        tuple[int, ...] | str | None,
+        Field(description="greedy: output positions in decoding order, block after block"),
+    ] = None
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
 
 
@@ -49,9 +59,15 @@ class DKVCache(RowDecoder):
 
     def check(self, spec: ModelSpec, config: Config, new_tokens: int) -> None:
         if config.variant == "greedy" and spec.shift:
-            raise SettingError("variant=greedy is defined for models that predict in place (LLaDA): set variant=decode or prefill")
+            raise SettingError(
+                "variant=greedy is defined for models that predict in place (LLaDA): set variant=decode or "
+                "prefill"
+            )
         if config.variant == "prefill" and not spec.shift:
-            raise SettingError("variant=prefill is defined for models with shifted predictions (Dream): set variant=decode or greedy")
+            raise SettingError(
+                "variant=prefill is defined for models with shifted predictions (Dream): set variant=decode "
+                "or greedy"
+            )
         steps_per_block(config, new_tokens, new_tokens if spec.shift else config.block_length or new_tokens)
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
@@ -105,7 +121,9 @@ def _greedy(row: Row, spec: ModelSpec, config: Config, every: int) -> Program:
 
 
 def _window(at: Sequence[int], written: Sequence[int], masked: set[int], size: int) -> set[int]:
-    """Masked rows around each place, left and right in turn, ``size`` per place; a turn that finds none is spent."""
+    """Masked rows around each place, left and right in turn, ``size`` per place; a turn that finds none is
+    spent.
+    """
     taken = {*at, *written}
     found: set[int] = set()
     for position in at:
@@ -124,12 +142,20 @@ def _order(row: Row, config: Config, length: int) -> list[int]:
     """Output positions in decoding order, block after block: given, or by one random number each."""
     new = row.length - row.prompt_length
     if config.order is not None:
-        given = [int(text) for text in config.order.strip("[]").split(",")] if isinstance(config.order, str) else list(config.order)
+        given = (
+            [int(text) for text in config.order.strip("[]").split(",")]
+            if isinstance(config.order, str)
+            else list(config.order)
+        )
         if sorted(given) != list(range(new)):
             raise SettingError(f"order must name each of the {new} output positions once")
         return given
     draws = torch.rand(new, generator=row.rng, device=row.rng.device)
-    return [place for start in range(0, new, length) for place in sorted(range(start, start + length), key=lambda k: -float(draws[k]))]
+    return [
+        place
+        for start in range(0, new, length)
+        for place in sorted(range(start, start + length), key=lambda k: -float(draws[k]))
+    ]
 
 
 METHOD = DKVCache()

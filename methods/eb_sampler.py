@@ -1,4 +1,6 @@
-"""EB-Sampler (arXiv 2505.24857). gamma: 0.1 in the PC-Sampler repository's function, 0.01 in its scripts, 0.001 in d2Cache's."""
+"""EB-Sampler (arXiv 2505.24857). gamma: 0.1 in the PC-Sampler repository's function, 0.01 in its scripts,
+0.001 in d2Cache's.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from methods.rules import Algorithm
 
 @dataclass(frozen=True)
 class Config(RankedConfig):
-    source: Annotated[Literal["paper", "official", "d2cache"], Field(description="whose rule; official: no blocks")] = "paper"
+    source: Annotated[
+        Literal["paper", "official", "d2cache"], Field(description="whose rule; official: no blocks")
+    ] = "paper"
     alg: Annotated[Algorithm, Field(description="what ranks the positions")] = "entropy"
     gamma: Annotated[float | None, Field(ge=0.0, description="bound on the summed entropy, nats")] = 0.1
 

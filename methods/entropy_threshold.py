@@ -1,6 +1,7 @@
 """Entropy threshold in blocks: how dParallel and d3LLM checkpoints are decoded without parallel blocks.
 
-Published thresholds: Dream .45; LLaDA .5, for MBPP .45; blocks of 32. Their early stop is commented out and left out.
+Published thresholds: Dream .45; LLaDA .5, for MBPP .45; blocks of 32. Their early stop is commented out and
+left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from methods.block_loop import BlockConfig, BlockDecoder
 
 @dataclass(frozen=True)
 class Config(BlockConfig):
-    threshold: Annotated[float | None, Field(ge=0.0, description="largest entropy, nats; default .45 (Dream), .5 (LLaDA)")] = None
+    threshold: Annotated[
+        float | None, Field(ge=0.0, description="largest entropy, nats; default .45 (Dream), .5 (LLaDA)")
+    ] = None
 
 
 class EntropyThreshold(BlockDecoder):

@@ -34,14 +34,24 @@ from methods.hooks import HookedDecoder, RowHooks
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    cache: Annotated[Literal["none", "prefix", "dual"] | None, Field(description="which keys/values are reused inside a block")] = "prefix"
-    alg: Annotated[Literal["confidence_threshold", "factor", "entropy", "low_confidence"], Field(description="what a step commits")] = (
-        "confidence_threshold"
-    )
-    threshold: Annotated[Fraction | None, Field(description="accept what is not below it (confidence_threshold)")] = 0.9
+    cache: Annotated[
+        Literal["none", "prefix", "dual"] | None,
+        Field(description="which keys/values are reused inside a block"),
+    ] = "prefix"
+    alg: Annotated[
+        Literal["confidence_threshold", "factor", "entropy", "low_confidence"],
+        Field(description="what a step commits"),
+    ] = "confidence_threshold"
+    threshold: Annotated[
+        Fraction | None, Field(description="accept what is not below it (confidence_threshold)")
+    ] = 0.9
     factor: Annotated[float, Field(gt=0.0, description="larger accepts more (factor)")] = 1.0
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none with cache=none: the whole canvas at once")] = 32
-    steps: Annotated[int | None, Field(gt=0, description="schedule length; default one token per step")] = None
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none with cache=none: the whole canvas at once")
+    ] = 32
+    steps: Annotated[int | None, Field(gt=0, description="schedule length; default one token per step")] = (
+        None
+    )
     eps: Annotated[float, Field(gt=0.0, lt=1.0, description="end of the time grid (Dream schedule)")] = 1e-3
 
 
@@ -61,7 +71,10 @@ class FastDLLM(HookedDecoder):
         if config.alg == "confidence_threshold" and config.threshold is None:
             raise SettingError("alg=confidence_threshold needs threshold, e.g. --set threshold=0.9")
         if cached and self.hooked:
-            raise SettingError(f"hooks see the whole row at every step, which cache={config.cache} does not compute: set cache=none")
+            raise SettingError(
+                f"hooks see the whole row at every step, which cache={config.cache} does not compute: set "
+                "cache=none"
+            )
         hooks = self.hooks(row)
         hooks.begin()
         if not cached and spec.shift and config.block_length is None:
@@ -84,9 +97,13 @@ def _blocks(row: Row, config: Config) -> tuple[int, int]:
     blocks = new // length
     steps = config.steps or new
     if steps % blocks:
-        raise SettingError(f"steps {steps} must be a multiple of the {blocks} blocks (max_new_tokens / block_length)")
+        raise SettingError(
+            f"steps {steps} must be a multiple of the {blocks} blocks (max_new_tokens / block_length)"
+        )
     if config.alg == "entropy" and steps // blocks < 2:
-        raise SettingError(f"alg=entropy needs at least two steps per block; set steps to {2 * blocks} or more")
+        raise SettingError(
+            f"alg=entropy needs at least two steps per block; set steps to {2 * blocks} or more"
+        )
     return length, steps // blocks
 
 
@@ -98,7 +115,9 @@ def _windows(row: Row, config: Config, block: Span) -> tuple[Span, Span, Span | 
 
 
 def _dream_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int) -> Program:
-    """Refresh, reveal exactly the first place from it (that is what makes the shifted slice legal), then inner passes."""
+    """Refresh, reveal exactly the first place from it (that is what makes the shifted slice legal), then
+    inner passes.
+    """
     keep, window, store = _windows(row, config, block)
     refresh = Forward(feed=(0, row.length), at=[block[0]], keep=keep, fresh=True)
     commit_indices(row, [block[0]], (yield from ask(refresh, row, spec, config)), [0])
@@ -118,7 +137,9 @@ def _dream_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: 
         step += 1
 
 
-def _inclusive_block(row: Row, spec: ModelSpec, config: Config, block: Span, steps: int, hooks: RowHooks) -> Program:
+def _inclusive_block(
+    row: Row, spec: ModelSpec, config: Config, block: Span, steps: int, hooks: RowHooks
+) -> Program:
     """LLaDA's loop: the refresh also decodes; with a cache at least one inner pass follows (as upstream)."""
     cached = config.cache in ("prefix", "dual")
     keep, window, store = _windows(row, config, block)
@@ -155,13 +176,19 @@ def _accept(confidence: Tensor, config: Config, left: int, step: int, steps: int
 
 
 def _global(row: Row, spec: ModelSpec, config: Config, hooks: RowHooks) -> Program:
-    """Dream without cache or blocks: a budget of tokens per step over the whole canvas; rejects carry over."""
+    """Dream without cache or blocks: a budget of tokens per step over the whole canvas; rejects carry
+    over.
+    """
     if config.alg != "confidence_threshold":
-        raise SettingError("cache=none with block_length=none supports alg=confidence_threshold only; set block_length")
+        raise SettingError(
+            "cache=none with block_length=none supports alg=confidence_threshold only; set block_length"
+        )
     new = row.length - row.prompt_length
     steps = config.steps or max(1, new // 32)
     if new % steps:
-        raise SettingError(f"steps {steps} must divide max_new_tokens {new} for cache=none with block_length=none")
+        raise SettingError(
+            f"steps {steps} must divide max_new_tokens {new} for cache=none with block_length=none"
+        )
     quota, carry, step = new // steps, 0, 0
     threshold = torch.tensor(config.threshold).item()
     while step < steps:

@@ -1,8 +1,8 @@
 """A fixed number of forwards for students of few-step distillation (SDTT, consistency, certainty forcing).
 
-Of the masks left, step i of N commits the share 1 / (N - i) (rounded up), most confident first, so that the last step
-takes all that remain: nfe is N by construction (less only if the harness' early exit ends the answer). With the greedy
-tail that last step takes the likeliest tokens whatever the temperature.
+Of the masks left, step i of N commits the share 1 / (N - i) (rounded up), most confident first, so that the
+last step takes all that remain: nfe is N by construction (less only if the harness' early exit ends the
+answer). With the greedy tail that last step takes the likeliest tokens whatever the temperature.
 """
 
 from __future__ import annotations
@@ -21,24 +21,34 @@ from harness.model import ModelSpec
 from methods.base import Candidates, Program, SamplingConfig, Score, SettingError, commit_indices, propose
 from methods.hooks import HookedDecoder
 
-_SCORES: dict[str, Score] = {"confidence": "probability", "margin": "margin", "entropy": "neg_entropy", "random": "probability"}
+_SCORES: dict[str, Score] = {
+    "confidence": "probability",
+    "margin": "margin",
+    "entropy": "neg_entropy",
+    "random": "probability",
+}
 
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     steps: Annotated[int, Field(gt=0, description="forward passes over the whole canvas (nfe)")] = 8
-    greedy_tail: Annotated[bool, Field(description="the last step takes the likeliest tokens even if temperature is above 0")] = True
+    greedy_tail: Annotated[
+        bool, Field(description="the last step takes the likeliest tokens even if temperature is above 0")
+    ] = True
     order: Annotated[
         Literal["confidence", "margin", "entropy", "random"],
         Field(description="which masks a step commits; random is the ancestral sampler's order"),
     ] = "confidence"
-    block_length: Annotated[int | None, Field(gt=0, description="left-to-right blocks that share the steps evenly; default: one block")] = (
-        None
-    )
+    block_length: Annotated[
+        int | None,
+        Field(gt=0, description="left-to-right blocks that share the steps evenly; default: one block"),
+    ] = None
 
 
 def quota(left: int, steps_left: int) -> int:
-    """Masks to commit now so that ``left`` of them end with the last of ``steps_left`` steps (at least one)."""
+    """Masks to commit now so that ``left`` of them end with the last of ``steps_left`` steps (at least
+    one).
+    """
     return ceil(left / steps_left)
 
 
@@ -61,7 +71,9 @@ class FewStep(HookedDecoder):
                 if at:
                     sampling = replace(config, temperature=0.0) if last and config.greedy_tail else config
                     candidates = propose(logits, row, spec, sampling, _SCORES[config.order])
-                    commit_indices(row, at, candidates, _chosen(row, candidates, config, quota(len(at), steps - step)))
+                    commit_indices(
+                        row, at, candidates, _chosen(row, candidates, config, quota(len(at), steps - step))
+                    )
                 hooks.written()
 
 
@@ -73,9 +85,14 @@ def _blocks(row: Row, config: Config) -> list[tuple[int, int, int]]:
         raise SettingError(f"block_length {length} must divide max_new_tokens {new}; change one of them")
     count = new // length
     if config.steps < count:
-        raise SettingError(f"steps {config.steps} are fewer than the {count} blocks: raise steps or block_length")
+        raise SettingError(
+            f"steps {config.steps} are fewer than the {count} blocks: raise steps or block_length"
+        )
     if config.steps > new:
-        raise SettingError(f"steps {config.steps} exceed the {new} tokens of the canvas: lower steps, a step commits at least one token")
+        raise SettingError(
+            f"steps {config.steps} exceed the {new} tokens of the canvas: lower steps, a step commits at "
+            "least one token"
+        )
     share, extra = divmod(config.steps, count)
     starts = range(row.prompt_length, row.length, length)
     return [(start, start + length, share + (index < extra)) for index, start in enumerate(starts)]

@@ -1,12 +1,15 @@
-"""FreeDave (arXiv 2510.00294): lossless speculation; several steps of one-token-per-step decoding are drafted and verified in one pass.
+"""FreeDave (arXiv 2510.00294): lossless speculation; several steps of one-token-per-step decoding are drafted
+and verified in one pass.
 
-From the logits of the last verified state the ``draft_steps`` surest tokens make a chain of drafts, each with one token more. One pass
-computes the logits of all drafts. The first token is what the plain decoder writes next anyway; each further one is kept if it is the
-surest token under the logits of the draft before it. The logits of the last draft kept start the next round, so nothing is computed twice.
-Lossless: the answer is that of ``vanilla`` with one token per step, up to exact ties and the last bit of a sum in another order.
-As cychomatica/FreeDave does (read), with one token per step, without its caches, and on full attention only.
-Cost: drafts lie beside the canvas in the same pass, so that a pass counts once in NFE and its positions ``draft_steps`` times; the
-authors' counter shows the first figure alone. The default is the least that speculates; more drafts suit a GPU with room in its passes.
+From the logits of the last verified state the ``draft_steps`` surest tokens make a chain of drafts, each with
+one token more. One pass computes the logits of all drafts. The first token is what the plain decoder writes
+next anyway; each further one is kept if it is the surest token under the logits of the draft before it. The
+logits of the last draft kept start the next round, so nothing is computed twice. Lossless: the answer is that
+of ``vanilla`` with one token per step, up to exact ties and the last bit of a sum in another order. As
+cychomatica/FreeDave does (read), with one token per step, without its caches, and on full attention only.
+Cost: drafts lie beside the canvas in the same pass, so that a pass counts once in NFE and its positions
+``draft_steps`` times; the authors' counter shows the first figure alone. The default is the least that
+speculates; more drafts suit a GPU with room in its passes.
 """
 
 from __future__ import annotations
@@ -34,9 +37,15 @@ _SCORES: dict[Algorithm, Score] = {"topk_margin": "margin", "entropy": "neg_entr
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    draft_steps: Annotated[int, Field(gt=0, description="steps drafted and verified in one pass; 1: none ahead")] = 2
-    alg: Annotated[Algorithm | None, Field(description="ranking; default entropy (Dream), low_confidence (LLaDA)")] = None
-    block_length: Annotated[int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")] = None
+    draft_steps: Annotated[
+        int, Field(gt=0, description="steps drafted and verified in one pass; 1: none ahead")
+    ] = 2
+    alg: Annotated[
+        Algorithm | None, Field(description="ranking; default entropy (Dream), low_confidence (LLaDA)")
+    ] = None
+    block_length: Annotated[
+        int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")
+    ] = None
 
 
 class Guess(NamedTuple):
@@ -57,9 +66,14 @@ class FreeDave(RowDecoder):
     def check(self, spec: ModelSpec, config: Config, new_tokens: int) -> None:
         block_length(new_tokens, config.block_length)
         if config.temperature > 0:
-            raise SettingError(f"drafts are verified against greedy tokens: set temperature=0, not {config.temperature:g}")
+            raise SettingError(
+                f"drafts are verified against greedy tokens: set temperature=0, not {config.temperature:g}"
+            )
         if spec.attention == "block_causal":
-            raise SettingError("freedave is lossless against full attention, and this model attends block by block: use block_diffusion")
+            raise SettingError(
+                "freedave is lossless against full attention, and this model attends block by block: use "
+                "block_diffusion"
+            )
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         size = block_length(row.length - row.prompt_length, config.block_length)
@@ -82,7 +96,9 @@ def _chain(logits: Tensor, at: Sequence[int], row: Row, spec: ModelSpec, config:
     if not at:
         return []
     alg = config.alg or ("entropy" if spec.shift else "low_confidence")
-    found = propose(logits, row, spec, config, _SCORES.get(alg, "probability"), double=alg == "low_confidence")
+    found = propose(
+        logits, row, spec, config, _SCORES.get(alg, "probability"), double=alg == "low_confidence"
+    )
     first = int(torch.topk(found.score, 1).indices)
     order = [first, *(k for k in ranked(found.score, list(range(len(at)))) if k != first)]
     ids, probability = found.ids.tolist(), found.probability.tolist()
@@ -111,7 +127,9 @@ def _verifying(row: Row, left: list[int], drafts: list[Guess]) -> Forward:
     return Forward((0, row.length), at, shadow=shadow)
 
 
-def _walk(row: Row, left: list[int], drafts: list[Guess], logits: Tensor, spec: ModelSpec, config: Config) -> list[Guess]:
+def _walk(
+    row: Row, left: list[int], drafts: list[Guess], logits: Tensor, spec: ModelSpec, config: Config
+) -> list[Guess]:
     """Commit the drafts that hold; the chain of the last state reached."""
     sizes = [len(left) - k for k in range(len(drafts) + 1)]
     parts = logits.split(sizes)

@@ -1,11 +1,11 @@
 """Dream's generation hooks on any decoder that forwards the whole row at every step.
 
 ``generation_logits_hook_func(step, x, logits) -> logits`` sees the logits before tokens are chosen,
-``generation_tokens_hook_func(step, x, logits) -> x`` the row after they are written; step is None, and logits with
-it, in the one call before the first forward. x is [1, length] ids with the mask id where nothing is written, logits
-are [1, length, vocab], aligned: ``logits[:, p]`` predicts the token at p. What a tokens hook changes is written,
-rewritten or masked again on the canvas; the prompt stays as it is. A hook serves one row at a time: use batch size
-1 with hooks that remember something between calls.
+``generation_tokens_hook_func(step, x, logits) -> x`` the row after they are written; step is None, and logits
+with it, in the one call before the first forward. x is [1, length] ids with the mask id where nothing is
+written, logits are [1, length, vocab], aligned: ``logits[:, p]`` predicts the token at p. What a tokens hook
+changes is written, rewritten or masked again on the canvas; the prompt stays as it is. A hook serves one row
+at a time: use batch size 1 with hooks that remember something between calls.
 
     METHOD = Vanilla(my_logits_hook, my_tokens_hook)    # in mine.py: bench run --method ./mine.py
 """
@@ -64,13 +64,24 @@ class RowHooks:
         """
         if self.logits_hook is None and self.tokens_hook is None:
             return (yield request)
-        logits = yield Forward(feed=(0, self.row.end), at=range(self.row.end), mask=request.mask, cached=False)
+        logits = yield Forward(
+            feed=(0, self.row.end), at=range(self.row.end), mask=request.mask, cached=False
+        )
         if self.logits_hook is not None:
-            logits = self.logits_hook(self.row.nfe - 1, self._ids(logits.device), logits.unsqueeze(0)).squeeze(0)
+            logits = self.logits_hook(
+                self.row.nfe - 1, self._ids(logits.device), logits.unsqueeze(0)
+            ).squeeze(0)
         self.seen = logits
         return logits[torch.tensor(list(request.at), dtype=torch.long, device=logits.device)]
 
-    def ask(self, request: Forward, spec: ModelSpec, config: Any, score: Score = "probability", double: bool = False) -> Asked:
+    def ask(
+        self,
+        request: Forward,
+        spec: ModelSpec,
+        config: Any,
+        score: Score = "probability",
+        double: bool = False,
+    ) -> Asked:
         """Candidates of ``request``, from the logits as the logits hook leaves them."""
         if self.logits_hook is None and self.tokens_hook is None:
             return (yield from ask(request, self.row, spec, config, score, double))

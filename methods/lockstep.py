@@ -1,21 +1,23 @@
 """Lockstep: a reasoning block R and an answer block A on one canvas, refined together.
 
-The canvas is prompt, R, A. At every step each block commits its most confident masks: those at or above its own
-threshold, at most ``max_fill_frac`` of the block's length, at least one. ``jacobi`` serves both blocks from one
-forward. ``gauss_seidel`` runs the model a second time for A, after R's tokens are written, so that A sees them; a
-block that needs no more tokens, or may not commit yet, costs no forward of its own.
+The canvas is prompt, R, A. At every step each block commits its most confident masks: those at or above its
+own threshold, at most ``max_fill_frac`` of the block's length, at least one. ``jacobi`` serves both blocks
+from one forward. ``gauss_seidel`` runs the model a second time for A, after R's tokens are written, so that A
+sees them; a block that needs no more tokens, or may not commit yet, costs no forward of its own.
 
-With ``steps`` = N the pace is fixed: step i commits at least the share 1 / (N - i) of the masks left, rounded up, and
-the last one takes the likeliest token everywhere (the cap, the thresholds and ``a_after_r`` yield), so N steps are N
-forwards (jacobi) or 2N (gauss_seidel), fewer where the thresholds finish a block earlier.
+With ``steps`` = N the pace is fixed: step i commits at least the share 1 / (N - i) of the masks left, rounded
+up, and the last one takes the likeliest token everywhere (the cap, the thresholds and ``a_after_r`` yield),
+so N steps are N forwards (jacobi) or 2N (gauss_seidel), fewer where the thresholds finish a block earlier.
 
-Each block is a text with an end-of-text of its own (``Row.divide``): R ending early does not end the answer, the early
-exit waits for both, and the graded text is R's followed by A's. Lengths come from a suite that divides its canvas, from the
-markers of ``bench generate``, or from ``r_length`` and ``a_length``: A gets a quarter of the canvas by default, R the rest.
+Each block is a text with an end-of-text of its own (``Row.divide``): R ending early does not end the answer,
+the early exit waits for both, and the graded text is R's followed by A's. Lengths come from a suite that
+divides its canvas, from the markers of ``bench generate``, or from ``r_length`` and ``a_length``: A gets a
+quarter of the canvas by default, R the rest.
 
-With ``prompt_cache``, full attention follows Fast-dLLM's dual-cache rule: a full pass stores all keys, later passes feed
-the open blocks alone and replace their keys in place, and a block that fills up calls for a new full pass. Block-causal
-attention (D2F models: R and A as blocks of the pipeline) caches exactly, prompt first, R once it is complete.
+With ``prompt_cache``, full attention follows Fast-dLLM's dual-cache rule: a full pass stores all keys, later
+passes feed the open blocks alone and replace their keys in place, and a block that fills up calls for a new
+full pass. Block-causal attention (D2F models: R and A as blocks of the pipeline) caches exactly, prompt
+first, R once it is complete.
 """
 
 from __future__ import annotations
@@ -42,20 +44,37 @@ R, A = 0, 1
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    mode: Annotated[Literal["jacobi", "gauss_seidel"], Field(description="one forward for both blocks, or a second one for A")] = "jacobi"
-    r_length: Annotated[int | None, Field(gt=0, description="tokens of R; default: the canvas minus A")] = None
-    a_length: Annotated[int | None, Field(gt=0, description="tokens of A; default: the canvas minus R, a quarter if neither is given")] = (
+    mode: Annotated[
+        Literal["jacobi", "gauss_seidel"],
+        Field(description="one forward for both blocks, or a second one for A"),
+    ] = "jacobi"
+    r_length: Annotated[int | None, Field(gt=0, description="tokens of R; default: the canvas minus A")] = (
         None
     )
+    a_length: Annotated[
+        int | None,
+        Field(gt=0, description="tokens of A; default: the canvas minus R, a quarter if neither is given"),
+    ] = None
     tau_r: Annotated[Fraction, Field(description="R commits what is not below it")] = 0.90
     tau_a: Annotated[Fraction, Field(description="A commits what is not below it")] = 0.92
-    max_fill_frac: Annotated[float, Field(gt=0.0, le=1.0, description="share of a block's length that one step may commit")] = 0.4
-    steps: Annotated[int | None, Field(gt=0, description="fixed number of steps with a greedy tail; default: until all is written")] = None
+    max_fill_frac: Annotated[
+        float, Field(gt=0.0, le=1.0, description="share of a block's length that one step may commit")
+    ] = 0.4
+    steps: Annotated[
+        int | None,
+        Field(gt=0, description="fixed number of steps with a greedy tail; default: until all is written"),
+    ] = None
     a_after_r: Annotated[Fraction, Field(description="A waits until this share of R is written")] = 0.0
     stop_r_when_a_done: Annotated[bool, Field(description="leave R unfinished once A is complete")] = False
-    attention: Annotated[Literal["full", "block_causal"], Field(description="block_causal: for D2F models")] = "full"
-    block_size: Annotated[int | None, Field(gt=0, description="block_causal: tokens per block; default a_length")] = None
-    prompt_cache: Annotated[bool, Field(description="reuse keys and values (dual-cache rule; exact if block_causal)")] = False
+    attention: Annotated[
+        Literal["full", "block_causal"], Field(description="block_causal: for D2F models")
+    ] = "full"
+    block_size: Annotated[
+        int | None, Field(gt=0, description="block_causal: tokens per block; default a_length")
+    ] = None
+    prompt_cache: Annotated[
+        bool, Field(description="reuse keys and values (dual-cache rule; exact if block_causal)")
+    ] = False
 
 
 class Board(Protocol):
@@ -110,10 +129,14 @@ class Schedule:
         for block, masks in turn.masks.items():
             chosen = self._chosen(block, candidates.probability[first : first + len(masks)], turn.last)
             ids, probability = candidates.ids[first:].tolist(), candidates.probability[first:].tolist()
-            self.board.commit([masks[k] for k in chosen], [ids[k] for k in chosen], [probability[k] for k in chosen])
+            self.board.commit(
+                [masks[k] for k in chosen], [ids[k] for k in chosen], [probability[k] for k in chosen]
+            )
             first += len(masks)
         answering = self.config.mode == "gauss_seidel" and A not in turn.masks
-        self.half = answering and not self.board.settled(A) and self._may_answer(self.board.masked(*self.spans[R]))
+        self.half = (
+            answering and not self.board.settled(A) and self._may_answer(self.board.masked(*self.spans[R]))
+        )
         self.step += not self.half
 
     @property
@@ -149,22 +172,34 @@ def layout(prompt_length: int, new_tokens: int, config: Config) -> tuple[Span, S
     if r is None:
         r = new_tokens - a
     if r + a > new_tokens:
-        raise SettingError(f"r_length {r} and a_length {a} overlap on a canvas of {new_tokens}: lower one or raise max_new_tokens")
+        raise SettingError(
+            f"r_length {r} and a_length {a} overlap on a canvas of {new_tokens}: lower one or raise "
+            "max_new_tokens"
+        )
     if r < 1 or a < 1:
         full, name = ("a_length", "R") if r < 1 else ("r_length", "A")
-        raise SettingError(f"{full} {max(r, a)} leaves no token for {name} on a canvas of {new_tokens}: lower it or raise max_new_tokens")
+        raise SettingError(
+            f"{full} {max(r, a)} leaves no token for {name} on a canvas of {new_tokens}: lower it or raise "
+            "max_new_tokens"
+        )
     _check_grid(r, a, config)
     return (prompt_length, prompt_length + r), (prompt_length + r, prompt_length + r + a)
 
 
 def given(row: Row, config: Config) -> tuple[Span, Span]:
-    """R and A as the suite divided the row; SettingError for lengths that say otherwise, or another number of blocks."""
+    """R and A as the suite divided the row; SettingError for lengths that say otherwise, or another number of
+    blocks.
+    """
     if len(row.spans) != 2:
-        raise SettingError(f"lockstep decodes two blocks and this suite has {len(row.spans)} blocks: use another method")
+        raise SettingError(
+            f"lockstep decodes two blocks and this suite has {len(row.spans)} blocks: use another method"
+        )
     r, a = (stop - start for start, stop in row.spans)
     for name, length, asked in (("r_length", r, config.r_length), ("a_length", a, config.a_length)):
         if asked not in (None, length):
-            raise SettingError(f"{name} {asked} contradicts the given blocks of {r} and {a} tokens: leave {name} out")
+            raise SettingError(
+                f"{name} {asked} contradicts the given blocks of {r} and {a} tokens: leave {name} out"
+            )
     _check_grid(r, a, config)
     return row.spans[0], row.spans[1]
 
@@ -174,9 +209,14 @@ def _check_grid(r: int, a: int, config: Config) -> None:
     if config.attention == "block_causal":
         size = config.block_size or a
         if r % size or a % size:
-            raise SettingError(f"block_size {size} must divide r_length {r} and a_length {a} with attention=block_causal; set all three")
+            raise SettingError(
+                f"block_size {size} must divide r_length {r} and a_length {a} with attention=block_causal; "
+                "set all three"
+            )
     elif config.block_size is not None:
-        raise SettingError("block_size has no effect with attention=full: drop it or set attention=block_causal")
+        raise SettingError(
+            "block_size has no effect with attention=full: drop it or set attention=block_causal"
+        )
 
 
 class Lockstep(HookedDecoder):
@@ -192,11 +232,22 @@ class Lockstep(HookedDecoder):
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         if config.prompt_cache and self.hooked:
-            raise SettingError("hooks see the whole row at every step, which prompt_cache=true does not compute: set prompt_cache=false")
-        spans = given(row, config) if row.divided else layout(row.prompt_length, row.length - row.prompt_length, config)
+            raise SettingError(
+                "hooks see the whole row at every step, which prompt_cache=true does not compute: set "
+                "prompt_cache=false"
+            )
+        spans = (
+            given(row, config)
+            if row.divided
+            else layout(row.prompt_length, row.length - row.prompt_length, config)
+        )
         if not row.divided:
             row.divide([stop - start for start, stop in spans])
-        schedule, windows, hooks = Schedule(row, spans, config), Windows(row, spans, config, spec.shift), self.hooks(row)
+        schedule, windows, hooks = (
+            Schedule(row, spans, config),
+            Windows(row, spans, config, spec.shift),
+            self.hooks(row),
+        )
         hooks.begin()
         while (turn := schedule.turn()) is not None:
             logits = yield from hooks.look(windows.request(turn.at))

@@ -36,27 +36,37 @@ class TensorBoard:
         return not self.masked(*self.spans[index])
 
     def abandon(self, index: int) -> None:
-        raise SettingError("stop_r_when_a_done does nothing inside Dream's sampler, which runs all of its steps: set it to false")
+        raise SettingError(
+            "stop_r_when_a_done does nothing inside Dream's sampler, which runs all of its steps: set it "
+            "to false"
+        )
 
     def commit(self, at: Sequence[int], ids: Sequence[int], confidence: Sequence[float]) -> None:
         self.x[0, at] = torch.tensor(ids, dtype=self.x.dtype, device=self.x.device)
 
 
 class LockstepHooks:
-    """The pair ``generation_logits_hook_func``, ``generation_tokens_hook_func``; the same tokens as the decoder.
+    """The pair ``generation_logits_hook_func``, ``generation_tokens_hook_func``; the same tokens as the
+    decoder.
 
-    The sampler must forward the whole row, know no early exit (here: the reference stop rule) and run at least as many
-    steps as lockstep needs: N for jacobi and 2N for gauss_seidel with ``steps`` = N. What the sampler itself reveals is
-    taken back. One row at a time.
+    The sampler must forward the whole row, know no early exit (here: the reference stop rule) and run at
+    least as many steps as lockstep needs: N for jacobi and 2N for gauss_seidel with ``steps`` = N. What the
+    sampler itself reveals is taken back. One row at a time.
     """
 
     def __init__(self, config: Config, spec: ModelSpec) -> None:
         if config.prompt_cache or config.attention != "full":
-            raise SettingError("hooks run with full attention and no cache: set prompt_cache=false and attention=full")
+            raise SettingError(
+                "hooks run with full attention and no cache: set prompt_cache=false and attention=full"
+            )
         if config.stop_r_when_a_done:
-            raise SettingError("stop_r_when_a_done needs an early exit, which Dream's sampler has not: set it to false")
+            raise SettingError(
+                "stop_r_when_a_done needs an early exit, which Dream's sampler has not: set it to false"
+            )
         if spec.mask_id is None:
-            raise SettingError("lockstep needs a model with a mask token: choose a diffusion model with --model")
+            raise SettingError(
+                "lockstep needs a model with a mask token: choose a diffusion model with --model"
+            )
         self.config, self.spec, self.mask_id = config, spec, spec.mask_id
         self.schedule: Schedule | None = None
         self.board: TensorBoard | None = None
@@ -68,12 +78,16 @@ class LockstepHooks:
         return logits
 
     def generation_tokens_hook_func(self, step: int | None, x: Tensor, logits: Tensor | None) -> Tensor:
-        """The row [1, length] with lockstep's tokens instead of the sampler's; the call without logits starts a row."""
+        """The row [1, length] with lockstep's tokens instead of the sampler's; the call without logits starts
+        a row.
+        """
         if logits is None or self.board is None or self.schedule is None:
             return self._start(x)
         turn = self.schedule.turn()
         if turn is not None:
-            self.schedule.commit(turn, propose(logits[0, turn.at], self.board, self.spec, tail_config(self.config, turn)))
+            self.schedule.commit(
+                turn, propose(logits[0, turn.at], self.board, self.spec, tail_config(self.config, turn))
+            )
         return self.board.x
 
     def _start(self, x: Tensor) -> Tensor:
@@ -82,7 +96,10 @@ class LockstepHooks:
             raise SettingError("the row has no masks to fill: raise max_new_tokens")
         spans = layout(masks[0], x.shape[1] - masks[0], self.config)
         if spans[1][1] != x.shape[1]:
-            raise SettingError(f"r_length and a_length must fill the {x.shape[1] - masks[0]} masks of the row; drop one of them")
+            raise SettingError(
+                f"r_length and a_length must fill the {x.shape[1] - masks[0]} masks of the row; drop one "
+                "of them"
+            )
         self.board = TensorBoard(x.clone(), spans, self.mask_id)
         self.schedule = Schedule(self.board, spans, self.config)
         return x

@@ -1,10 +1,12 @@
-"""LoPA (Lookahead Parallel Decoding, arXiv 2512.16229): D2F that tries several next tokens and keeps the best.
+"""LoPA (Lookahead Parallel Decoding, arXiv 2512.16229): D2F that tries several next tokens and keeps the
+best.
 
-Every round runs a base branch, which is D2F's own state, and up to ``branching_factor`` lookahead branches: the
-base with one more token, at its 1st, 2nd, ... most confident open position. The branch that leaves the model most
-confident about what is still open wins, is filled by D2F's rule, and is the next base. All branches start from one
-shared cache and only the winner's keys stay in it. Branches are forward passes of their own, each counted: a round
-of k branches costs k forwards, whether or not an implementation could run them side by side.
+Every round runs a base branch, which is D2F's own state, and up to ``branching_factor`` lookahead branches:
+the base with one more token, at its 1st, 2nd, ... most confident open position. The branch that leaves the
+model most confident about what is still open wins, is filled by D2F's rule, and is the next base. All
+branches start from one shared cache and only the winner's keys stay in it. Branches are forward passes of
+their own, each counted: a round of k branches costs k forwards, whether or not an implementation could run
+them side by side.
 """
 
 from __future__ import annotations
@@ -26,18 +28,32 @@ from methods.base import Candidates, Fraction, Program, RowDecoder, ask
 @dataclass(frozen=True)
 class Config(d2f.Config):
     sampling_strategy: Annotated[
-        Literal["default", "neg_entropy", "margin_confidence"], Field(description="confidence that ranks positions and branches")
+        Literal["default", "neg_entropy", "margin_confidence"],
+        Field(description="confidence that ranks positions and branches"),
     ] = "neg_entropy"
-    branching_factor: Annotated[int, Field(ge=0, description="lookahead branches besides the base; 0 and 1 mean none")] = 3
-    full_attention: Annotated[bool, Field(description="no block-causal mask inside the window (the cache is then approximate)")] = True
-    branch_topp: Annotated[float, Field(gt=0.0, le=1.0, description="share of the least confident open positions that scores a branch")] = (
-        1.0
-    )
-    selection_conf_alpha: Annotated[Fraction, Field(description="weight of the guessed token's own confidence in the score")] = 0.0
-    branch_verification_mode: Annotated[bool, Field(description="run the base branch beside its lookahead branches")] = True
+    branching_factor: Annotated[
+        int, Field(ge=0, description="lookahead branches besides the base; 0 and 1 mean none")
+    ] = 3
+    full_attention: Annotated[
+        bool, Field(description="no block-causal mask inside the window (the cache is then approximate)")
+    ] = True
+    branch_topp: Annotated[
+        float,
+        Field(gt=0.0, le=1.0, description="share of the least confident open positions that scores a branch"),
+    ] = 1.0
+    selection_conf_alpha: Annotated[
+        Fraction, Field(description="weight of the guessed token's own confidence in the score")
+    ] = 0.0
+    branch_verification_mode: Annotated[
+        bool, Field(description="run the base branch beside its lookahead branches")
+    ] = True
     base_branch_competition: Annotated[bool, Field(description="the base branch may win")] = True
-    verification_force_base_winner: Annotated[bool, Field(description="the base branch always wins (control: D2F at LoPA's cost)")] = False
-    max_branches_kept: Annotated[int, Field(ge=1, le=1, description="branches that survive a round; only 1 is implemented")] = 1
+    verification_force_base_winner: Annotated[
+        bool, Field(description="the base branch always wins (control: D2F at LoPA's cost)")
+    ] = False
+    max_branches_kept: Annotated[
+        int, Field(ge=1, le=1, description="branches that survive a round; only 1 is implemented")
+    ] = 1
 
 
 @dataclass
@@ -91,7 +107,10 @@ class Outlook:
         if self.candidates is not None:
             lowest = self.candidates.score.sort().values[: max(1, int(len(self.at) * config.branch_topp))]
             certainty = float(lowest.mean())
-        return config.selection_conf_alpha * self.branch.confidence + (1 - config.selection_conf_alpha) * certainty
+        return (
+            config.selection_conf_alpha * self.branch.confidence
+            + (1 - config.selection_conf_alpha) * certainty
+        )
 
 
 class LoPA(RowDecoder):

@@ -1,11 +1,14 @@
-"""Entropy multi-block decoding (d3LLM, arXiv 2601.07568): several blocks at once, each writing what has low entropy.
+"""Entropy multi-block decoding (d3LLM, arXiv 2601.07568): several blocks at once, each writing what has low
+entropy.
 
-A block is added once the last one has ``block_add_threshold`` of its tokens, and is fully active once its predecessor has
-``decoded_token_threshold``; the first fully active block with masks writes at least one token per pass. LLaDA accepts the threshold itself
-and always the lowest entropy of all; Dream accepts what lies below. Early stop: what follows a written end-of-text becomes end-of-text at
-the start of the next step; candidates were taken before that, so positions behind it may be decoded once more and are overwritten again.
-As hao-ai-lab/d3LLM e5bfcac does it, full attention on the whole canvas, or with its delayed cache (methods.caches.delayed).
-Scripts: threshold .4 (Dream) and .5 (LLaDA), blocks of 32, .1 and .95; signatures: .9 and .5, .5 and .5.
+A block is added once the last one has ``block_add_threshold`` of its tokens, and is fully active once its
+predecessor has ``decoded_token_threshold``; the first fully active block with masks writes at least one token
+per pass. LLaDA accepts the threshold itself and always the lowest entropy of all; Dream accepts what lies
+below. Early stop: what follows a written end-of-text becomes end-of-text at the start of the next step;
+candidates were taken before that, so positions behind it may be decoded once more and are overwritten again.
+As hao-ai-lab/d3LLM e5bfcac does it, full attention on the whole canvas, or with its delayed cache
+(methods.caches.delayed). Scripts: threshold .4 (Dream) and .5 (LLaDA), blocks of 32, .1 and .95; signatures:
+.9 and .5, .5 and .5.
 """
 
 from __future__ import annotations
@@ -32,18 +35,30 @@ class Config(SamplingConfig):
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
     block_length: Annotated[int, Field(gt=0, description="block size")] = 32
     entropy_threshold: Annotated[float, Field(ge=0.0, description="largest entropy, nats")] = 0.45
-    block_add_threshold: Annotated[Fraction, Field(description="decoded share of the last block that adds the next one")] = 0.1
-    decoded_token_threshold: Annotated[Fraction, Field(description="decoded share that fully activates the successor")] = 0.95
+    block_add_threshold: Annotated[
+        Fraction, Field(description="decoded share of the last block that adds the next one")
+    ] = 0.1
+    decoded_token_threshold: Annotated[
+        Fraction, Field(description="decoded share that fully activates the successor")
+    ] = 0.95
     early_stop: Annotated[bool, Field(description="fill what follows an end-of-text with end-of-text")] = True
     cache_delay_iter: Annotated[
         int | None,
-        Field(gt=0, description="store a block so many steps after its completion (there 1 Dream, 2 LLaDA); none: no cache"),
+        Field(
+            gt=0,
+            description="store a block so many steps after its completion (there 1 Dream, 2 LLaDA); none: "
+            "no cache",
+        ),
     ] = None
-    refresh_interval: Annotated[int | None, Field(gt=0, description="steps between refreshes of the store; none: never")] = None
+    refresh_interval: Annotated[
+        int | None, Field(gt=0, description="steps between refreshes of the store; none: never")
+    ] = None
 
     def __post_init__(self) -> None:
         if self.refresh_interval is not None and self.cache_delay_iter is None:
-            raise ValueError("refresh_interval refreshes the store that cache_delay_iter asks for: set cache_delay_iter")
+            raise ValueError(
+                "refresh_interval refreshes the store that cache_delay_iter asks for: set cache_delay_iter"
+            )
 
 
 class Blocks:
@@ -85,7 +100,9 @@ class Blocks:
         return self.progress(index) >= self.config.decoded_token_threshold
 
     def fill_behind(self, position: int) -> None:
-        """Make everything behind a position the token at it; blocks that do not exist yet are complete then."""
+        """Make everything behind a position the token at it; blocks that do not exist yet are complete
+        then.
+        """
         token, row = self.row.token(position), self.row
         changed = [p for p in range(position + 1, row.end) if not row.written(p) or row.token(p) != token]
         if changed:
@@ -108,7 +125,11 @@ class MultiBlock(RowDecoder):
     def decode_row(self, row: Row, spec: ModelSpec, config: Config) -> Program:
         self.check(spec, config, row.length - row.prompt_length)
         blocks = Blocks(row, config)
-        store = DelayedCache(row, blocks.spans, config.cache_delay_iter, config.refresh_interval) if config.cache_delay_iter else None
+        store = (
+            DelayedCache(row, blocks.spans, config.cache_delay_iter, config.refresh_interval)
+            if config.cache_delay_iter
+            else None
+        )
         while row.masked() or not blocks.complete:
             before = row.masked()
             if config.early_stop and row.eos_position is not None and not row.divided:

@@ -1,9 +1,11 @@
-"""Prophet (arXiv 2508.19982): commits everything at once when the answer's tokens are far ahead of their rivals.
+"""Prophet (arXiv 2508.19982): commits everything at once when the answer's tokens are far ahead of their
+rivals.
 
-LLaDA's fixed schedule; before each commit the mean gap between the best and the second logit over five answer positions is compared with
-a limit that falls in three parts of the schedule. The forward pass that triggers writes this step's best token at every mask of the
-canvas. Where the answer stands must be told (``answer_start``), as there, where a suffix of the prompt fixes it; code has no such place.
-Departure from the paper: no ids are forced into the canvas around the answer. As pixeli99/Prophet 460afe4 does it.
+LLaDA's fixed schedule; before each commit the mean gap between the best and the second logit over five answer
+positions is compared with a limit that falls in three parts of the schedule. The forward pass that triggers
+writes this step's best token at every mask of the canvas. Where the answer stands must be told
+(``answer_start``), as there, where a suffix of the prompt fixes it; code has no such place. Departure from
+the paper: no ids are forced into the canvas around the answer. As pixeli99/Prophet 460afe4 does it.
 """
 
 from __future__ import annotations
@@ -28,10 +30,16 @@ ANSWER_TOKENS = 5
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = 32
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = 32
     steps: Annotated[int | None, Field(gt=0, description="fixed schedule; default one token per step")] = None
-    answer_start: Annotated[int | None, Field(ge=0, description="output position of the answer, of which 5 tokens are watched")] = None
-    gap_early: Annotated[float, Field(description="least mean gap of logits in the first third of the schedule")] = 7.5
+    answer_start: Annotated[
+        int | None, Field(ge=0, description="output position of the answer, of which 5 tokens are watched")
+    ] = None
+    gap_early: Annotated[
+        float, Field(description="least mean gap of logits in the first third of the schedule")
+    ] = 7.5
     gap_mid: Annotated[float, Field(description="the same up to two thirds")] = 5.0
     gap_late: Annotated[float, Field(description="the same after that")] = 2.5
 
@@ -50,7 +58,10 @@ class Prophet(RowDecoder):
     def check(self, spec: ModelSpec, config: Config, new_tokens: int) -> None:
         size = block_length(new_tokens, config.block_length)
         if config.steps is not None and config.steps % (new_tokens // size):
-            raise SettingError(f"steps {config.steps} must be a multiple of the {new_tokens // size} blocks of block_length {size}")
+            raise SettingError(
+                f"steps {config.steps} must be a multiple of the {new_tokens // size} blocks of "
+                f"block_length {size}"
+            )
         if config.answer_start is None or config.answer_start >= new_tokens:
             where = f"inside the {new_tokens} new tokens, not {config.answer_start}"
             raise SettingError(f"prophet watches the answer's position: set answer_start to a place {where}")

@@ -1,4 +1,5 @@
-"""The plain block decoder of the d2Cache repository: a fixed number, a threshold or the factor rule per step, on any cache.
+"""The plain block decoder of the d2Cache repository: a fixed number, a threshold or the factor rule per step,
+on any cache.
 
 LLaDA with a threshold gives Fast-dLLM's ids; Dream does not (no forced first token of a block, no time grid).
 """

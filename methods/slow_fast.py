@@ -1,9 +1,11 @@
-"""SlowFast sampling (arXiv 2506.10848): explores how far the model is sure, then fills that stretch without looking behind it.
+"""SlowFast sampling (arXiv 2506.10848): explores how far the model is sure, then fills that stretch without
+looking behind it.
 
-Per cycle: ``k_exploration_steps`` full passes (all of them, even when the length is already settled or the block complete) estimate the
-cycle's length from the farthest sure position; then the stretch is filled, all passes but the first without what lies behind it. A
-position behind is cut off, not cached. As LiangrunFlora/Slow-Fast-Sampling dd9958f does it for LLaDA, without its feature cache; the same
-on Dream is a departure (there: no blocks, other constants).
+Per cycle: ``k_exploration_steps`` full passes (all of them, even when the length is already settled or the
+block complete) estimate the cycle's length from the farthest sure position; then the stretch is filled, all
+passes but the first without what lies behind it. A position behind is cut off, not cached. As
+LiangrunFlora/Slow-Fast-Sampling dd9958f does it for LLaDA, without its feature cache; the same on Dream is a
+departure (there: no blocks, other constants).
 """
 
 from __future__ import annotations
@@ -27,12 +29,24 @@ from methods.rules.rule import at_least, ranked
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = None
-    k_exploration_steps: Annotated[int, Field(gt=0, description="passes that explore at the start of a cycle")] = 6
-    cycle_len_confidence_threshold: Annotated[Fraction, Field(description="probability that still belongs to the cycle")] = 0.3
-    cycle_length_stability_window: Annotated[int, Field(gt=0, description="estimates of the length that must agree")] = 2
-    cycle_length_stability_std_dev_threshold: Annotated[float, Field(gt=0.0, description="their largest standard deviation")] = 1.0
-    high_confidence_threshold: Annotated[Fraction, Field(description="write all such tokens if there are two or more")] = 0.9
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = None
+    k_exploration_steps: Annotated[
+        int, Field(gt=0, description="passes that explore at the start of a cycle")
+    ] = 6
+    cycle_len_confidence_threshold: Annotated[
+        Fraction, Field(description="probability that still belongs to the cycle")
+    ] = 0.3
+    cycle_length_stability_window: Annotated[
+        int, Field(gt=0, description="estimates of the length that must agree")
+    ] = 2
+    cycle_length_stability_std_dev_threshold: Annotated[
+        float, Field(gt=0.0, description="their largest standard deviation")
+    ] = 1.0
+    high_confidence_threshold: Annotated[
+        Fraction, Field(description="write all such tokens if there are two or more")
+    ] = 0.9
 
 
 @dataclass
@@ -49,7 +63,9 @@ class Cycle:
         self.estimates: list[int] = []
 
     def estimate(self, reach: int, final: bool) -> None:
-        """Take in how many positions behind ``last`` the sure ones reach; ``final``: at the last exploring step."""
+        """Take in how many positions behind ``last`` the sure ones reach; ``final``: at the last exploring
+        step.
+        """
         if self.settled:
             return
         self.estimates.append(min(max(self.last + reach, 1), self.size))
@@ -103,7 +119,9 @@ def _fill(row: Row, config: Config, at: list[int], candidates: Candidates) -> No
     """All tokens of high confidence if there are several, else the best one."""
     everyone = list(range(len(at)))
     high = at_least(candidates.probability, config.high_confidence_threshold, everyone)
-    commit_indices(row, at, candidates, high if len(high) > 1 else ranked(candidates.probability, everyone)[:1])
+    commit_indices(
+        row, at, candidates, high if len(high) > 1 else ranked(candidates.probability, everyone)[:1]
+    )
 
 
 METHOD = SlowFast()

@@ -1,13 +1,16 @@
-"""Streaming-dLLM (arXiv 2601.17917): Fast-dLLM's prefix cache with a short suffix, a threshold that falls with the masks left, early exit.
+"""Streaming-dLLM (arXiv 2601.17917): Fast-dLLM's prefix cache with a short suffix, a threshold that falls
+with the masks left, early exit.
 
-In block [s, e) the model sees [0, e), the next ``suffix_window`` positions and the last one of the canvas, at their true places. The pass
-that opens a block stores what is before it; the others feed the block and its suffix. A token is written if its probability reaches
-threshold (1 - alpha (1 - r)), r the share of masks among the positions fed; the best one always is. The opening pass writes by the plain
-threshold (LLaDA), or exactly the first place of the block (Dream), as Fast-dLLM does. A complete block with an end-of-text ends the answer.
-As in xiaoshideta/Streaming-dLLM (read: its LLaDA-1.5 prefix form and Dream's). With a window of the canvas and alpha 0 it is Fast-dLLM's
-prefix cache, on LLaDA without the obligatory inner pass of a block that is complete at once.
-Departures: the factor rule and the dual form (which fails with a threshold there) are left out; alpha is .3 on every family (in the
-signatures .3 on LLaDA, .9 on Dream; the scripts set it per task, see the presets).
+In block [s, e) the model sees [0, e), the next ``suffix_window`` positions and the last one of the canvas, at
+their true places. The pass that opens a block stores what is before it; the others feed the block and its
+suffix. A token is written if its probability reaches threshold (1 - alpha (1 - r)), r the share of masks
+among the positions fed; the best one always is. The opening pass writes by the plain threshold (LLaDA), or
+exactly the first place of the block (Dream), as Fast-dLLM does. A complete block with an end-of-text ends the
+answer. As in xiaoshideta/Streaming-dLLM (read: its LLaDA-1.5 prefix form and Dream's). With a window of the
+canvas and alpha 0 it is Fast-dLLM's prefix cache, on LLaDA without the obligatory inner pass of a block that
+is complete at once. Departures: the factor rule and the dual form (which fails with a threshold there) are
+left out; alpha is .3 on every family (in the signatures .3 on LLaDA, .9 on Dream; the scripts set it per
+task, see the presets).
 """
 
 from __future__ import annotations
@@ -27,11 +30,21 @@ from methods.block_loop import block_length
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = 32
-    threshold: Annotated[Fraction, Field(description="accept what is not below it while everything fed is masked")] = 0.9
-    alpha: Annotated[Fraction, Field(description="how far the threshold falls as masks are filled; 0: not at all")] = 0.3
-    suffix_window: Annotated[int, Field(ge=0, description="positions behind the block that are seen, besides the last one")] = 32
-    early_exit: Annotated[bool, Field(description="end with a complete block that holds an end-of-text")] = True
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = 32
+    threshold: Annotated[
+        Fraction, Field(description="accept what is not below it while everything fed is masked")
+    ] = 0.9
+    alpha: Annotated[
+        Fraction, Field(description="how far the threshold falls as masks are filled; 0: not at all")
+    ] = 0.3
+    suffix_window: Annotated[
+        int, Field(ge=0, description="positions behind the block that are seen, besides the last one")
+    ] = 32
+    early_exit: Annotated[bool, Field(description="end with a complete block that holds an end-of-text")] = (
+        True
+    )
 
 
 class StreamingDLLM(RowDecoder):

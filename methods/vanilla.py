@@ -1,9 +1,9 @@
 """Vanilla masked-diffusion decoding: a full forward per step, the top-k of a fixed schedule committed.
 
-With ``steps``: Dream's ``diffusion_generate`` (origin, maskgit_plus, topk_margin, entropy; one linear time grid over the
-whole canvas) and LLaDA's low-confidence remasking (even quotas per block), token for token. Without: exactly
-``tokens_per_step`` tokens each time, since Dream's grid with steps = length writes none first and two last, which the
-hardest places pay for (docs/log.md). Lossless baseline of every table.
+With ``steps``: Dream's ``diffusion_generate`` (origin, maskgit_plus, topk_margin, entropy; one linear time
+grid over the whole canvas) and LLaDA's low-confidence remasking (even quotas per block), token for token.
+Without: exactly ``tokens_per_step`` tokens each time, since Dream's grid with steps = length writes none
+first and two last, which the hardest places pay for (docs/log.md). Lossless baseline of every table.
 """
 
 from __future__ import annotations
@@ -29,12 +29,23 @@ _SCORES: dict[str, Score] = {"topk_margin": "margin", "entropy": "neg_entropy"}
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    steps: Annotated[int | None, Field(gt=0, description="the published schedule of so many forward passes over the canvas")] = None
-    tokens_per_step: Annotated[int, Field(gt=0, description="without steps: exactly so many tokens in each forward pass")] = 1
-    alg: Annotated[Algorithm | None, Field(description="ranking; default entropy (Dream), low_confidence (LLaDA)")] = None
-    alg_temp: Annotated[float | None, Field(ge=0.0, description="randomness of the ranking (Dream); 0 = none")] = None
+    steps: Annotated[
+        int | None,
+        Field(gt=0, description="the published schedule of so many forward passes over the canvas"),
+    ] = None
+    tokens_per_step: Annotated[
+        int, Field(gt=0, description="without steps: exactly so many tokens in each forward pass")
+    ] = 1
+    alg: Annotated[
+        Algorithm | None, Field(description="ranking; default entropy (Dream), low_confidence (LLaDA)")
+    ] = None
+    alg_temp: Annotated[
+        float | None, Field(ge=0.0, description="randomness of the ranking (Dream); 0 = none")
+    ] = None
     eps: Annotated[float, Field(gt=0.0, lt=1.0, description="end of the time grid (Dream)")] = 1e-3
-    block_length: Annotated[int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")] = None
+    block_length: Annotated[
+        int | None, Field(gt=0, description="semi-autoregressive blocks; default one block")
+    ] = None
 
 
 class Vanilla(HookedDecoder):
@@ -62,17 +73,23 @@ class Vanilla(HookedDecoder):
 
 
 def steps_per_block(config: Config, new: int, length: int) -> int:
-    """Forward passes per block of ``length`` of the ``new`` tokens; raises SettingError where blocks do not fit."""
+    """Forward passes per block of ``length`` of the ``new`` tokens; raises SettingError where blocks do not
+    fit.
+    """
     if new % length:
         raise SettingError(f"block_length {length} must divide max_new_tokens {new}")
     if config.steps is None:
         return math.ceil(length / config.tokens_per_step)
     if config.steps % (new // length):
-        raise SettingError(f"steps {config.steps} must be a multiple of the {new // length} blocks of block_length {length}")
+        raise SettingError(
+            f"steps {config.steps} must be a multiple of the {new // length} blocks of block_length {length}"
+        )
     return config.steps // (new // length)
 
 
-def reveal(row: Row, spec: ModelSpec, config: Config, alg: str, at: list[int], logits: Tensor, step: int, steps: int) -> None:
+def reveal(
+    row: Row, spec: ModelSpec, config: Config, alg: str, at: list[int], logits: Tensor, step: int, steps: int
+) -> None:
     count = _quota(row, config, alg, len(at), step, steps)
     if alg == "origin":
         draws = torch.rand(len(at), generator=row.rng, device=logits.device)

@@ -1,13 +1,16 @@
-"""WINO (arXiv 2507.18578): writes widely, and takes back what a shadow block, which cannot see the token itself, does not confirm.
+"""WINO (arXiv 2507.18578): writes widely, and takes back what a shadow block, which cannot see the token
+itself, does not confirm.
 
-A pass has one shadow row per position of the block: mask ids that see everything but their own counterpart, and each other. Tokens known
-before the step whose probability under their shadow row falls below ``narrow_out_thres`` become masks again.
-source official (Feng-Hong/WINO-DLLM 9549a1d, LLaDA, float64): accepts what lies above ``wide_in_thres``, at most 5 to 20 (70% of the
-masks); takes nothing back in a step that accepted one token, and always fewer than the step before accepted. d2cache (with its block
-mask copied, without which it loses revoked positions): accepts the threshold itself, at least ``num_transfer_tokens`` m, and takes back
-a - m at most, a the number accepted now. Its pad ids inside a prompt are hidden from attention; here they are seen.
-On models with shifted predictions a shadow row's logits come from the row before it, which sees the token in question: as there, the
-test is then not leave-one-out. Published thresholds (.5 to .8 and .9) are tuned per task.
+A pass has one shadow row per position of the block: mask ids that see everything but their own counterpart,
+and each other. Tokens known before the step whose probability under their shadow row falls below
+``narrow_out_thres`` become masks again. source official (Feng-Hong/WINO-DLLM 9549a1d, LLaDA, float64):
+accepts what lies above ``wide_in_thres``, at most 5 to 20 (70% of the masks); takes nothing back in a step
+that accepted one token, and always fewer than the step before accepted. d2cache (with its block mask copied,
+without which it loses revoked positions): accepts the threshold itself, at least ``num_transfer_tokens`` m,
+and takes back a - m at most, a the number accepted now. Its pad ids inside a prompt are hidden from
+attention; here they are seen. On models with shifted predictions a shadow row's logits come from the row
+before it, which sees the token in question: as there, the test is then not leave-one-out. Published
+thresholds (.5 to .8 and .9) are tuned per task.
 """
 
 from __future__ import annotations
@@ -33,17 +36,29 @@ FIRST_LIMIT = 30
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official", "d2cache"], Field(description="whose rule")] = "official"
-    block_length: Annotated[int | None, Field(gt=0, description="block size; none: the whole canvas as one block")] = 32
+    block_length: Annotated[
+        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+    ] = 32
     wide_in_thres: Annotated[float, Field(description="write scores above it")] = 0.6
-    narrow_out_thres: Annotated[float, Field(description="take back tokens whose shadow gives them less")] = 0.9
+    narrow_out_thres: Annotated[float, Field(description="take back tokens whose shadow gives them less")] = (
+        0.9
+    )
     window: Annotated[Literal["block"], Field(description="what the shadow stands for")] = "block"
-    num_transfer_tokens: Annotated[int, Field(gt=0, description="least gain in tokens per step (d2cache)")] = 1
+    num_transfer_tokens: Annotated[
+        int, Field(gt=0, description="least gain in tokens per step (d2cache)")
+    ] = 1
     alg: Annotated[Algorithm, Field(description="what ranks the positions (d2cache)")] = "maskgit_plus"
-    sigma: Annotated[float | None, Field(gt=0.0, description="width of the certainty prior, positions (d2cache)")] = None
-    stop_until_eos: Annotated[bool, Field(description="no positions behind a written end-of-text are decoded (d2cache)")] = False
+    sigma: Annotated[
+        float | None, Field(gt=0.0, description="width of the certainty prior, positions (d2cache)")
+    ] = None
+    stop_until_eos: Annotated[
+        bool, Field(description="no positions behind a written end-of-text are decoded (d2cache)")
+    ] = False
 
     def __post_init__(self) -> None:
-        if self.source == "official" and (self.num_transfer_tokens != 1 or self.alg != "maskgit_plus" or self.sigma is not None):
+        if self.source == "official" and (
+            self.num_transfer_tokens != 1 or self.alg != "maskgit_plus" or self.sigma is not None
+        ):
             raise ValueError("num_transfer_tokens, alg and sigma belong to source=d2cache")
 
 
@@ -63,7 +78,8 @@ class Wino(RowDecoder):
         for start in range(row.prompt_length, row.length, size):
             block, last = (start, start + size), FIRST_LIMIT
             while open_positions(row, block, config.stop_until_eos):
-                # The whole block is decoded as long as it is not finished, also behind an end-of-text, which may be taken back.
+                # The whole block is decoded as long as it is not finished, also behind an end-of-text, which
+                # may be taken back.
                 live = row.masked(*block)
                 known = [position for position in range(*block) if row.written(position)]
                 flags = [row.written(position) for position in range(row.prompt_length, row.length)]
@@ -77,7 +93,9 @@ class Wino(RowDecoder):
                 taken = _revoked(config, held, len(chosen), last)
                 last = len(chosen)
                 ids, probability = view.ids.tolist(), view.probability.tolist()
-                row.commit([live[k] for k in chosen], [ids[k] for k in chosen], [probability[k] for k in chosen])
+                row.commit(
+                    [live[k] for k in chosen], [ids[k] for k in chosen], [probability[k] for k in chosen]
+                )
                 if taken:
                     row.revise([known[k] for k in taken], [row.fill_id] * len(taken))
 

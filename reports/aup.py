@@ -1,7 +1,7 @@
 """AUP (accuracy under parallelism), for comparison with the literature only.
 
-The figure depends on ``y_max``, the best accuracy of whatever other rows share the table: leaving rivals out changes a
-method's AUP with nothing measured again. It is therefore always given with its pool.
+The figure depends on ``y_max``, the best accuracy of whatever other rows share the table: leaving rivals out
+changes a method's AUP with nothing measured again. It is therefore always given with its pool.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class Aup:
 
 
 def aup(points: Sequence[tuple[float, float]], y_max: float) -> float:
-    """rho_1 y_1 + 1/2 sum (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})), W(y) = min(exp(-3 (1 - y / y_max)), 1).
+    """rho_1 y_1 + 1/2 sum (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})), W(y) = min(exp(-3 (1 - y /
+    y_max)), 1).
 
-    ``points`` are (rho: tokens per forward, y: accuracy in percent) in any order; ``y_max`` is in percent. The first term
-    is not weighted, as in d3LLM, which defines the figure. ValueError without points or a positive ``y_max``.
+    ``points`` are (rho: tokens per forward, y: accuracy in percent) in any order; ``y_max`` is in percent.
+    The first term is not weighted, as in d3LLM, which defines the figure. ValueError without points or a
+    positive ``y_max``.
     """
     if not points or y_max <= 0:
         raise ValueError("AUP needs at least one point and a positive y_max")
@@ -63,10 +65,14 @@ def sentence(table: Table) -> str | None:
     if found is None:
         return None
     y_max, methods = found
-    figures = ", ".join(f"{one.method} {number(one.value)} ({len(one.points)} point{'s' * (len(one.points) > 1)})" for one in methods)
+    figures = ", ".join(
+        f"{one.method} {number(one.value)} ({len(one.points)} point{'s' * (len(one.points) > 1)})"
+        for one in methods
+    )
     names = ", ".join(one.method for one in methods)
     return (
-        f"AUP, for comparison with the literature only: {figures}; y_max {y_max:.1f}% over this pool ({names}). "
+        f"AUP, for comparison with the literature only: {figures}; y_max {y_max:.1f}% over this pool "
+        f"({names}). "
         "It changes when rows are added or left out."
     )
 

@@ -49,7 +49,9 @@ def accuracy(figures: Summary) -> str:
     """pass@1 in percent with its Wilson 95% interval: ``69.5 [63.6, 74.8]``."""
     if figures.pass_at_1 is None:
         return UNKNOWN
-    return f"{percent(figures.pass_at_1)} [{percent(figures.pass_at_1_low)}, {percent(figures.pass_at_1_high)}]"
+    return (
+        f"{percent(figures.pass_at_1)} [{percent(figures.pass_at_1_low)}, {percent(figures.pass_at_1_high)}]"
+    )
 
 
 def speed(row: TableRow) -> str:
@@ -60,7 +62,9 @@ def speed(row: TableRow) -> str:
 
 
 def time_shares(figures: Summary) -> tuple[float, float, float] | None:
-    """Shares of decode time inside the model, in the method's own code, and in the harness; None: not recorded."""
+    """Shares of decode time inside the model, in the method's own code, and in the harness; None: not
+    recorded.
+    """
     if figures.forward_share is None or figures.select_share is None:
         return None
     return figures.forward_share, figures.select_share, 1 - figures.forward_share - figures.select_share
@@ -84,12 +88,17 @@ def short_verdict(verdict: Verdict | None) -> str:
     decided = verdict.non_inferiority
     if verdict.near_zero:
         return f"{claim}; no accuracy verdict (near 0)"
-    return f"{claim}; accuracy unknown" if decided is None else f"{claim}; within {100 * decided.margin:g} pp: {decided.decision}"
+    return (
+        f"{claim}; accuracy unknown"
+        if decided is None
+        else f"{claim}; within {100 * decided.margin:g} pp: {decided.decision}"
+    )
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the leaderboard: heading, what it means, its text, and the number it sorts by (None: sorts as text).
+    """A column of the leaderboard: heading, what it means, its text, and the number it sorts by (None: sorts
+    as text).
 
     An ``optional`` column is shown only where a row of the table has its number.
     """
@@ -101,8 +110,12 @@ class Column:
     optional: bool = False
 
 
-def _figure(name: str, show: Callable[..., str]) -> tuple[Callable[[TableRow], str], Callable[[TableRow], float | None]]:
-    return (lambda row: show(getattr(row.stored.summary, name))), (lambda row: getattr(row.stored.summary, name))
+def _figure(
+    name: str, show: Callable[..., str]
+) -> tuple[Callable[[TableRow], str], Callable[[TableRow], float | None]]:
+    return (lambda row: show(getattr(row.stored.summary, name))), (
+        lambda row: getattr(row.stored.summary, name)
+    )
 
 
 def _per_block(name: str) -> tuple[Callable[[TableRow], str], Callable[[TableRow], float | None]]:
@@ -115,7 +128,9 @@ def _per_block(name: str) -> tuple[Callable[[TableRow], str], Callable[[TableRow
 
 COLUMNS: tuple[Column, ...] = (
     Column("method", "decoder and the settings that set its row apart", lambda row: row.label),
-    Column("TPS", "useful tokens per second of decoding; prompt and filler do not count", *_figure("tps", number)),
+    Column(
+        "TPS", "useful tokens per second of decoding; prompt and filler do not count", *_figure("tps", number)
+    ),
     Column(
         "speed-up",
         "geometric mean of paired time per useful token against the baseline row, 95% interval",
@@ -128,10 +143,18 @@ COLUMNS: tuple[Column, ...] = (
         lambda row: accuracy(row.stored.summary),
         _figure("pass_at_1", percent)[1],
     ),
-    Column("verdict", "speed claim, and whether accuracy is non-inferior to the baseline", lambda row: short_verdict(row.verdict)),
+    Column(
+        "verdict",
+        "speed claim, and whether accuracy is non-inferior to the baseline",
+        lambda row: short_verdict(row.verdict),
+    ),
     Column("TPF", "useful tokens per forward pass", *_figure("tpf", number)),
-    Column("NFE", "mean forward passes per answer; prefill and cache refreshes count", *_figure("nfe", number)),
-    Column("entropy", "mean entropy (nats) of an answer's token histogram", *_figure("output_entropy", number)),
+    Column(
+        "NFE", "mean forward passes per answer; prefill and cache refreshes count", *_figure("nfe", number)
+    ),
+    Column(
+        "entropy", "mean entropy (nats) of an answer's token histogram", *_figure("output_entropy", number)
+    ),
     Column(
         "latency p50 / p90",
         "time until an answer is finished",
@@ -142,17 +165,30 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "weights + call",
         "memory of the weights, and peak of a decode call above the level at its start",
-        lambda row: f"{memory(row.stored.run.weights_bytes)} + {memory(row.stored.summary.call_memory_bytes)}",
+        lambda row: (
+            f"{memory(row.stored.run.weights_bytes)} + {memory(row.stored.summary.call_memory_bytes)}"
+        ),
         lambda row: row.stored.summary.call_memory_bytes,
         True,
     ),
     Column("R / A", "mean useful tokens of reasoning and of answer", *_per_block("useful"), True),
-    Column("R / A done", "mean forward pass that wrote the last token of reasoning and of answer", *_per_block("done"), True),
+    Column(
+        "R / A done",
+        "mean forward pass that wrote the last token of reasoning and of answer",
+        *_per_block("done"),
+        True,
+    ),
     Column("work", "query positions computed per useful token", *_figure("work", number)),
-    Column("roof", "share of what the hardware allows for the forward passes made", *_figure("roof_share", _share), True),
+    Column(
+        "roof",
+        "share of what the hardware allows for the forward passes made",
+        *_figure("roof_share", _share),
+        True,
+    ),
     Column(
         "forward / select / harness",
-        "shares of decode time: inside the model; the method's own choice of tokens; masks, cache, batching, writing, stop rule",
+        "shares of decode time: inside the model; the method's own choice of tokens; masks, cache, batching, "
+        "writing, stop rule",
         lambda row: _time(row.stored.summary),
         lambda row: _outside(row.stored.summary),
         True,
@@ -163,4 +199,8 @@ COLUMNS: tuple[Column, ...] = (
 
 def columns(rows: Sequence[TableRow]) -> list[Column]:
     """The columns that a table with these rows has."""
-    return [one for one in COLUMNS if not one.optional or (one.value and any(one.value(row) is not None for row in rows))]
+    return [
+        one
+        for one in COLUMNS
+        if not one.optional or (one.value and any(one.value(row) is not None for row in rows))
+    ]

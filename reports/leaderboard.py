@@ -1,4 +1,6 @@
-"""The Markdown leaderboard: one table per suite and comparability key, with the whole configuration below it."""
+"""The Markdown leaderboard: one table per suite and comparability key, with the whole configuration below
+it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ LEGEND = (
     "Work: query positions computed per useful token. Intervals are 95%."
 )
 SHARES = (
-    "Forward, select, harness: shares of decode time inside the model, in the method's own choice of tokens, and in the harness (masks, "
+    "Forward, select, harness: shares of decode time inside the model, in the method's own choice of tokens, "
+    "and in the harness (masks, "
     "cache, batching, writing, stop rule)."
 )
 
@@ -30,12 +33,16 @@ def leaderboard(
     tables: Sequence[Table] | None = None,
     pictures: Mapping[str, str] | None = None,
 ) -> str:
-    """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a newline.
+    """Markdown of all tables, the runs left out with the reason, and published figures apart; ends with a
+    newline.
 
-    ``tables`` are ``build(runs)`` if they have been built already; ``pictures`` are shown above the table of their comparability key.
+    ``tables`` are ``build(runs)`` if they have been built already; ``pictures`` are shown above the table of
+    their comparability key.
     """
     tables, pictures = build(runs) if tables is None else tables, pictures or {}
-    parts = [section(table, heading, pictures.get(table.key)) for table in tables] or ["No run may be shown in a table yet.\n"]
+    parts = [section(table, heading, pictures.get(table.key)) for table in tables] or [
+        "No run may be shown in a table yet.\n"
+    ]
     parts += [sensitivity.markdown(one, heading) for one in sensitivity.find(tables)]
     parts += excluded(left_out(runs), heading)
     return "\n".join(parts if published is None else [*parts, published_markdown(published, heading)])
@@ -43,15 +50,23 @@ def leaderboard(
 
 def section(table: Table, heading: str = "##", picture: str | None = None) -> str:
     """Heading, table, notes and configuration of one comparability key."""
-    title = f"{heading} {table.heading}, {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}\n"
+    title = (
+        f"{heading} {table.heading}, {table.documents} problems, {table.rows[0].stored.run.plan.model} "
+        f"on {device(table)}\n"
+    )
     shown = [f"![{table.suite}: quality against speed]({picture})\n"] if picture else []
-    return "\n".join([title, *shown, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)])
+    return "\n".join(
+        [title, *shown, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)]
+    )
 
 
 def markdown(table: Table) -> str:
     """The bare table; the baseline row is bold."""
     shown = columns(table.rows)
-    lines = [_line(column.heading for column in shown), _line("---" if column.value is None else "--:" for column in shown)]
+    lines = [
+        _line(column.heading for column in shown),
+        _line("---" if column.value is None else "--:" for column in shown),
+    ]
     for row in table.rows:
         cells = [_cell(column.heading, column.text(row)) for column in shown]
         cells[0] = _name(row)
@@ -66,28 +81,40 @@ def notes(table: Table) -> list[str]:
         found.append("There is no vanilla run under this configuration, so there is no speed-up.")
     else:
         found.append(
-            "Baseline: the vanilla run with the most forwards. Speed-up: paired per problem, bootstrap interval; "
+            "Baseline: the vanilla run with the most forwards. Speed-up: paired per problem, bootstrap "
+            "interval; "
             "claims are corrected for the number of methods (Holm)."
         )
     if table.near_zero:
         found.append(
-            f"**pass@1 is near 0 (below {NEAR_ZERO:.0%}) in every row:** this model cannot solve this suite, so the accuracy column says "
+            f"**pass@1 is near 0 (below {NEAR_ZERO:.0%}) in every row:** this model cannot solve this suite, "
+            "so the accuracy column says "
             "nothing about the decoders; read the speeds only."
         )
     errors = [
-        f"{row.label}: {row.stored.summary.errors} of {row.stored.summary.samples}" for row in table.rows if row.stored.summary.errors
+        f"{row.label}: {row.stored.summary.errors} of {row.stored.summary.samples}"
+        for row in table.rows
+        if row.stored.summary.errors
     ]
     if errors:
-        found.append(f"Samples that ended in an error (counted as unsolved, their time as spent): {'; '.join(errors)}.")
+        found.append(
+            f"Samples that ended in an error (counted as unsolved, their time as spent): {'; '.join(errors)}."
+        )
     strangers = {row.label: row.stored.run for row in table.rows if row.stored.run.plan.isolated is not None}
     if loose := [label for label, run in strangers.items() if not run.plan.isolated]:
         found.append(
-            f"**Not isolated** (the decoder ran in the harness' own process, where its figures can be forged): {', '.join(loose)}."
+            "**Not isolated** (the decoder ran in the harness' own process, where its figures can be "
+            f"forged): {', '.join(loose)}."
         )
-    told = {label: (run.isolation or {}).get("share") for label, run in strangers.items() if run.plan.isolated}
+    told = {
+        label: (run.isolation or {}).get("share") for label, run in strangers.items() if run.plan.isolated
+    }
     if told:
         costs = [f"{label} {'unknown' if share is None else f'{share:.1%}'}" for label, share in told.items()]
-        found.append(f"Decoded behind glass, with the most that its requests cost of the time shown: {', '.join(costs)}.")
+        found.append(
+            "Decoded behind glass, with the most that its requests cost of the time shown: "
+            f"{', '.join(costs)}."
+        )
     return found
 
 
@@ -97,19 +124,27 @@ def configuration(table: Table) -> str:
     figure = aup.sentence(table)
     lines += [f"- {figure}"] if figure else []
     lines += [f"- command: `{command}`" for command in commands(table)]
-    body = "\n".join([*lines, "", "Settings of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)])
+    body = "\n".join(
+        [*lines, "", "Settings of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)]
+    )
     return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
 
 
 def facts(table: Table) -> dict[str, str]:
     """What all rows share, then versions, commit and machine; several values where runs differ."""
     shared = {name.replace("_", " "): value for name, value in table.comparability.items()}
-    return {name: _plain(value) for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()}
+    return {
+        name: _plain(value)
+        for name, value in {**shared, **_environment(table.rows), "comparability key": table.key}.items()
+    }
 
 
 def settings_line(row: TableRow) -> str:
     """All settings of a row."""
-    settings = ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items()) or "no settings"
+    settings = (
+        ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items())
+        or "no settings"
+    )
     return f"`{row.label}`: {settings}"
 
 
@@ -120,7 +155,11 @@ def commands(table: Table) -> list[str]:
 
 def excluded(runs: Iterable[StoredRun], heading: str = "##") -> list[str]:
     """A list of the runs that are stored but kept out of tables; empty if there are none."""
-    lines = [f"- `{stored.run.run_id}` ({stored.run.plan.method} on {stored.run.plan.suite}): {stored.reason_left_out}" for stored in runs]
+    lines = [
+        f"- `{stored.run.run_id}` ({stored.run.plan.method} on {stored.run.plan.suite}): "
+        f"{stored.reason_left_out}"
+        for stored in runs
+    ]
     return [f"{heading} Not in any table\n", "\n".join(lines) + "\n"] if lines else []
 
 
@@ -138,14 +177,21 @@ def _environment(rows: Sequence[TableRow]) -> dict[str, Any]:
         git = environment.get("git") or {}
         commit = git.get("commit")
         values = {f"{name} version": version for name, version in (environment.get("versions") or {}).items()}
-        values |= {name: environment.get(name) for name in ("python", "platform", "gpu_driver", "cuda", "cores", "affinity")}
-        values["commit"] = None if commit is None else commit[:12] + (" with local changes" if git.get("dirty") else "")
+        values |= {
+            name: environment.get(name)
+            for name in ("python", "platform", "gpu_driver", "cuda", "cores", "affinity")
+        }
+        values["commit"] = (
+            None if commit is None else commit[:12] + (" with local changes" if git.get("dirty") else "")
+        )
         values["seed"] = row.stored.run.plan.seed
         for name, value in values.items():
             if value is not None and value not in found.setdefault(name, []):
                 found[name].append(value)
     return {
-        name.replace("_", " "): values[0] if len(values) == 1 else ", ".join(map(str, values)) for name, values in found.items() if values
+        name.replace("_", " "): values[0] if len(values) == 1 else ", ".join(map(str, values))
+        for name, values in found.items()
+        if values
     }
 
 

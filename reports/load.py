@@ -20,8 +20,8 @@ class ReportError(UserError):
 class StoredRun:
     """A run folder, read.
 
-    ``summary`` is recomputed from the samples, so that a table cannot disagree with them; only the share of the hardware's
-    roof is the run's own, because it takes the device to measure it.
+    ``summary`` is recomputed from the samples, so that a table cannot disagree with them; only the share of
+    the hardware's roof is the run's own, because it takes the device to measure it.
     """
 
     folder: Path
@@ -40,14 +40,18 @@ class StoredRun:
             return "not audited"
         if not self.run.audit.passed:
             failed = [
-                f"{check.name} ({check.detail})" if check.detail else check.name for check in self.run.audit.checks if not check.passed
+                f"{check.name} ({check.detail})" if check.detail else check.name
+                for check in self.run.audit.checks
+                if not check.passed
             ]
             return f"audit failed: {', '.join(failed) or 'no reason recorded'}"
         return None if self.samples else "no samples"
 
 
 def read_stored(folder: Path) -> StoredRun:
-    """Read one run folder; RecordError names a file and line that is damaged or does not belong to the run."""
+    """Read one run folder; RecordError names a file and line that is damaged or does not belong to the
+    run.
+    """
     run = read_run(folder)
     samples = evidence.read_evidence(folder, run)
     roof_share = run.summary.roof_share if run.summary else None
@@ -57,10 +61,15 @@ def read_stored(folder: Path) -> StoredRun:
 def load(root: Path) -> list[StoredRun]:
     """All runs below ``root``, in path order. ReportError if there is none, RecordError for a damaged one."""
     if not root.exists():
-        raise ReportError(f"{root} does not exist: give the folder that `bench run --output_path` wrote to as PATH")
+        raise ReportError(
+            f"{root} does not exist: give the folder that `bench run --output_path` wrote to as PATH"
+        )
     runs = [read_stored(folder) for folder in find_runs(root)]
     if not runs:
-        raise ReportError(f"no runs below {root}: run `bench run --output_path {root}` first, or give another folder as PATH")
+        raise ReportError(
+            f"no runs below {root}: run `bench run --output_path {root}` first, or give another folder "
+            "as PATH"
+        )
     return runs
 
 

@@ -1,7 +1,8 @@
-"""One self-contained HTML page: sortable tables, plots, published figures, and a viewer that replays stored samples.
+"""One self-contained HTML page: sortable tables, plots, published figures, and a viewer that replays stored
+samples.
 
-Nothing is fetched: styles and scripts are inline, plots are data URIs, and each run's samples are gzipped JSON that the
-browser unpacks when the viewer asks for them.
+Nothing is fetched: styles and scripts are inline, plots are data URIs, and each run's samples are gzipped
+JSON that the browser unpacks when the viewer asks for them.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def _packed(place: int, row: TableRow, limit: int | None) -> str:
 
 
 def _section(table: Table) -> str:
-    problems = f"{table.documents} problems, {escape(table.rows[0].stored.run.plan.model)} on {escape(device(table))}"
+    problems = (
+        f"{table.documents} problems, {escape(table.rows[0].stored.run.plan.model)} on "
+        f"{escape(device(table))}"
+    )
     title = f"{escape(table.heading)} <small>{problems}</small>"
     figure = aup.sentence(table)
     lines = [*notes(table), *([figure] if figure else [])]
@@ -108,7 +112,9 @@ def _line(row: TableRow, shown: Sequence[Column]) -> str:
     line = []
     for column in shown:
         value = column.value(row) if column.value else None
-        sort = "" if column.value is None else f' class=n data-v="{"" if value is None else repr(float(value))}"'
+        sort = (
+            "" if column.value is None else f' class=n data-v="{"" if value is None else repr(float(value))}"'
+        )
         text = escape(column.text(row))
         full = f' title="{escape(row.verdict.text)}"' if row.verdict and column.heading == "verdict" else ""
         line.append(f"<td{sort}{full}>{f'<code>{text}</code>' if column.heading == 'run' else text}</td>")
@@ -121,13 +127,20 @@ def _plots(table: Table) -> str:
     for name in PLOTS:
         if name in drawn:
             source = base64.b64encode(encode(drawn[name], "png")).decode()
-            found.append(f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" src="data:image/png;base64,{source}"></figure>')
+            found.append(
+                f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" '
+                f'src="data:image/png;base64,{source}"></figure>'
+            )
     return f"{found[0]}<details><summary>More plots</summary>{''.join(found[1:])}</details>" if found else ""
 
 
 def _configuration(table: Table) -> str:
-    lines = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts(table).items())
-    run_by = "".join(f"<tr><th>command</th><td><code>{escape(command)}</code></td></tr>" for command in commands(table))
+    lines = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts(table).items()
+    )
+    run_by = "".join(
+        f"<tr><th>command</th><td><code>{escape(command)}</code></td></tr>" for command in commands(table)
+    )
     rows = "".join(f"<li>{escape(settings_line(row).replace('`', ''))}</li>" for row in table.rows)
     return (
         f"<details><summary>Configuration</summary><table class=facts>{lines}{run_by}</table>"
@@ -137,19 +150,23 @@ def _configuration(table: Table) -> str:
 
 def _sensitivity(one: sensitivity.Sensitivity) -> str:
     head, *lines = one.grid()
-    heads = "".join(f"<th{' class=n' if place else ''}>{escape(text)}</th>" for place, text in enumerate(head))
+    heads = "".join(
+        f"<th{' class=n' if place else ''}>{escape(text)}</th>" for place, text in enumerate(head)
+    )
     kinds = ["<td>", *["<td class=n>"] * (len(head) - 1)]
     cells = [[f"{kind}{escape(text)}</td>" for kind, text in zip(kinds, line, strict=True)] for line in lines]
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in cells)
     return (
-        f"<section><h2>{escape(sensitivity.title(one))}</h2><div class=scroll><table><thead><tr>{heads}</tr></thead>"
+        f"<section><h2>{escape(sensitivity.title(one))}</h2><div "
+        f"class=scroll><table><thead><tr>{heads}</tr></thead>"
         f"<tbody>{body}</tbody></table></div><p class=note>{escape(sensitivity.MEANING)}</p></section>"
     )
 
 
 def _excluded(runs: Iterable[StoredRun]) -> str:
     lines = "".join(
-        f"<li><code>{escape(stored.run.run_id)}</code> ({escape(stored.run.plan.method)} on {escape(stored.run.plan.suite)}): "
+        f"<li><code>{escape(stored.run.run_id)}</code> ({escape(stored.run.plan.method)} on "
+        f"{escape(stored.run.plan.suite)}): "
         f"{escape(stored.reason_left_out or '')}</li>"
         for stored in runs
     )
@@ -157,7 +174,10 @@ def _excluded(runs: Iterable[StoredRun]) -> str:
 
 
 def _published(published: Published) -> str:
-    parts = [f"<section class=published><h2>Published elsewhere, not measured here</h2><p>{escape(INTRODUCTION.replace('**', ''))}</p>"]
+    parts = [
+        "<section class=published><h2>Published elsewhere, not measured "
+        f"here</h2><p>{escape(INTRODUCTION.replace('**', ''))}</p>"
+    ]
     for table in published.tables:
         source = published.sources[table.source]
         batch = f", batch {table.batch_size}" if table.batch_size else ""
@@ -176,7 +196,10 @@ def _published(published: Published) -> str:
 def _cells(texts: Sequence[str], tag: str) -> str:
     """Cells of a published row; the last three columns are numbers."""
     numbers = len(HEADINGS) - 3
-    return "".join(f"<{tag}{' class=n' if place >= numbers else ''}>{escape(text)}</{tag}>" for place, text in enumerate(texts))
+    return "".join(
+        f"<{tag}{' class=n' if place >= numbers else ''}>{escape(text)}</{tag}>"
+        for place, text in enumerate(texts)
+    )
 
 
 def _template(name: str) -> str:
@@ -185,4 +208,6 @@ def _template(name: str) -> str:
 
 def _json(value: Any) -> str:
     """Compact JSON that cannot end a script element."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace(
+        "<", "\\u003c"
+    )

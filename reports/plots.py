@@ -17,7 +17,11 @@ from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
 from reports.table import BASELINE_METHOD, Table, TableRow, setting_text, unusual
 
-SEGMENTS = (("forward: the model", "#0072B2"), ("select: the method's own code", "#E69F00"), ("harness", "#999999"))
+SEGMENTS = (
+    ("forward: the model", "#0072B2"),
+    ("select: the method's own code", "#E69F00"),
+    ("harness", "#999999"),
+)
 PICTURE = "quality-speed"
 LOG_SCALE_FROM = 4.0
 """A span of values from which the speed axis is logarithmic."""
@@ -30,7 +34,13 @@ def quality_speed(table: Table) -> Figure | None:
 
 def quality_parallelism(table: Table) -> Figure | None:
     """pass@1 against useful tokens per forward: the same trade without the machine."""
-    return _scatter(table, "tpf", "useful tokens per forward pass", "quality against tokens per forward", with_intervals=False)
+    return _scatter(
+        table,
+        "tpf",
+        "useful tokens per forward pass",
+        "quality against tokens per forward",
+        with_intervals=False,
+    )
 
 
 def latency(table: Table) -> Figure | None:
@@ -45,7 +55,11 @@ def forwards(table: Table) -> Figure | None:
 
 def time_split(table: Table) -> Figure | None:
     """Milliseconds per useful token: inside the model, in the method's own code, in the harness."""
-    known = [(row, shares) for row in reversed(table.rows) if row.stored.summary.tps and (shares := time_shares(row.stored.summary))]
+    known = [
+        (row, shares)
+        for row in reversed(table.rows)
+        if row.stored.summary.tps and (shares := time_shares(row.stored.summary))
+    ]
     if not known:
         return None
     drawn, axes = figure(height=1.4 + 0.42 * len(known))
@@ -84,7 +98,11 @@ def draw(table: Table) -> dict[str, Figure]:
 def write(table: Table, folder: Path) -> list[Path]:
     """Save all plots of a table as ``<suite>-<key>-<name>.png`` and ``.svg``."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [file for name, one in draw(table).items() for file in save(one, folder / stem(table, name), table.fingerprint)]
+    return [
+        file
+        for name, one in draw(table).items()
+        for file in save(one, folder / stem(table, name), table.fingerprint)
+    ]
 
 
 def stem(table: Table, name: str) -> str:
@@ -102,7 +120,11 @@ def pareto(points: Sequence[Point]) -> list[Point]:
 
 
 def _scatter(table: Table, field: str, x_label: str, heading: str, with_intervals: bool) -> Figure | None:
-    rows = [row for row in table.rows if getattr(row.stored.summary, field) and row.stored.summary.pass_at_1 is not None]
+    rows = [
+        row
+        for row in table.rows
+        if getattr(row.stored.summary, field) and row.stored.summary.pass_at_1 is not None
+    ]
     if not rows:
         return None
     drawn, axes = figure(height=5.0)
@@ -112,13 +134,27 @@ def _scatter(table: Table, field: str, x_label: str, heading: str, with_interval
     lines = [_front_line(axes, points)]
     for method, (colour, marker) in style.items():
         mine = sorted(
-            ((point, row) for point, row in zip(points, rows, strict=True) if row.stored.run.plan.method == method), key=itemgetter(0)
+            (
+                (point, row)
+                for point, row in zip(points, rows, strict=True)
+                if row.stored.run.plan.method == method
+            ),
+            key=itemgetter(0),
         )
         joined = _one_dial([row for _, row in mine])
-        axes.plot([x for (x, _), _ in mine], [y for (_, y), _ in mine], marker, color=colour, markersize=7, zorder=4)
+        axes.plot(
+            [x for (x, _), _ in mine], [y for (_, y), _ in mine], marker, color=colour, markersize=7, zorder=4
+        )
         if joined:
             lines.append([point for point, _ in mine])
-            axes.plot([x for x, _ in lines[-1]], [y for _, y in lines[-1]], color=colour, linewidth=1, alpha=0.8, zorder=3)
+            axes.plot(
+                [x for x, _ in lines[-1]],
+                [y for _, y in lines[-1]],
+                color=colour,
+                linewidth=1,
+                alpha=0.8,
+                zorder=3,
+            )
     for point, row, colour in zip(points, rows, colours, strict=True):
         lines += _whiskers(axes, point, row, colour, with_intervals)
     _axis(axes, [x for x, _ in points])
@@ -127,14 +163,25 @@ def _scatter(table: Table, field: str, x_label: str, heading: str, with_interval
     axes.set_ylabel("problems solved, pass@1 in %  (up is better)")
     title(axes, f"{table.heading}: {heading}")
     axes.text(
-        1, 1.01, f"{table.documents} problems, 95% intervals", transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=GREY
+        1,
+        1.01,
+        f"{table.documents} problems, 95% intervals",
+        transform=axes.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        color=GREY,
     )
-    label_points(axes, points, [_short_name(row, rows) for row in rows], colours, [line for line in lines if line])
+    label_points(
+        axes, points, [_short_name(row, rows) for row in rows], colours, [line for line in lines if line]
+    )
     return drawn
 
 
 def _one_dial(rows: Sequence[TableRow]) -> bool:
-    """Whether the runs of one method differ in a single setting, so that a line through them means something."""
+    """Whether the runs of one method differ in a single setting, so that a line through them means
+    something.
+    """
     names = {name for row in rows for name in row.settings}
     varying = [name for name in names if len({str(row.settings.get(name)) for row in rows}) > 1]
     return len(rows) > 1 and len(varying) == 1
@@ -146,7 +193,15 @@ def _front_line(axes: Axes, points: Sequence[Point]) -> list[Point]:
     corners = [corner for left, right in pairwise(front) for corner in (left, (left[0], right[1]), right)]
     if corners:
         x, y = zip(*corners, strict=True)
-        axes.plot(x, y, color="#a0a0a0", linestyle=(0, (4, 3)), linewidth=1.1, zorder=1, label="best trade-offs in this table")
+        axes.plot(
+            x,
+            y,
+            color="#a0a0a0",
+            linestyle=(0, (4, 3)),
+            linewidth=1.1,
+            zorder=1,
+            label="best trade-offs in this table",
+        )
         axes.legend(loc="lower left", frameon=False, fontsize=8.5, labelcolor=GREY)
     return corners
 
@@ -154,7 +209,9 @@ def _front_line(axes: Axes, points: Sequence[Point]) -> list[Point]:
 def _whiskers(axes: Axes, point: Point, row: TableRow, colour: str, with_speed: bool) -> list[list[Point]]:
     """Draw the 95% intervals of a point and return the segments."""
     figures = row.stored.summary
-    segments = [[(point[0], 100 * (figures.pass_at_1_low or 0)), (point[0], 100 * (figures.pass_at_1_high or 0))]]
+    segments = [
+        [(point[0], 100 * (figures.pass_at_1_low or 0)), (point[0], 100 * (figures.pass_at_1_high or 0))]
+    ]
     interval = tps_interval(row.stored.samples) if with_speed else None
     if interval:
         segments.append([(interval[0], point[1]), (interval[1], point[1])])
@@ -177,7 +234,15 @@ def _spread(table: Table, field: str, x_label: str, heading: str) -> Figure | No
         p10, p50, p90 = np.percentile(values, [10, 50, 90])
         axes.plot([p10, p90], [place] * 2, color=colour, linewidth=2.2, zorder=3)
         axes.plot([p50], [place], marker="|", markersize=15, markeredgewidth=2.4, color=colour, zorder=4)
-        axes.annotate(f"{p50:.3g}", (p50, place), (0, 9), textcoords="offset points", ha="center", fontsize=8, color=colour)
+        axes.annotate(
+            f"{p50:.3g}",
+            (p50, place),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+        )
     axes.set_yticks(range(len(rows)), [row.label for row, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.35)
     axes.grid(axis="y", visible=False)
@@ -202,11 +267,15 @@ def _axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _short_name(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Method, and below it the settings that tell its runs apart and that most of them do not share; the table has the others."""
+    """Method, and below it the settings that tell its runs apart and that most of them do not share; the
+    table has the others.
+    """
     plan = row.stored.run.plan
     mates = [other for other in rows if other.stored.run.plan.method == plan.method]
     settings = [
-        setting_text(name, value) for name, value in row.settings.items() if unusual(value, [other.settings.get(name) for other in mates])
+        setting_text(name, value)
+        for name, value in row.settings.items()
+        if unusual(value, [other.settings.get(name) for other in mates])
     ]
     name = f"{plan.method} (baseline)" if row.is_baseline else plan.method
     return f"{name}\n{' '.join(settings)}" if settings else name

@@ -1,7 +1,7 @@
 """Projection: the recorded forwards of a run replayed against a device's roofline and a 7B model's cost.
 
-The result is a bound on tokens/s, never a measurement: it assumes that every forward runs at the roof and that the 7B model needs
-exactly the forwards that were recorded.
+The result is a bound on tokens/s, never a measurement: it assumes that every forward runs at the roof and
+that the 7B model needs exactly the forwards that were recorded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ DEVICES = {
 
 def _cost(body: float, head: float, layers: int, kv_heads: int, heads: int, head_dim: int) -> ModelCost:
     """bfloat16 costs from parameter counts; 2 bytes per weight, keys and values per layer."""
-    return ModelCost(2 * (body + head), 4 * layers * kv_heads * head_dim, 2 * body, 4 * layers * heads * head_dim)
+    return ModelCost(
+        2 * (body + head), 4 * layers * kv_heads * head_dim, 2 * body, 4 * layers * heads * head_dim
+    )
 
 
-# From the released configurations; the embedding is a gather and not counted. tests/reports/test_project.py builds both to check.
+# From the released configurations; the embedding is a gather and not counted. tests/reports/test_project.py
+# builds both to check.
 MODELS = {
     "dream-7b": _cost(6.5256e9, 0.5450e9, 28, 4, 28, 128),
     "llada-8b": _cost(6.9797e9, 0.5180e9, 32, 32, 32, 128),
@@ -70,19 +73,25 @@ def roofline(device: str, model: str) -> Roofline:
 
 
 def with_prompt(samples: Sequence[Sample], tokens: int) -> list[Sample]:
-    """The same forwards behind a prompt of ``tokens``: a pass that started at position 0 feeds it, any other one has it cached."""
+    """The same forwards behind a prompt of ``tokens``: a pass that started at position 0 feeds it, any other
+    one has it cached.
+    """
     moved = []
     for sample in samples:
         extra = tokens - sample.prompt_tokens
         forwards = [
-            (max(query + extra, 1), cached, stored) if cached == 0 else (query, max(cached + extra, 0), stored)
+            (max(query + extra, 1), cached, stored)
+            if cached == 0
+            else (query, max(cached + extra, 0), stored)
             for query, cached, stored in sample.forwards
         ]
         moved.append(sample.model_copy(update={"forwards": forwards, "prompt_tokens": tokens}))
     return moved
 
 
-def project(run: Run, samples: Sequence[Sample], device: str, model: str, prompt_tokens: int | None = None) -> Projection:
+def project(
+    run: Run, samples: Sequence[Sample], device: str, model: str, prompt_tokens: int | None = None
+) -> Projection:
     """Replay a run's forwards; ``prompt_tokens`` puts another prompt length in front of every canvas.
 
     Raises ProjectError for a run without recorded forwards or useful tokens.
@@ -91,13 +100,17 @@ def project(run: Run, samples: Sequence[Sample], device: str, model: str, prompt
     usable = [sample for sample in samples if sample.forwards and sample.useful is not None]
     useful = sum(sample.useful or 0 for sample in usable)
     if not useful:
-        raise ProjectError(f"run {run.run_id} has no samples with recorded forwards and useful tokens: give another RUN")
+        raise ProjectError(
+            f"run {run.run_id} has no samples with recorded forwards and useful tokens: give another RUN"
+        )
     if prompt_tokens is not None:
         usable = with_prompt(usable, prompt_tokens)
     joined = passes(usable, run.plan.batch_size)
     times = [roof.seconds(rows) for rows in joined]
     memory = sum(time for time, rows in zip(times, joined, strict=True) if _memory_bound(roof, rows))
-    return Projection(device, model, useful, sum(len(sample.forwards) for sample in usable), sum(times), memory / sum(times))
+    return Projection(
+        device, model, useful, sum(len(sample.forwards) for sample in usable), sum(times), memory / sum(times)
+    )
 
 
 def _memory_bound(roof: Roofline, rows: Sequence[tuple[int, int]]) -> bool:
@@ -107,7 +120,9 @@ def _memory_bound(roof: Roofline, rows: Sequence[tuple[int, int]]) -> bool:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published figure beside the bound: ``tpf`` is printed there, 1 by construction, or (``assumed``) the run's."""
+    """A published figure beside the bound: ``tpf`` is printed there, 1 by construction, or (``assumed``) the
+    run's.
+    """
 
     suite: str
     method: str

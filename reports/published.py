@@ -12,7 +12,8 @@ from reports.cells import UNKNOWN
 from reports.load import ReportError
 
 INTRODUCTION = (
-    "Printed by the authors named, **not measured here**: other hardware, prompts, counting rules and stop rules. "
+    "Printed by the authors named, **not measured here**: other hardware, prompts, counting rules and stop "
+    "rules. "
     "Do not compare these figures with the tables above, nor rows of different sources with each other."
 )
 

@@ -17,7 +17,8 @@ BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 
 
 def updated(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:
-    """The README's text with the block between the markers replaced. ReportError without exactly one pair of markers.
+    """The README's text with the block between the markers replaced. ReportError without exactly one pair of
+    markers.
 
     ``plots``: folder of the pictures that ``bench report`` drew; those that are there are shown.
     """
@@ -37,10 +38,16 @@ def _pictures(readme: Path, tables: Sequence[Table], plots: Path | None) -> dict
     if plots is None:
         return {}
     files = {table.key: plots / f"{stem(table, PICTURE)}.png" for table in tables}
-    return {key: Path(os.path.relpath(file, readme.parent)).as_posix() for key, file in files.items() if file.exists()}
+    return {
+        key: Path(os.path.relpath(file, readme.parent)).as_posix()
+        for key, file in files.items()
+        if file.exists()
+    }
 
 
 def diff(stored: str, fresh: str, name: str) -> str:
     """Unified diff between a stored text and the one its runs give; empty: equal."""
-    lines = difflib.unified_diff(stored.splitlines(), fresh.splitlines(), f"{name} (stored)", f"{name} (from the runs)", lineterm="")
+    lines = difflib.unified_diff(
+        stored.splitlines(), fresh.splitlines(), f"{name} (stored)", f"{name} (from the runs)", lineterm=""
+    )
     return "\n".join(lines)

@@ -24,12 +24,15 @@ def visible(piece: str) -> str:
 def replay(sample: Sample) -> dict[str, Any]:
     """What a replay needs of a sample, without the positions behind the last written one.
 
-    ``pieces``: strings as shown (ids in angle brackets where none were recorded); ``steps``: writing forward per position, -1: none;
-    ``confidence``: percent or -1; ``late``: whether a position lies behind its text's end; ``blocks``: [name, first position, length] of
-    each text of a divided answer, empty for one text; ``forwards``: [query, cached, stored, how many in a row].
+    ``pieces``: strings as shown (ids in angle brackets where none were recorded); ``steps``: writing forward
+    per position, -1: none; ``confidence``: percent or -1; ``late``: whether a position lies behind its text's
+    end; ``blocks``: [name, first position, length] of each text of a divided answer, empty for one text;
+    ``forwards``: [query, cached, stored, how many in a row].
     """
     end = max((place + 1 for place, step in enumerate(sample.step_map) if step >= 0), default=0)
-    pieces = [visible(piece) for piece in sample.pieces[:end]] or [f"⟨{token}⟩" for token in sample.output_ids[:end]]
+    pieces = [visible(piece) for piece in sample.pieces[:end]] or [
+        f"⟨{token}⟩" for token in sample.output_ids[:end]
+    ]
     confidence = [-1 if value is None else round(100 * value) for value in sample.confidence[:end]]
     return {
         "doc": sample.doc_id,
@@ -38,7 +41,10 @@ def replay(sample: Sample) -> dict[str, Any]:
         "steps": sample.step_map[:end],
         "confidence": confidence or [-1] * end,
         "late": late(sample, pieces),
-        "blocks": [[name, start, stop - start] for name, (start, stop) in zip(names_of(sample.blocks), sample.blocks, strict=True)],
+        "blocks": [
+            [name, start, stop - start]
+            for name, (start, stop) in zip(names_of(sample.blocks), sample.blocks, strict=True)
+        ],
         "unwritten": len(sample.step_map) - end,
         "useful": sample.useful,
         "nfe": sample.nfe,
@@ -52,7 +58,8 @@ def replay(sample: Sample) -> dict[str, Any]:
 def late(sample: Sample, pieces: list[str]) -> list[int]:
     """1 per position that does not count as useful, else 0.
 
-    One text: everything from the first position that is not useful. In a divided answer each text ends at its own first special token.
+    One text: everything from the first position that is not useful. In a divided answer each text ends at its
+    own first special token.
     """
     if not sample.blocks:
         return [int(sample.useful is not None and place >= sample.useful) for place in range(len(pieces))]

@@ -1,4 +1,6 @@
-"""How much the order of methods depends on the prompt: one table over the renderings (templates, examples) of a suite."""
+"""How much the order of methods depends on the prompt: one table over the renderings (templates, examples) of
+a suite.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,19 @@ from reports.table import Table, TableRow
 
 PROMPT = frozenset({"prompts_hash", "template", "num_fewshot", "fewshot_seed", "chat_template"})
 MEANING = (
-    "pass@1 in % and, in brackets, the rank under the same prompts. tau: Kendall's tau-b of pass@1 with the first column's order, "
-    "1: the same order. Reversed: pairs of methods in the opposite order, of those that differ in both. Small differences reverse by "
+    "pass@1 in % and, in brackets, the rank under the same prompts. tau: Kendall's tau-b of pass@1 with the "
+    "first column's order, "
+    "1: the same order. Reversed: pairs of methods in the opposite order, of those that differ in both. "
+    "Small differences reverse by "
     "chance: see the intervals in the tables."
 )
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Tables that differ in their prompts alone, the suite's own first, and the methods that all of them have."""
+    """Tables that differ in their prompts alone, the suite's own first, and the methods that all of them
+    have.
+    """
 
     tables: Sequence[Table]
     labels: Sequence[str]
@@ -39,20 +45,29 @@ class Sensitivity:
             cells = [f"{100 * rates[place]:.1f} ({rank(rates)[place]})" for rates in columns]
             lines.append([label, *cells, f"{100 * (max(values) - min(values)):.1f}"])
         lines.append(["tau", *(_number(tau(columns[0], rates)) for rates in columns), ""])
-        lines.append(["reversed", *("{} of {}".format(*reversed_pairs(columns[0], rates)) for rates in columns), ""])
+        lines.append(
+            ["reversed", *("{} of {}".format(*reversed_pairs(columns[0], rates)) for rates in columns), ""]
+        )
         return lines
 
 
 def find(tables: Sequence[Table]) -> list[Sensitivity]:
-    """Groups of at least two tables that differ in their prompts alone and share at least two graded methods."""
+    """Groups of at least two tables that differ in their prompts alone and share at least two graded
+    methods.
+    """
     groups: dict[str, list[Table]] = {}
     for table in tables:
-        shared = sorted((name, str(value)) for name, value in table.comparability.items() if name not in PROMPT)
+        shared = sorted(
+            (name, str(value)) for name, value in table.comparability.items() if name not in PROMPT
+        )
         groups.setdefault(f"{shared}{table.documents}", []).append(table)
     found = []
     for group in groups.values():
         ordered = sorted(group, key=lambda table: (bool(table.prompt), table.prompt))
-        graded = [{_label(row) for row in table.rows if row.stored.summary.pass_at_1 is not None} for table in ordered]
+        graded = [
+            {_label(row) for row in table.rows if row.stored.summary.pass_at_1 is not None}
+            for table in ordered
+        ]
         labels = [_label(row) for row in ordered[0].rows if all(_label(row) in names for names in graded)]
         if len(group) > 1 and len(labels) > 1:
             found.append(Sensitivity(ordered, labels))
@@ -91,7 +106,9 @@ def reversed_pairs(one: Sequence[float], other: Sequence[float]) -> tuple[int, i
 
 
 def _label(row: TableRow) -> str:
-    """Method with all of its settings that are named in any table; tables name settings by what sets their own rows apart."""
+    """Method with all of its settings that are named in any table; tables name settings by what sets their
+    own rows apart.
+    """
     changed = row.stored.run.changed or row.settings
     return " ".join([row.stored.run.plan.method, *(f"{name}={value}" for name, value in changed.items())])
 

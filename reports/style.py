@@ -1,4 +1,6 @@
-"""One look for all plots: colours and markers that survive colour blindness and grey print, labels beside the points."""
+"""One look for all plots: colours and markers that survive colour blindness and grey print, labels beside the
+points.
+"""
 
 from __future__ import annotations
 
@@ -88,9 +90,15 @@ def log_ticks(axes: Axes) -> None:
 
 
 def label_points(
-    axes: Axes, points: Sequence[Point], texts: Sequence[str], colours: Sequence[str], lines: Sequence[Sequence[Point]]
+    axes: Axes,
+    points: Sequence[Point],
+    texts: Sequence[str],
+    colours: Sequence[str],
+    lines: Sequence[Sequence[Point]],
 ) -> None:
-    """Write each text beside its (x, y) point where it covers neither a point, a label nor one of the drawn ``lines``."""
+    """Write each text beside its (x, y) point where it covers neither a point, a label nor one of the drawn
+    ``lines``.
+    """
     drawn = axes.figure
     assert isinstance(drawn, Figure)
     canvas = FigureCanvasAgg(drawn)
@@ -98,7 +106,9 @@ def label_points(
     canvas.draw()
     frame, pixel = axes.get_window_extent(), drawn.dpi / 72
     labels = [_square(axes.transData.transform(point), 9) for point in points]
-    obstacles = np.array([_square(place, 3).extents for line in lines for place in _along(axes.transData.transform(line))]).reshape(-1, 4)
+    obstacles = np.array(
+        [_square(place, 3).extents for line in lines for place in _along(axes.transData.transform(line))]
+    ).reshape(-1, 4)
     for point, text, colour in zip(points, texts, colours, strict=True):
         note = _note(axes, point, text, colour, *_PLACES[0])
         size = Text.get_window_extent(note, canvas.get_renderer())
@@ -122,10 +132,14 @@ def _box(centre: Any, size: Bbox, place: tuple[float, float, str, str], pixel: f
     return Bbox.from_bounds(left, low, size.width, size.height)
 
 
-def _note(axes: Axes, point: Point, text: str, colour: str, dx: float, dy: float, align: Any, side: Any) -> Annotation:
+def _note(
+    axes: Axes, point: Point, text: str, colour: str, dx: float, dy: float, align: Any, side: Any
+) -> Annotation:
     """A label with a white halo, and a thin line to its point once it lies away from it."""
     far = abs(dx) + abs(dy) > 20
-    leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 4} if far else None
+    leader = (
+        {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 4} if far else None
+    )
     halo = [withStroke(linewidth=2.5, foreground="white")]
     return axes.annotate(
         text,
@@ -155,13 +169,21 @@ def encode(drawn: Figure, form: str, mark: str = "") -> bytes:
     """The figure as PNG (with ``mark`` as its text MARK) or SVG bytes without a date."""
     buffer = io.BytesIO()
     with rc_context(_SETTINGS):
-        drawn.savefig(buffer, format=form, dpi=160, metadata={"Date": None} if form == "svg" else {"Software": None}, facecolor="white")
+        drawn.savefig(
+            buffer,
+            format=form,
+            dpi=160,
+            metadata={"Date": None} if form == "svg" else {"Software": None},
+            facecolor="white",
+        )
     if form == "svg":
         return buffer.getvalue()
     notes, packed = PngInfo(), io.BytesIO()
     notes.add_text(MARK, mark)
     # A quarter of the size, and nothing that an eye finds: plots have few colours.
-    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(packed, "png", optimize=True, pnginfo=notes)
+    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+        packed, "png", optimize=True, pnginfo=notes
+    )
     return packed.getvalue()
 
 
@@ -179,7 +201,9 @@ def _along(corners: Any, spacing: float = 8.0) -> list[Any]:
 
 
 def _overlap(box: Bbox, others: NDArray[np.float64]) -> float:
-    """Area in square pixels shared with [n, (x0, y0, x1, y1)] boxes, with a fixed price for touching one at all."""
+    """Area in square pixels shared with [n, (x0, y0, x1, y1)] boxes, with a fixed price for touching one at
+    all.
+    """
     width = np.minimum(box.x1, others[:, 2]) - np.maximum(box.x0, others[:, 0])
     height = np.minimum(box.y1, others[:, 3]) - np.maximum(box.y0, others[:, 1])
     touching = (width > 0) & (height > 0)

@@ -39,12 +39,19 @@ class TableRow:
     @property
     def label(self) -> str:
         """Method and settings on one line, such as ``fast_dllm threshold=0.9``."""
-        return " ".join([self.stored.run.plan.method, *(setting_text(name, value) for name, value in self.settings.items())])
+        return " ".join(
+            [
+                self.stored.run.plan.method,
+                *(setting_text(name, value) for name, value in self.settings.items()),
+            ]
+        )
 
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that share a comparability key: non-inferior ones first, then those left open, then worse ones; each fastest first."""
+    """Runs that share a comparability key: non-inferior ones first, then those left open, then worse ones;
+    each fastest first.
+    """
 
     key: str
     rows: Sequence[TableRow]
@@ -55,12 +62,17 @@ class Table:
 
     @property
     def prompt(self) -> str:
-        """How the prompts were written, where that is not the suite's own way: ``template words, 2-shot (seed 1)``; else empty."""
+        """How the prompts were written, where that is not the suite's own way:
+        ``template words, 2-shot (seed 1)``; else empty.
+        """
         told, parts = self.comparability, []
         if told.get("template"):
             parts.append(f"template {told['template']}")
         if told.get("num_fewshot") is not None:
-            parts.append(f"{told['num_fewshot']}-shot" + (f" (seed {told.get('fewshot_seed')})" if told["num_fewshot"] else ""))
+            parts.append(
+                f"{told['num_fewshot']}-shot"
+                + (f" (seed {told.get('fewshot_seed')})" if told["num_fewshot"] else "")
+            )
         if told.get("chat_template"):
             parts.append("chat template")
         return ", ".join(parts)
@@ -103,14 +115,20 @@ class Table:
 
 
 def build(runs: Sequence[StoredRun]) -> list[Table]:
-    """Tables of all runs that may be shown, ordered by suite, its own prompts first; suites that nothing solves come last."""
+    """Tables of all runs that may be shown, ordered by suite, its own prompts first; suites that nothing
+    solves come last.
+    """
     tables = [_table(key, group) for key, group in comparable(runs).items()]
     return sorted(tables, key=lambda table: (table.near_zero, table.suite, table.prompt))
 
 
 def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
     """The vanilla run with the most forwards (one token per step); the first by run id among equals."""
-    candidates = [stored for stored in runs if stored.run.plan.method == BASELINE_METHOD and stored.summary.nfe is not None]
+    candidates = [
+        stored
+        for stored in runs
+        if stored.run.plan.method == BASELINE_METHOD and stored.summary.nfe is not None
+    ]
     return min(candidates, key=lambda stored: (-(stored.summary.nfe or 0), stored.run.run_id), default=None)
 
 
@@ -124,15 +142,29 @@ def setting_text(name: str, value: Any) -> str:
 def _table(key: str, runs: Sequence[StoredRun]) -> Table:
     baseline = choose_baseline(runs)
     others = [stored for stored in runs if stored is not baseline]
-    verdicts = adjust([verdict(baseline.samples, stored.samples) for stored in others]) if baseline else [None] * len(others)
-    rows = [TableRow(stored, _settings(stored, runs), decided, False) for stored, decided in zip(others, verdicts, strict=True)]
+    verdicts = (
+        adjust([verdict(baseline.samples, stored.samples) for stored in others])
+        if baseline
+        else [None] * len(others)
+    )
+    rows = [
+        TableRow(stored, _settings(stored, runs), decided, False)
+        for stored, decided in zip(others, verdicts, strict=True)
+    ]
     if baseline:
         rows.append(TableRow(baseline, _settings(baseline, runs), None, True))
-    return Table(key, sorted(rows, key=lambda row: (rank(row.verdict), -(row.stored.summary.tps or 0), row.stored.run.run_id)))
+    return Table(
+        key,
+        sorted(
+            rows, key=lambda row: (rank(row.verdict), -(row.stored.summary.tps or 0), row.stored.run.run_id)
+        ),
+    )
 
 
 def _settings(stored: StoredRun, runs: Sequence[StoredRun]) -> dict[str, Any]:
-    """Settings to name: those changed from their defaults, and those that differ from what most runs of the method have."""
+    """Settings to name: those changed from their defaults, and those that differ from what most runs of the
+    method have.
+    """
     plans = [other.run.plan for other in runs if other.run.plan.method == stored.run.plan.method]
     changed = stored.run.changed or {}
     named = {
@@ -157,7 +189,11 @@ def _adapter(plan: Plan, plans: Sequence[Plan]) -> str | None:
     if plan.adapter is None:
         return None
     name = Path(plan.adapter).name
-    namesakes = {other.adapter_hash for other in plans if other.adapter is not None and Path(other.adapter).name == name}
+    namesakes = {
+        other.adapter_hash
+        for other in plans
+        if other.adapter is not None and Path(other.adapter).name == name
+    }
     return name if len(namesakes) == 1 else f"{name}@{(plan.adapter_hash or '')[:6]}"
 
 
@@ -189,7 +225,11 @@ def _record(row: TableRow) -> dict[str, Any]:
         "forward_share": figures.forward_share,
         "select_share": figures.select_share,
         "roof_share": figures.roof_share,
-        **{f"{name}_{block.name.lower()}": getattr(block, name) for block in row.blocks for name in ("useful", "done", "confidence")},
+        **{
+            f"{name}_{block.name.lower()}": getattr(block, name)
+            for block in row.blocks
+            for name in ("useful", "done", "confidence")
+        },
         "samples": figures.samples,
         "errors": figures.errors,
         "run_id": run.run_id,

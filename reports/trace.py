@@ -29,7 +29,8 @@ Pen = ImageDraw.ImageDraw
 
 
 def animate(sample: Sample, path: Path, *, seconds: float = 6.0, title: str = "") -> int:
-    """Write the animation of ``sample`` lasting about ``seconds`` (the last frame stays longer); returns the number of frames.
+    """Write the animation of ``sample`` lasting about ``seconds`` (the last frame stays longer); returns the
+    number of frames.
 
     ReportError if the sample has no step map or ``path`` ends in neither .gif nor .webp.
     """
@@ -37,19 +38,29 @@ def animate(sample: Sample, path: Path, *, seconds: float = 6.0, title: str = ""
         raise ReportError(f"--output {path} must end in .gif or .webp")
     data = replay(sample)
     if not data["pieces"]:
-        raise ReportError(f"document {sample.doc_id} of {sample.run_id} has no step map: it was stored without a trace")
+        raise ReportError(
+            f"document {sample.doc_id} of {sample.run_id} has no step map: it was stored without a trace"
+        )
     total = max(sample.nfe or 0, max(data["steps"]) + 1)
-    frames = [_frame(data, done, total, title or f"{sample.method} on {sample.suite} #{sample.doc_id}") for done in _moments(total)]
+    frames = [
+        _frame(data, done, total, title or f"{sample.method} on {sample.suite} #{sample.doc_id}")
+        for done in _moments(total)
+    ]
     pause = max(20, int(1000 * seconds / len(frames)))
     durations = [pause] * (len(frames) - 1) + [max(2000, pause)]
     try:
         if path.suffix == ".gif":
-            # One palette for all frames, taken from the last (it has every colour); otherwise colours flicker.
+            # One palette for all frames, taken from the last (it has every colour); otherwise colours
+            # flicker.
             palette = frames[len(frames) // 2].quantize(128)
             frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-            frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False)
+            frames[0].save(
+                path, save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
+            )
         else:
-            frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85)
+            frames[0].save(
+                path, save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=85
+            )
     except OSError as error:
         raise ReportError(f"cannot write --output {path}: {error.strerror or error}") from None
     return len(frames)
@@ -79,7 +90,13 @@ def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Ima
     )
     for token, step, late in zip(cells, data["steps"], data["late"], strict=True):
         on = 0 <= step < done
-        fill = HIDDEN if not on else NEW if step == done - 1 and done < total else _tint(step / max(total - 1, 1))
+        fill = (
+            HIDDEN
+            if not on
+            else NEW
+            if step == done - 1 and done < total
+            else _tint(step / max(total - 1, 1))
+        )
         for line, column, text in token:
             left, top = MARGIN + column * wide, MARGIN + 44 + line * LINE
             pen.rounded_rectangle((left + 0.5, top, left + len(text) * wide - 1, top + LINE - 3), 3, fill)
@@ -91,23 +108,32 @@ def _frame(data: dict[str, Any], done: int, total: int, title: str) -> Image.Ima
     return image
 
 
-def _heading(pen: Pen, data: dict[str, Any], cells: list[list[Cell]], done: int, name: str, start: int, length: int) -> None:
+def _heading(
+    pen: Pen, data: dict[str, Any], cells: list[list[Cell]], done: int, name: str, start: int, length: int
+) -> None:
     """Above a block: its name, how much of it is written, and the mean confidence of that."""
     if start >= len(cells):
         return
-    known = [data["confidence"][place] for place in range(start, min(start + length, len(cells))) if 0 <= data["steps"][place] < done]
+    known = [
+        data["confidence"][place]
+        for place in range(start, min(start + length, len(cells)))
+        if 0 <= data["steps"][place] < done
+    ]
     top, font = MARGIN + 44 + (cells[start][0][0] - 1) * LINE, _font("DejaVuSans.ttf", 13)
     sure = [value for value in known if value >= 0]
     text = f"{len(known)} of {length}" + (f", confidence {sum(sure) / len(sure):.0f}%" if sure else "")
     pen.text((MARGIN, top + 2), name, INK, _font("DejaVuSans-Bold.ttf", 14))
     pen.rounded_rectangle((MARGIN + 20, top + 7, MARGIN + 20 + FILL, top + 13), 3, HIDDEN)
     if known:
-        pen.rounded_rectangle((MARGIN + 20, top + 7, MARGIN + 20 + FILL * len(known) / length, top + 13), 3, ACCENT)
+        pen.rounded_rectangle(
+            (MARGIN + 20, top + 7, MARGIN + 20 + FILL * len(known) / length, top + 13), 3, ACCENT
+        )
     pen.text((MARGIN + 30 + FILL, top + 2), text, SOFT, font)
 
 
 def _layout(pieces: list[str], starts: Container[int]) -> list[list[Cell]]:
-    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS and break at newlines.
+    """Per token: (line, column, text) of each stretch it covers; tokens wrap at COLUMNS and break at
+    newlines.
 
     Each of ``starts`` begins a new line with room for a heading above it.
     """
@@ -139,7 +165,9 @@ def _progress(pen: Pen, image: Image.Image, share: float) -> None:
 
 
 def _tint(share: float) -> tuple[int, int, int]:
-    red, green, blue = (round(early + (late - early) * share) for early, late in zip(EARLY, LATE, strict=True))
+    red, green, blue = (
+        round(early + (late - early) * share) for early, late in zip(EARLY, LATE, strict=True)
+    )
     return red, green, blue
 
 

@@ -21,7 +21,9 @@ def answer_blocks(resps: list[list[str]], docs: list[dict[str, Any]]) -> list[li
 
 
 def final_number(text: str) -> str | None:
-    """The number after the first `####`, without thousands commas and a final full stop; None when there is none."""
+    """The number after the first `####`, without thousands commas and a final full stop; None when there is
+    none.
+    """
     match = FINAL_NUMBER.search(text)
     return match.group(1).replace(",", "").rstrip(".") if match else None
 
@@ -32,15 +34,18 @@ def nano_gsm(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def parallel(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """lm-eval's `process_results` of the parallel suites: whether the whole answer follows the task's rule."""
+    """lm-eval's `process_results` of the parallel suites: whether the whole answer follows the task's
+    rule.
+    """
     return {"exact_match": float(is_correct(doc, results[0]))}
 
 
 def minerva(doc: dict[str, Any], results: list[str]) -> dict[str, int]:
     """The stock scoring of the MATH suites: exact match after normalisation, and math_verify.
 
-    Its time limits are alarm signals, which exist in the main thread only; elsewhere every formula that needs sympy would count as wrong
-    without a word. Another thread therefore hands the work to a process of its own.
+    Its time limits are alarm signals, which exist in the main thread only; elsewhere every formula that needs
+    sympy would count as wrong without a word. Another thread therefore hands the work to a process of its
+    own.
     """
     if threading.current_thread() is threading.main_thread():
         return _stock_minerva(doc, results)

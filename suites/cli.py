@@ -13,8 +13,13 @@ from suites.suite import SuiteError, list_suites, load_suite
 
 suite_app = typer.Typer(help="What the suites ask and how they are scored.", no_args_is_help=True)
 
-DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder with the data sets as JSONL (default: the variable BENCH_DATA).")]
-Unsafe = Annotated[bool, typer.Option("--allow-unsafe-code", help="Run programs unprotected where nothing isolates them.")]
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", help="Folder with the data sets as JSONL (default: the variable BENCH_DATA)."),
+]
+Unsafe = Annotated[
+    bool, typer.Option("--allow-unsafe-code", help="Run programs unprotected where nothing isolates them.")
+]
 
 
 @suite_app.command("list")
@@ -38,7 +43,9 @@ def show_command(
     if doc not in documents:
         raise SuiteError(f"{name} has documents 0 to {len(documents) - 1}, not {doc}")
     typer.echo(f"{suite.name}: {suite.title} ({len(documents)} documents)")
-    typer.echo(f"document {doc}, prompt between the lines:\n{'-' * 80}\n{suite.prompt(documents[doc])}\n{'-' * 80}")
+    typer.echo(
+        f"document {doc}, prompt between the lines:\n{'-' * 80}\n{suite.prompt(documents[doc])}\n{'-' * 80}"
+    )
     for label, value in _scoring(suite).items():
         typer.echo(f"{label}: {value}")
     for repair in suite.repairs:
@@ -50,11 +57,15 @@ def _scoring(suite: Any) -> dict[str, Any]:
     rows: dict[str, Any] = {"score": f"{metric}, filter {filter_name or 'none'}"}
     if suite.scorer is not None:
         limits = suite.scorer.limits
-        rows["programs"] = f"run in a jail, {limits.seconds:g} s and {limits.memory_mb} MB each; all tests must pass"
+        rows["programs"] = (
+            f"run in a jail, {limits.seconds:g} s and {limits.memory_mb} MB each; all tests must pass"
+        )
     rows["stop strings"] = json.dumps(suite.stop) if suite.stop else "none (end of text only)"
     rows["canvas"] = f"{suite.canvas} new tokens by default"
     if suite.blocks:
-        rows["canvas"] = "{} tokens of reasoning, {} of answer, each with an end-of-text of its own".format(*suite.blocks)
+        rows["canvas"] = "{} tokens of reasoning, {} of answer, each with an end-of-text of its own".format(
+            *suite.blocks
+        )
     if suite.templates:
         rows["templates"] = ", ".join(("default", *suite.templates))
     rows["frozen"] = ", ".join(f"{key} {value}" for key, value in suite.frozen.items())
@@ -62,9 +73,13 @@ def _scoring(suite: Any) -> dict[str, Any]:
 
 
 def grade_command(
-    file: Annotated[Path, typer.Argument(help='JSONL: {"doc_id": 0, "program": "..."} or {"doc_id": 0, "text": "..."}.')],
+    file: Annotated[
+        Path, typer.Argument(help='JSONL: {"doc_id": 0, "program": "..."} or {"doc_id": 0, "text": "..."}.')
+    ],
     suite: Annotated[str, typer.Option("--suite", help="Suite that the answers belong to.")],
-    output: Annotated[Path | None, typer.Option("--output", help="Write doc_id, grading and correct of every line here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write doc_id, grading and correct of every line here.")
+    ] = None,
     data_dir: DataDir = None,
     allow_unsafe_code: Unsafe = False,
 ) -> None:
@@ -84,7 +99,9 @@ def score_command(
     result, changed = score_run(run, load_suite(name, data_dir), allow_unsafe_code)
     _print_score(name, result)
     for line, grade in changed:
-        typer.echo(f"doc {line['doc_id']}: was {line.get('grading')}, is now {grade.grading} ({grade.detail})")
+        typer.echo(
+            f"doc {line['doc_id']}: was {line.get('grading')}, is now {grade.grading} ({grade.detail})"
+        )
     typer.echo(f"{len(changed)} verdicts differ from the stored ones")
 
 

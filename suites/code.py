@@ -1,4 +1,6 @@
-"""Scoring of the suites whose answers are programs: which check a document asks for, and the score lm-eval reports."""
+"""Scoring of the suites whose answers are programs: which check a document asks for, and the score lm-eval
+reports.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ SLOW = replace(PLUS, seconds=600.0, cpu_seconds=120.0)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is correct, from `correct` of `samples` (Chen et al. 2021, equation 1).
+    """Unbiased estimate of the chance that one of k samples is correct, from `correct` of `samples` (Chen et
+    al. 2021, equation 1).
 
     Raises ValueError when k exceeds the number of samples.
     """
     if not 1 <= k <= samples or not 0 <= correct <= samples:
-        raise ValueError(f"pass@{k} needs at least {k} samples and 0..{samples} correct ones, got {correct} of {samples}")
+        raise ValueError(
+            f"pass@{k} needs at least {k} samples and 0..{samples} correct ones, got {correct} of {samples}"
+        )
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
@@ -33,8 +38,9 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 class CodeScorer:
     """lm-eval's `process_results` of a code suite, and the same grading for `Suite.grade`.
 
-    name: where lm-eval finds it. metric: name of the score. build: the check of one program, from the document. limits: of each check.
-    numpy: whether programs may import numpy, as they can where stock lm-eval runs them. ks: the k of pass@k.
+    name: where lm-eval finds it. metric: name of the score. build: the check of one program, from the
+    document. limits: of each check. numpy: whether programs may import numpy, as they can where stock lm-eval
+    runs them. ks: the k of pass@k.
     """
 
     name: str
@@ -52,7 +58,9 @@ class CodeScorer:
         if not program.strip():
             return Judgement("failed", "no program")
         check = self.build(doc, program)
-        return (jail or shared_jail()).run(replace(check, limits=check.limits or self.limits, numpy=self.numpy))
+        return (jail or shared_jail()).run(
+            replace(check, limits=check.limits or self.limits, numpy=self.numpy)
+        )
 
     def __call__(self, doc: Doc, results: list[Any]) -> dict[str, float]:
         """lm-eval's hook. results[0]: one program, or the list of a document's programs."""
@@ -65,7 +73,9 @@ class CodeScorer:
 
 
 def humaneval_check(doc: Doc, program: str) -> Check:
-    """HumanEval's `check(candidate)`, run outside the program's jail; helpers come from the prompt, which the program cannot redefine."""
+    """HumanEval's `check(candidate)`, run outside the program's jail; helpers come from the prompt, which the
+    program cannot redefine.
+    """
     tests = f"{doc['test']}\ncheck({doc['entry_point']})"
     return Check(program, (doc["entry_point"],), tests=tests, setup=doc["prompt"] + "\n    pass\n")
 
@@ -73,25 +83,40 @@ def humaneval_check(doc: Doc, program: str) -> Check:
 def humaneval_plus_check(doc: Doc, program: str) -> Check:
     """HumanEval+ as EvalPlus grades it."""
     name = doc["entry_point"]
-    return Check(program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None)
+    return Check(
+        program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None
+    )
 
 
 def mbpp_names(doc: Doc) -> tuple[str, ...]:
-    """What the reference solution defines and the assertions use: the functions to take from the program, even if named like a builtin."""
-    used = {part.id for line in doc["test_list"] for part in ast.walk(ast.parse(line)) if isinstance(part, ast.Name)}
+    """What the reference solution defines and the assertions use: the functions to take from the program,
+    even if named like a builtin.
+    """
+    used = {
+        part.id
+        for line in doc["test_list"]
+        for part in ast.walk(ast.parse(line))
+        if isinstance(part, ast.Name)
+    }
     defined = [getattr(node, "name", "") for node in ast.parse(doc["code"]).body]
     return tuple(dict.fromkeys(name for name in defined if name in used))
 
 
 def mbpp_check(doc: Doc, program: str) -> Check:
-    """MBPP's three assertions, with the set-up code that the stock task leaves out (problem 367 builds trees of the program's class)."""
-    return Check(program, mbpp_names(doc), tests="\n".join(doc["test_list"]), fixtures=doc.get("test_setup_code") or "")
+    """MBPP's three assertions, with the set-up code that the stock task leaves out (problem 367 builds trees
+    of the program's class).
+    """
+    return Check(
+        program, mbpp_names(doc), tests="\n".join(doc["test_list"]), fixtures=doc.get("test_setup_code") or ""
+    )
 
 
 def mbpp_plus_check(doc: Doc, program: str) -> Check:
     """MBPP+ as EvalPlus grades it: its own inputs and outputs, which the stock task never runs."""
     name = mbpp_names(doc)[0]
-    return Check(program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None)
+    return Check(
+        program, (name,), cases=plus_problem(doc["test"], name), limits=SLOW if name in PLUS_SLOW else None
+    )
 
 
 def nano_code_check(doc: Doc, program: str) -> Check:
@@ -117,14 +142,20 @@ def _each(resps: list[list[str]], docs: list[Doc], build: Callable[[Doc, str], s
 
 def humaneval_programs(resps: list[list[str]], docs: list[Doc]) -> list[list[str]]:
     """lm-eval filter: prompt + completion; see suites.extract for texts that are not completions."""
-    return _each(resps, docs, lambda doc, text: completion_program(doc["prompt"], text, doc["entry_point"], doc["prompt"] + text))
+    return _each(
+        resps,
+        docs,
+        lambda doc, text: completion_program(doc["prompt"], text, doc["entry_point"], doc["prompt"] + text),
+    )
 
 
 def humaneval_instruct_programs(resps: list[list[str]], docs: list[Doc]) -> list[list[str]]:
     """lm-eval filter: prompt + text before the first closing fence, as the stock task does."""
 
     def build(doc: Doc, text: str) -> str:
-        return completion_program(doc["prompt"], text, doc["entry_point"], doc["prompt"] + text.split("```", 1)[0])
+        return completion_program(
+            doc["prompt"], text, doc["entry_point"], doc["prompt"] + text.split("```", 1)[0]
+        )
 
     return _each(resps, docs, build)
 
@@ -136,7 +167,9 @@ def mbpp_programs(resps: list[list[str]], docs: list[Doc]) -> list[list[str]]:
 
 def mbpp_instruct_programs(resps: list[list[str]], docs: list[Doc]) -> list[list[str]]:
     """lm-eval filter for text that goes on inside an opened fence: what comes before the closing one."""
-    return _each(resps, docs, lambda doc, text: whole_program(text, mbpp_names(doc)[0], text.split("```", 1)[0]))
+    return _each(
+        resps, docs, lambda doc, text: whole_program(text, mbpp_names(doc)[0], text.split("```", 1)[0])
+    )
 
 
 def mbpp_program(resps: list[list[str]], docs: list[Doc]) -> list[str]:

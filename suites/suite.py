@@ -35,10 +35,11 @@ class SuiteError(UserError, ValueError):
 class Suite:
     """One evaluation suite. The lm-eval task (and so the data) is loaded at first use.
 
-    name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an answer. canvas: default
-    number of new tokens. blocks: tokens of reasoning and of answer if the canvas is divided into them, else empty. needs_code: whether
-    answers are programs that have to be run. repairs: where grading departs from the stock task.
-    frozen: the fingerprint that this version of the suite was published with. templates: other ways to write its prompts, frozen too.
+    name, title: as in the YAML. headline: (metric, filter) of the score to quote. stop: strings that end an
+    answer. canvas: default number of new tokens. blocks: tokens of reasoning and of answer if the canvas is
+    divided into them, else empty. needs_code: whether answers are programs that have to be run. repairs:
+    where grading departs from the stock task. frozen: the fingerprint that this version of the suite was
+    published with. templates: other ways to write its prompts, frozen too.
     """
 
     def __init__(self, path: Path, data_dir: str | None = None, rendering: Rendering | None = None) -> None:
@@ -50,15 +51,22 @@ class Suite:
         self.frozen: dict[str, Any] = self.settings.get("frozen", {})
         self.templates: dict[str, dict[str, str]] = self.settings.get("templates", {})
         if self.rendering.template in self.templates:
-            self.frozen = {**self.frozen, "prompts_sha256": self.templates[self.rendering.template]["prompts_sha256"]}
+            self.frozen = {
+                **self.frozen,
+                "prompts_sha256": self.templates[self.rendering.template]["prompts_sha256"],
+            }
         elif self.rendering.template != "default":
             names = ", ".join(("default", *self.templates))
-            raise SuiteError(f"{self.name} has no template {self.rendering.template!r}: use --template with one of {names}")
+            raise SuiteError(
+                f"{self.name} has no template {self.rendering.template!r}: use --template with one of {names}"
+            )
         self.repairs: list[str] = list(self.settings.get("repairs", []))
         metric, _, filter_name = self.settings["headline"].partition(",")
         self.headline: tuple[str, str] = (metric, filter_name)
         if "group" in self.config:
-            self.config["generation_kwargs"] = _plain_yaml(_files()[self.config["task"][0]])["generation_kwargs"]
+            self.config["generation_kwargs"] = _plain_yaml(_files()[self.config["task"][0]])[
+                "generation_kwargs"
+            ]
         self.needs_code = bool(self.config.get("unsafe_code", False))
         generation = self.config.get("generation_kwargs", {})
         self.stop: list[str] = list(generation.get("until", []))
@@ -70,12 +78,16 @@ class Suite:
         """The lm-eval task object. Raises SuiteDataError when its data cannot be had."""
         from lm_eval.tasks import TaskManager
 
-        logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
+        logging.getLogger("lm_eval.api.task").addFilter(
+            lambda record: "Custom kwargs can be passed" not in record.getMessage()
+        )
         metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
         manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
         task: Any = manager.load([self.name])["tasks"][self.name]
         if self.rendering.template != "default":
-            task.config.doc_to_text = task.fewshot_cfg.doc_to_text = self.templates[self.rendering.template]["text"]
+            task.config.doc_to_text = task.fewshot_cfg.doc_to_text = self.templates[self.rendering.template][
+                "text"
+            ]
         if self.rendering.num_fewshot is not None:
             task.config.num_fewshot = self.rendering.num_fewshot
         return task
@@ -112,53 +124,83 @@ class Suite:
         chat: dict[str, Any] = {}
         if self.rendering.chat is not None:
             multiturn = self.rendering.multiturn
-            chat = {"apply_chat_template": True, "fewshot_as_multiturn": multiturn, "chat_template": self.rendering.chat}
+            chat = {
+                "apply_chat_template": True,
+                "fewshot_as_multiturn": multiturn,
+                "chat_template": self.rendering.chat,
+            }
         shots, prefix = self.task.config.num_fewshot or 0, self.task.doc_to_prefix(doc)
         context = self.task.fewshot_context(doc, num_fewshot=shots, gen_prefix=prefix, **chat)
         return self.task.construct_requests(doc=doc, ctx=context, metadata=(self.name, 0, 1)).args[0]
 
     def prompt(self, doc: Doc) -> str:
         """The exact text the model gets, as lm-eval renders it."""
-        # Few-shot examples are drawn document after document from one seeded generator, so prompts can only be rendered in order.
+        # Few-shot examples are drawn document after document from one seeded generator, so prompts can only
+        # be rendered in order.
         position = self._position[_digest(doc)]
         for row in self._rows[len(self._prompts) : position + 1]:
             self._prompts.append(self._render(row))
         return self._prompts[position]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of documents, sha256 of their ids, and sha256 over the sha256 hex digests of all prompts, in order.
+        """Number of documents, sha256 of their ids, and sha256 over the sha256 hex digests of all prompts, in
+        order.
 
-        Equal to `frozen` unless the data, the prompt or lm-eval changed; a run stores it, so that changed prompts are never compared.
+        Equal to `frozen` unless the data, the prompt or lm-eval changed; a run stores it, so that changed
+        prompts are never compared.
         """
         digests = [hashlib.sha256(self.prompt(doc).encode()).hexdigest() for _, doc in self.docs()]
-        ids = [next((str(doc[field]) for field in ID_FIELDS if field in doc), str(doc_id)) for doc_id, doc in self.docs()]
+        ids = [
+            next((str(doc[field]) for field in ID_FIELDS if field in doc), str(doc_id))
+            for doc_id, doc in self.docs()
+        ]
         prompts = hashlib.sha256("".join(digests).encode()).hexdigest()
-        return {"docs": len(digests), "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(), "prompts_sha256": prompts}
+        return {
+            "docs": len(digests),
+            "ids_sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+            "prompts_sha256": prompts,
+        }
 
     def filtered(self, doc: Doc, text: str) -> Any:
         """The text after the headline's filter: a program, an extracted answer."""
-        pipeline = next((item for item in self.task._filters if item.name == self.headline[1]), self.task._filters[0])
+        pipeline = next(
+            (item for item in self.task._filters if item.name == self.headline[1]), self.task._filters[0]
+        )
         resps: Any = [[text]]
         for part in pipeline.filters:
             resps = part().apply(resps, [doc])
         return next(iter(resps))
 
     def grade(self, doc: Doc, text: str, jail: Jail | None = None) -> Grade:
-        """Grade one answer, already cut at the stop strings. Same code as lm-eval's scoring; `jail` defaults to the process-wide one."""
+        """Grade one answer, already cut at the stop strings. Same code as lm-eval's scoring; `jail` defaults
+        to the process-wide one.
+        """
         result = self.filtered(doc, text)
         if self.scorer is not None:
             return self.grade_program(doc, result if isinstance(result, str) else result[0], jail)
         scores = self.task.process_results(doc, [result])
-        correct = bool(scores[self.headline[0]] == 1)  # exact_match gives a bool of numpy, which JSON does not know
+        correct = bool(
+            scores[self.headline[0]] == 1
+        )  # exact_match gives a bool of numpy, which JSON does not know
         answer = str(result if isinstance(result, str) else result[0])
-        return Grade(correct, "passed" if correct else "failed", answer=answer, detail=", ".join(f"{k} {v:g}" for k, v in scores.items()))
+        return Grade(
+            correct,
+            "passed" if correct else "failed",
+            answer=answer,
+            detail=", ".join(f"{k} {v:g}" for k, v in scores.items()),
+        )
 
     def grade_program(self, doc: Doc, program: str, jail: Jail | None = None) -> Grade:
         """Grade a finished program. Raises SuiteError for suites whose answers are not programs."""
         if self.scorer is None:
             raise SuiteError(f"the answers of {self.name} are not programs")
         verdict = self.scorer.verdict(doc, program, jail)
-        return Grade(None if verdict.grading == "not_run" else verdict.passed, verdict.grading, program, detail=verdict.detail)
+        return Grade(
+            None if verdict.grading == "not_run" else verdict.passed,
+            verdict.grading,
+            program,
+            detail=verdict.detail,
+        )
 
     def cut(self, text: str) -> str:
         """The text up to the first stop string, as a generator hands it over."""
@@ -167,7 +209,9 @@ class Suite:
 
 
 class GroupSuite(Suite):
-    """Several suites as one: their documents one after the other, each prompted and graded by its own suite."""
+    """Several suites as one: their documents one after the other, each prompted and graded by its own
+    suite.
+    """
 
     @cached_property
     def members(self) -> list[Suite]:
@@ -241,7 +285,9 @@ def list_suites() -> list[str]:
 
 
 def load_suite(name: str, data_dir: str | None = None, rendering: Rendering | None = None) -> Suite:
-    """The suite called `name`. Raises SuiteError for a name (with close matches) or a template that does not exist."""
+    """The suite called `name`. Raises SuiteError for a name (with close matches) or a template that does not
+    exist.
+    """
     files = _files()
     if name not in files:
         close = difflib.get_close_matches(name, files, n=3, cutoff=0.5)

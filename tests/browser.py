@@ -1,4 +1,6 @@
-"""A headless Chromium over its debugging pipe: evaluate, screenshot, and everything the page complained about."""
+"""A headless Chromium over its debugging pipe: evaluate, screenshot, and everything the page complained
+about.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,16 @@ FLAGS = (
 
 def find_chromium() -> str | None:
     """The browser's path, or None."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))),
+        None,
+    )
 
 
 class Browser:
-    """One page. Use as a context manager; ``problems`` collects script errors, refused loads and network requests."""
+    """One page. Use as a context manager; ``problems`` collects script errors, refused loads and network
+    requests.
+    """
 
     def __init__(self, width: int = 1300, height: int = 1000) -> None:
         self.profile = tempfile.mkdtemp(prefix="chromium-")
@@ -42,8 +49,15 @@ class Browser:
         assert path is not None
         # Chromium reads commands from descriptor 3 and answers on 4.
         line = f'exec "$0" "$@" 3<&{command_read} 4>&{result_write} 2>/dev/null'
-        arguments = [*FLAGS, f"--user-data-dir={self.profile}", f"--window-size={width},{height}", "about:blank"]
-        self.process = subprocess.Popen(["bash", "-c", line, path, *arguments], pass_fds=(command_read, result_write))
+        arguments = [
+            *FLAGS,
+            f"--user-data-dir={self.profile}",
+            f"--window-size={width},{height}",
+            "about:blank",
+        ]
+        self.process = subprocess.Popen(
+            ["bash", "-c", line, path, *arguments], pass_fds=(command_read, result_write)
+        )
         os.close(command_read)
         os.close(result_write)
         self._count, self._rest, self.problems = 0, b"", list[str]()
@@ -56,7 +70,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self._command)
         try:
             self.process.wait(10)
@@ -72,7 +88,9 @@ class Browser:
         self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression, promises awaited; AssertionError with the page's message if it throws."""
+        """Value of a JavaScript expression, promises awaited; AssertionError with the page's message if it
+        throws.
+        """
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -86,7 +104,9 @@ class Browser:
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        path.write_bytes(
+            base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        )
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1
@@ -115,5 +135,7 @@ class Browser:
             self.problems.append(str(parameters["exceptionDetails"]))
         elif event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
             self.problems.append(parameters["entry"]["text"])
-        elif event.get("method") == "Network.requestWillBeSent" and not parameters["request"]["url"].startswith(("file:", "data:")):
+        elif event.get("method") == "Network.requestWillBeSent" and not parameters["request"][
+            "url"
+        ].startswith(("file:", "data:")):
             self.problems.append(f"request to {parameters['request']['url']}")

@@ -1,6 +1,8 @@
-"""A second device where there is none: its tensors hold real values on the host, and meeting a host tensor is an error, as on a GPU.
+"""A second device where there is none: its tensors hold real values on the host, and meeting a host tensor is
+an error, as on a GPU.
 
-It goes by the name "meta", the only one whose every call PyTorch takes without hardware (a build without CUDA refuses "cuda").
+It goes by the name "meta", the only one whose every call PyTorch takes without hardware (a build without CUDA
+refuses "cuda").
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ class OnCard(Tensor):
     @staticmethod
     def __new__(cls: type[OnCard], held: Tensor) -> OnCard:
         made = Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=CARD
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=CARD,
         )
         made.held = held
         return made
@@ -41,9 +48,15 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     flat = [part for part in tree_flatten((args, kwargs))[0] if isinstance(part, Tensor)]
     there = any(isinstance(part, OnCard) for part in flat)
     # A GPU takes numbers (tensors without dimensions) from the host, and host indices.
-    strange = [part for part in flat if not isinstance(part, OnCard) and part.dim() and not (name in INDEXES and part.dtype == torch.long)]
+    strange = [
+        part
+        for part in flat
+        if not isinstance(part, OnCard) and part.dim() and not (name in INDEXES and part.dtype == torch.long)
+    ]
     if there and strange and name not in MOVES:
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found the card and cpu")
+        raise RuntimeError(
+            f"{name}: expected all tensors to be on the same device, but found the card and cpu"
+        )
     asked = kwargs.get("device")
     out = there if asked is None else torch.device(asked).type == CARD.type
     if name == "_local_scalar_dense":
@@ -53,7 +66,12 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     found = func(*plain[0], **plain[1])
     if name.endswith("_") and not name.startswith("_") and args and isinstance(args[0], Tensor):
         return args[0]
-    return tree_map(lambda part: OnCard(part) if out and isinstance(part, Tensor) and not isinstance(part, OnCard) else part, found)
+    return tree_map(
+        lambda part: (
+            OnCard(part) if out and isinstance(part, Tensor) and not isinstance(part, OnCard) else part
+        ),
+        found,
+    )
 
 
 class Card(TorchDispatchMode):

@@ -1,4 +1,6 @@
-"""The ``bench`` command as tests call it: in this process where nothing needs one of its own, and the words that start one."""
+"""The ``bench`` command as tests call it: in this process where nothing needs one of its own, and the words
+that start one.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,11 @@ TIMING = {
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """``bench ARGUMENTS`` in this process: status and output as a process of its own would give them, without its 7 s of imports.
+    """``bench ARGUMENTS`` in this process: status and output as a process of its own would give them, without
+    its 7 s of imports.
 
-    Environment and threads are put back. Tests of signals, of dying and of what an interpreter loads start ``BENCH`` itself.
+    Environment and threads are put back. Tests of signals, of dying and of what an interpreter loads start
+    ``BENCH`` itself.
     """
     words, threads = [str(argument) for argument in arguments], torch.get_num_threads()
     out, err, status = io.StringIO(), io.StringIO(), 0
@@ -60,7 +64,9 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def started(*arguments: object, **how: Any) -> subprocess.Popen[str]:
-    """``bench ARGUMENTS`` as a process that Ctrl-C reaches, even where the tests themselves were started deaf to it."""
+    """``bench ARGUMENTS`` as a process that Ctrl-C reaches, even where the tests themselves were started deaf
+    to it.
+    """
     deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     command = [*BENCH, *map(str, arguments)]
     if deaf:
@@ -70,5 +76,7 @@ def started(*arguments: object, **how: Any) -> subprocess.Popen[str]:
 
 def answers(root: Path) -> list[dict[str, Any]]:
     """All samples below a store without what time decides."""
-    rows = [sample.model_dump(exclude=TIMING) for folder in find_runs(root) for sample in read_samples(folder)]
+    rows = [
+        sample.model_dump(exclude=TIMING) for folder in find_runs(root) for sample in read_samples(folder)
+    ]
     return sorted(rows, key=lambda row: (row["run_id"], row["doc_id"], row["repeat"]))

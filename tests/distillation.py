@@ -31,7 +31,9 @@ MASK = 3
 
 
 def bayes_masked(z: Tensor, law: Tensor | None = None) -> Tensor:
-    """Exact log p(x^l | z^{-l}) [rows, 2, 4] of the two-token language at ids ``z`` [rows, 2] with MASK = 3."""
+    """Exact log p(x^l | z^{-l}) [rows, 2, 4] of the two-token language at ids ``z`` [rows, 2] with MASK =
+    3.
+    """
     table = joint() if law is None else law
     size = len(table)
     padded = torch.cat([table, table.sum(1, keepdim=True)], 1)  # column 3: other token unknown
@@ -39,13 +41,17 @@ def bayes_masked(z: Tensor, law: Tensor | None = None) -> Tensor:
     turned = torch.cat([table.T, table.sum(0)[:, None]], 1)
     second = (turned / turned.sum(0)).T[z[:, 0]]
     probs = torch.stack([first, second], 1)
-    return torch.cat([probs, torch.zeros(*z.shape, 1, dtype=probs.dtype)], -1).log().reshape(len(z), 2, size + 1)
+    return (
+        torch.cat([probs, torch.zeros(*z.shape, 1, dtype=probs.dtype)], -1).log().reshape(len(z), 2, size + 1)
+    )
 
 
 def bayes_uniform(z: Tensor, alpha: Tensor) -> Tensor:
     """Exact leave-one-out log p(x^l | z^{-l}) [rows, 2, 3] under uniform noise at ``alpha`` [rows]."""
     law, size = joint(), 3
-    noisy = alpha[:, None, None] * torch.eye(size, dtype=torch.float64) + (1 - alpha)[:, None, None] / size  # [rows, x, z]
+    noisy = (
+        alpha[:, None, None] * torch.eye(size, dtype=torch.float64) + (1 - alpha)[:, None, None] / size
+    )  # [rows, x, z]
     evidence = noisy.gather(2, z[:, None, :].expand(-1, size, -1))  # [rows, x, position]
     first = torch.einsum("xy,ry->rx", law, evidence[:, :, 1])
     second = torch.einsum("xy,rx->ry", law, evidence[:, :, 0])
@@ -55,4 +61,6 @@ def bayes_uniform(z: Tensor, alpha: Tensor) -> Tensor:
 
 def draw_pairs(rows: int, generator: torch.Generator) -> Tensor:
     """Clean texts [rows, 2] of the two-token language."""
-    return torch.stack(torch.unravel_index(torch.multinomial(joint().flatten(), rows, True, generator=generator), (3, 3)), 1)
+    return torch.stack(
+        torch.unravel_index(torch.multinomial(joint().flatten(), rows, True, generator=generator), (3, 3)), 1
+    )

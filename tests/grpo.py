@@ -1,4 +1,6 @@
-"""Shared pieces of the GRPO tests: a tiny checkpoint in Dream's layout, and a toy language with exact conditionals."""
+"""Shared pieces of the GRPO tests: a tiny checkpoint in Dream's layout, and a toy language with exact
+conditionals.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,14 @@ def tiny_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Two layers of 32, nano's tokenizer, random weights: config.json and names as Dream's."""
     torch.manual_seed(seed)
     tokenizer = Tokenizer.from_file(str(NANO / "tokenizer.json"))
-    spec = replace(nano_spec(tokenizer.get_vocab_size()), hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1)
+    spec = replace(
+        nano_spec(tokenizer.get_vocab_size()),
+        hidden_size=32,
+        intermediate_size=64,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+    )
     save_model(folder, Transformer(replace(spec, head_dim=16)), tokenizer, diffusion=True)
     return folder
 
@@ -37,17 +46,24 @@ def joint() -> Tensor:
 
 @cache
 def conditionals() -> Tensor:
-    """log P(x_k = token | the tokens seen) [4, 4, 4, 3, 3] by what is seen (3: masked), k, token; of a seen k its own probability."""
+    """log P(x_k = token | the tokens seen) [4, 4, 4, 3, 3] by what is seen (3: masked), k, token; of a seen k
+    its own probability.
+    """
     table = torch.zeros(4, 4, 4, 3, 3)
     for seen in itertools.product(range(4), repeat=3):
         for k in range(3):
-            others = tuple(slice(None) if place == k or token == MASK else slice(token, token + 1) for place, token in enumerate(seen))
+            others = tuple(
+                slice(None) if place == k or token == MASK else slice(token, token + 1)
+                for place, token in enumerate(seen)
+            )
             part = joint()[others].sum(dim=[place for place in range(3) if place != k])
             table[(*seen, k)] = (part / part.sum()).log()
     return table
 
 
-def toy_score(ids: Tensor, visible: Tensor, rows: Tensor, places: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def toy_score(
+    ids: Tensor, visible: Tensor, rows: Tensor, places: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
     """The Scorer of the toy language: one prompt token, then its three."""
     seen = ids[rows, 1:4]
     found = conditionals()[seen[:, 0], seen[:, 1], seen[:, 2], places - 1]

@@ -22,8 +22,12 @@ CPU = torch.device("cpu")
 
 
 @cache
-def backbone(model: str, adapter: str | None = None, merge: bool = True, dtype: torch.dtype = torch.float32) -> Backbone:
-    """A tiny golden checkpoint; float64 where a test compares two ways to compute one thing, which differ in float32 by the processor."""
+def backbone(
+    model: str, adapter: str | None = None, merge: bool = True, dtype: torch.dtype = torch.float32
+) -> Backbone:
+    """A tiny golden checkpoint; float64 where a test compares two ways to compute one thing, which differ in
+    float32 by the processor.
+    """
     transformer = load_transformer(GOLDEN / model, dtype, CPU)
     if adapter is not None:
         weights = Adapter(GOLDEN / adapter)
@@ -31,15 +35,25 @@ def backbone(model: str, adapter: str | None = None, merge: bool = True, dtype: 
     return Backbone(transformer, CPU, dtype)
 
 
-def canvas(model: Backbone, prompts: list[list[int]], new_tokens: int, stop_rule: StopRule = "reference") -> Canvas:
+def canvas(
+    model: Backbone, prompts: list[list[int]], new_tokens: int, stop_rule: StopRule = "reference"
+) -> Canvas:
     spec = model.spec
     return Canvas(
-        prompts, new_tokens, vocab_size=spec.vocab_size, mask_id=spec.mask_id, eos_ids=spec.eos_ids, device=CPU, stop_rule=stop_rule
+        prompts,
+        new_tokens,
+        vocab_size=spec.vocab_size,
+        mask_id=spec.mask_id,
+        eos_ids=spec.eos_ids,
+        device=CPU,
+        stop_rule=stop_rule,
     )
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 900) -> None:
-    """Until ``happened`` or the process ends. The limit only keeps a hung test from waiting for ever: a busy machine may take minutes."""
+    """Until ``happened`` or the process ends. The limit only keeps a hung test from waiting for ever: a busy
+    machine may take minutes.
+    """
     deadline = time.monotonic() + seconds
     while process.poll() is None and not happened():
         assert time.monotonic() < deadline, f"nothing happened within {seconds:.0f} s"

@@ -1,6 +1,7 @@
 """Deterministic runs without a model: what the report and statistics tests read.
 
-Documents have a difficulty and a length of their own, shared by all runs, so that runs are paired as real ones are.
+Documents have a difficulty and a length of their own, shared by all runs, so that runs are paired as real
+ones are.
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ def fake_samples(fake: Fake, run_id: str = "0" * 12) -> list[Sample]:
         useful = max(1, round(base_length * fake.length_factor))
         for repeat in range(fake.repeats):
             time_s = useful * fake.second_per_token * float(np.exp(fake.timing_noise * own.standard_normal()))
-            samples.append(_sample(fake, run_id, document, repeat, useful, time_s, bool(difficulty < fake.accuracy)))
+            samples.append(
+                _sample(fake, run_id, document, repeat, useful, time_s, bool(difficulty < fake.accuracy))
+            )
     return samples
 
 
-def _sample(fake: Fake, run_id: str, document: int, repeat: int, useful: int, time_s: float, correct: bool) -> Sample:
+def _sample(
+    fake: Fake, run_id: str, document: int, repeat: int, useful: int, time_s: float, correct: bool
+) -> Sample:
     nfe = max(1, round(useful / fake.tokens_per_forward))
     # Tokens are written a few out of order, as diffusion decoders do.
     steps = [min(nfe - 1, (place ^ 1) * nfe // useful) for place in range(useful)]
@@ -119,7 +124,17 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         seed=0,
     )
     run_id = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
-    names = ("suite", "weights_hash", "dtype", "attention", "prompts_hash", "device_name", "threads", "max_new_tokens", "batch_size")
+    names = (
+        "suite",
+        "weights_hash",
+        "dtype",
+        "attention",
+        "prompts_hash",
+        "device_name",
+        "threads",
+        "max_new_tokens",
+        "batch_size",
+    )
     shared = {name: getattr(plan, name) for name in names}
     return Run(
         run_id=run_id,
@@ -130,7 +145,11 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         plan=plan,
         comparability_key=hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12],
         comparability=shared,
-        environment={"versions": {"torch": "2.13.0"}, "git": {"commit": "0123456789abcdef", "dirty": True}, "cpu": "test processor"},
+        environment={
+            "versions": {"torch": "2.13.0"},
+            "git": {"commit": "0123456789abcdef", "dirty": True},
+            "cpu": "test processor",
+        },
         tuning=None,
         expected=fake.documents * fake.repeats,
         load_s=0.5,
@@ -155,8 +174,29 @@ def write_table(root: Path, documents: int = 32, suite: str = "nano-gsm") -> lis
     """The usual table: vanilla at one and two tokens per step, two accelerated methods."""
     rows = [
         Fake("vanilla", {"tokens_per_step": 1, "temperature": 0.0}, suite, documents),
-        Fake("vanilla", {"tokens_per_step": 2, "temperature": 0.0}, suite, documents, 1, 0.6, 0.05, 0.0055, tokens_per_forward=2, seed=1),
-        Fake("fast_dllm", {"cache": "dual", "threshold": 0.9}, suite, documents, 1, 0.69, 0.05, 0.0035, tokens_per_forward=2.5),
+        Fake(
+            "vanilla",
+            {"tokens_per_step": 2, "temperature": 0.0},
+            suite,
+            documents,
+            1,
+            0.6,
+            0.05,
+            0.0055,
+            tokens_per_forward=2,
+            seed=1,
+        ),
+        Fake(
+            "fast_dllm",
+            {"cache": "dual", "threshold": 0.9},
+            suite,
+            documents,
+            1,
+            0.69,
+            0.05,
+            0.0035,
+            tokens_per_forward=2.5,
+        ),
         Fake("d2f", {"block_size": 16}, suite, documents, 1, 0.4, 0.05, 0.0025, tokens_per_forward=3.5),
     ]
     return [write_fake(root, row) for row in rows]

@@ -21,7 +21,9 @@ DIFFUCODER = {EOS: "<|endoftext|>", 251: "<|im_start|>", IM_END: "<|im_end|>", P
 
 
 def with_tokenizer(folder: Path, special: Mapping[int, str], base: str = "dream_tiny", **config: Any) -> Path:
-    """A copy of a golden checkpoint whose ids are single letters but for ``special``; ``config``: tokenizer_config."""
+    """A copy of a golden checkpoint whose ids are single letters but for ``special``; ``config``:
+    tokenizer_config.
+    """
     shutil.copytree(GOLDEN / base, folder, dirs_exist_ok=True)
     letters = {chr(0x100 + token): token for token in range(256) if token not in special}
     vocabulary = letters | {text: token for token, text in special.items()}
@@ -30,7 +32,9 @@ def with_tokenizer(folder: Path, special: Mapping[int, str], base: str = "dream_
     tokenizer.decoder = Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.add_special_tokens(list(special.values()))
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **config}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    )
     return folder
 
 

@@ -17,7 +17,8 @@ app = typer.Typer(
     name="bench",
     cls=CommandGroup,
     help="Measure how fast, and how good, accelerated diffusion language models are.\n\n"
-    "`bench run` without arguments is the quickstart: four methods on two small suites with the shipped nano model.",
+    "`bench run` without arguments is the quickstart: four methods on two small suites with the shipped "
+    "nano model.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -32,17 +33,26 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def bench(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit.")) -> None:
+def bench(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
     """Measure how fast, and how good, accelerated diffusion language models are.
 
-    `bench run` without arguments is the quickstart: four methods on two small suites with the shipped nano model.
+    `bench run` without arguments is the quickstart: four methods on two small suites with the shipped nano
+    model.
     """
 
 
 def main() -> None:
-    """Entry point of the console script: a user's mistake or a full disk is one line and exit status 2, Ctrl-C one line and 130."""
+    """Entry point of the console script: a user's mistake or a full disk is one line and exit status 2,
+    Ctrl-C one line and 130.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(level=os.environ.get("BENCH_LOG", "WARNING"), format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=os.environ.get("BENCH_LOG", "WARNING"), format="%(levelname)s %(message)s", stream=sys.stderr
+    )
     try:
         app()
     except Interrupted as error:
@@ -55,5 +65,8 @@ def main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" for {error.filename}" if error.filename else ""
-        print(f"bench: error: no space left on the disk{place}: make room and give the same command again", file=sys.stderr)
+        print(
+            f"bench: error: no space left on the disk{place}: make room and give the same command again",
+            file=sys.stderr,
+        )
         sys.exit(2)

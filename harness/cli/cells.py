@@ -1,4 +1,6 @@
-"""From what ``bench run`` was asked for to its cells: which settings and prompts each method gets on each suite."""
+"""From what ``bench run`` was asked for to its cells: which settings and prompts each method gets on each
+suite.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from suites.suite import load_suite
 
 @dataclass(frozen=True)
 class Prompting:
-    """How prompts are to be written; None: as the preset has it, and without one as the suite has it (no chat template)."""
+    """How prompts are to be written; None: as the preset has it, and without one as the suite has it (no chat
+    template).
+    """
 
     template: str = "default"
     num_fewshot: int | None = None
@@ -34,7 +38,9 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Asked:
-    """What every cell of an invocation is made of. ``pairs`` are the texts of --set, ``preset`` that of --preset."""
+    """What every cell of an invocation is made of. ``pairs`` are the texts of --set, ``preset`` that of
+    --preset.
+    """
 
     methods: list[str]
     suites: list[str]
@@ -48,7 +54,9 @@ class Asked:
 
 
 def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> Iterator[Cell]:
-    """The cells, suite by suite; every one is checked before the first run folder is made. ``tell`` gets a line per preset used."""
+    """The cells, suite by suite; every one is checked before the first run folder is made. ``tell`` gets a
+    line per preset used.
+    """
     planned = [one for name in asked.suites for one in _on_suite(asked, name, options)]
     weights = [engine.loaded.held for engine, *_ in planned]
     if pack(weights).together:
@@ -61,7 +69,9 @@ def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> I
         yield Cell(engine.generator, engine.method, suite, items, options, values)
 
 
-def _on_suite(asked: Asked, name: str, options: Options) -> list[tuple[Opened, Suite, list[Item], Preset | None]]:
+def _on_suite(
+    asked: Asked, name: str, options: Options
+) -> list[tuple[Opened, Suite, list[Item], Preset | None]]:
     wishes = [Wish.parse(text) for text in asked.methods]
     methods = [find_method(wish.method, asked.isolate) for wish in wishes]
     known = [key for method in methods for key in setting_names(method.decoder.Config)]
@@ -82,9 +92,13 @@ def _on_suite(asked: Asked, name: str, options: Options) -> list[tuple[Opened, S
             "lazy": True,
         }
         engine = open_engine(wish, asked.weights, shared, known=known, chosen=chosen, **more)
-        suite, items = _prompts(name, asked.prompting, known_values, engine.loaded.tokenizer, options.limit, rendered)
+        suite, items = _prompts(
+            name, asked.prompting, known_values, engine.loaded.tokenizer, options.limit, rendered
+        )
         _suits(engine, suite)
-        engine.generator.check_fits([item.prompt for item in items], engine.generator.canvas(suite.canvas, suite.blocks))
+        engine.generator.check_fits(
+            [item.prompt for item in items], engine.generator.canvas(suite.canvas, suite.blocks)
+        )
         found.append((engine, suite, items, known_values))
     return found
 
@@ -98,16 +112,25 @@ def _data() -> str | None:
 
 
 def rendering_for(asked: Prompting, values: Preset | None, tokenizer: Any) -> Rendering:
-    """How one checkpoint's prompts are written: what was asked for, else the preset's way; the chat template is the checkpoint's own."""
+    """How one checkpoint's prompts are written: what was asked for, else the preset's way; the chat template
+    is the checkpoint's own.
+    """
     known = None if values is None or values.chat is None else values.chat
     chat = asked.chat if asked.chat is not None else known not in (None, "none")
     multiturn = asked.multiturn if asked.multiturn is not None else known != "one_turn"
     shots = asked.num_fewshot if asked.num_fewshot is not None or values is None else values.num_fewshot
-    return Rendering(asked.template, shots, asked.fewshot_seed, partial(chat_text, tokenizer) if chat else None, multiturn)
+    return Rendering(
+        asked.template, shots, asked.fewshot_seed, partial(chat_text, tokenizer) if chat else None, multiturn
+    )
 
 
 def _prompts(
-    name: str, asked: Prompting, values: Preset | None, tokenizer: Any, limit: int | None, known: dict[Any, tuple[Suite, list[Item]]]
+    name: str,
+    asked: Prompting,
+    values: Preset | None,
+    tokenizer: Any,
+    limit: int | None,
+    known: dict[Any, tuple[Suite, list[Item]]],
 ) -> tuple[Suite, list[Item]]:
     """The suite with its documents rendered; methods whose prompts are written alike share them."""
     rendering = rendering_for(asked, values, tokenizer)
@@ -119,19 +142,30 @@ def _prompts(
 
 
 def _suits(engine: Opened, suite: Suite) -> None:
-    """SettingError for a method that cannot answer a suite, or whose settings do not fit its canvas; before any folder is made."""
+    """SettingError for a method that cannot answer a suite, or whose settings do not fit its canvas; before
+    any folder is made.
+    """
     decoder = engine.method.decoder
     if suite.needs_code and getattr(decoder, "needs_answer_position", False):
         raise SettingError(
-            f"{decoder.name} watches the position of a short answer, and {suite.name} asks for code: change --method or --suite"
+            f"{decoder.name} watches the position of a short answer, and {suite.name} asks for code: change "
+            "--method or --suite"
         )
     engine.generator.canvas(suite.canvas, suite.blocks)
 
 
 def taken(engine: Opened, suite: Suite, values: Preset) -> str:
-    """One line: which values of a preset a method takes on a suite, which ones flags replaced, and where they come from."""
+    """One line: which values of a preset a method takes on a suite, which ones flags replaced, and where they
+    come from.
+    """
     record = values.record(settings_of(engine.generator.config), suite.rendering.told())
-    kept = ", ".join(f"{key}={value}" for key, value in record["values"].items() if key not in record["replaced"])
+    kept = ", ".join(
+        f"{key}={value}" for key, value in record["values"].items() if key not in record["replaced"]
+    )
     text = f"preset {values.name}: {engine.method.name} on {suite.name}: {kept}; from {values.source}"
     replaced = ", ".join(f"{key}={value}" for key, value in record["replaced"].items())
-    return text + (f"; by flags: {replaced}" if replaced else "") + (f"; note: {values.note}" if values.note else "")
+    return (
+        text
+        + (f"; by flags: {replaced}" if replaced else "")
+        + (f"; note: {values.note}" if values.note else "")
+    )

@@ -28,7 +28,9 @@ SUITES = ("nano-gsm", "nano-code")
 def check_command(
     method: Annotated[str, typer.Argument(help="Method name or ./file.py.", metavar="METHOD_OR_FILE")],
     model: Model = "nano",
-    limit: Annotated[int, typer.Option("--limit", "-L", min=1, help="Prompts to decode, from both nano suites in turn.")] = 8,
+    limit: Annotated[
+        int, typer.Option("--limit", "-L", min=1, help="Prompts to decode, from both nano suites in turn.")
+    ] = 8,
     settings: Settings = None,
     adapter: Adapter = None,
     family: Family = None,
@@ -37,11 +39,12 @@ def check_command(
 ) -> None:
     """Test that a decoder keeps the contract that makes its figures comparable; exit 1 if it does not.
 
-    Every prompt is decoded under observation, again without, and in a batch of four. Checked by name: interface and described
-    settings; source free of clocks, counters, printing, files and private parts; forwards and positions equal to a hook on the
-    model and to the multiplications done; prompt, rules, clock, model and harness untouched; tokens written through commit alone,
-    backed by the model's logits, no mask left; same answer every time and in every batch. A method that says `lossless = True`
-    must equal vanilla token for token.
+    Every prompt is decoded under observation, again without, and in a batch of four. Checked by name:
+    interface and described settings; source free of clocks, counters, printing, files and private parts;
+    forwards and positions equal to a hook on the model and to the multiplications done; prompt, rules, clock,
+    model and harness untouched; tokens written through commit alone, backed by the model's logits, no mask
+    left; same answer every time and in every batch. A method that says `lossless = True` must equal vanilla
+    token for token.
 
     Examples:
 
@@ -53,7 +56,9 @@ def check_command(
     """
 
     entry, source, heard = open_method(method)
-    opened = open_engine(entry, Weights(model, adapter, dtype=dtype, device=device, family=family), parse_pairs(settings or []))
+    opened = open_engine(
+        entry, Weights(model, adapter, dtype=dtype, device=device, family=family), parse_pairs(settings or [])
+    )
     loaded, chosen = opened.loaded, opened.generator.settings
     reference = load_method(REFERENCE) if loaded.spec.mask_id is not None else None
     prompts = sample_prompts(loaded, limit, SUITES)
@@ -64,18 +69,25 @@ def check_command(
 
 
 def sample_prompts(loaded: Loaded, limit: int, suites: Sequence[str], seed: int = 5) -> list[list[int]]:
-    """``limit`` prompts of different length: of the suites in turn, or random ids where there is no tokenizer."""
+    """``limit`` prompts of different length: of the suites in turn, or random ids where there is no
+    tokenizer.
+    """
     if loaded.tokenizer is None:
         rng = torch.Generator().manual_seed(seed)
         special = {*loaded.spec.eos_ids, loaded.spec.mask_id, loaded.spec.bos_id, loaded.spec.pad_id}
         plain = [token for token in range(loaded.spec.vocab_size) if token not in special]
         lengths = [3 + 7 * k % 23 for k in range(limit)]
-        return [[plain[k] for k in torch.randint(len(plain), (length,), generator=rng).tolist()] for length in lengths]
+        return [
+            [plain[k] for k in torch.randint(len(plain), (length,), generator=rng).tolist()]
+            for length in lengths
+        ]
 
     sources = [load_suite(name) for name in suites]
     share = -(-limit // len(sources))
     texts = [[one.prompt(doc) for _, doc in one.docs(share)] for one in sources]
-    return [encode(loaded.tokenizer, text, loaded.add_bos) for group in zip(*texts, strict=True) for text in group][:limit]
+    return [
+        encode(loaded.tokenizer, text, loaded.add_bos) for group in zip(*texts, strict=True) for text in group
+    ][:limit]
 
 
 def _show(title: str, checks: Sequence[AuditCheck]) -> None:
@@ -87,4 +99,7 @@ def _show(title: str, checks: Sequence[AuditCheck]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     failed = [check.name for check in checks if not check.passed]
-    console.print(f"{len(checks) - len(failed)} of {len(checks)} checks passed" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    console.print(
+        f"{len(checks) - len(failed)} of {len(checks)} checks passed"
+        + (f"; failed: {', '.join(failed)}" if failed else "")
+    )

@@ -35,7 +35,9 @@ class PromptError(UserError, ValueError):
 
 
 def decode_command(
-    prompts: Annotated[Path, typer.Option("--prompts", help='JSONL, one {"prompt": [ids]} or {"text": "..."} per line.')],
+    prompts: Annotated[
+        Path, typer.Option("--prompts", help='JSONL, one {"prompt": [ids]} or {"text": "..."} per line.')
+    ],
     output: Annotated[Path, typer.Option("--output", help="JSONL to write, one line per prompt.")],
     method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
     model: Model = "nano",
@@ -52,20 +54,32 @@ def decode_command(
 ) -> None:
     """Decode prompts with one method and write ids, counts and the step map of each.
 
-    Output lines have **output** (ids of the whole generation region), **text** (if there is a tokenizer), **nfe**,
-    **positions**, **forwards** ([query length, cached length, stored length] each), **queries** (positions fed by each, as half-open
-    spans) and **step_map** (per id, the forward that wrote it). `--set key=none` means null.
+    Output lines have **output** (ids of the whole generation region), **text** (if there is a tokenizer),
+    **nfe**, **positions**, **forwards** ([query length, cached length, stored length] each), **queries**
+    (positions fed by each, as half-open spans) and **step_map** (per id, the forward that wrote it). `--set
+    key=none` means null.
     """
 
     entry = find_method(method, isolate)
-    pairs = {key: value for key, value in parse_pairs(settings or []).items() if not _inert(entry.decoder, key, value)}
+    pairs = {
+        key: value
+        for key, value in parse_pairs(settings or []).items()
+        if not _inert(entry.decoder, key, value)
+    }
     generator = open_engine(
-        entry, Weights(model, adapter, not no_merge, dtype, device, family), pairs, seed=seed, stop_rule=stop_rule_of(stop_rule)
+        entry,
+        Weights(model, adapter, not no_merge, dtype, device, family),
+        pairs,
+        seed=seed,
+        stop_rule=stop_rule_of(stop_rule),
     ).generator
     canvas = generator.canvas()
     requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
     if not requests:
-        raise PromptError(f'--prompts {prompts} holds no prompt: write one {{"prompt": [ids]}} or {{"text": "..."}} per line')
+        raise PromptError(
+            f'--prompts {prompts} holds no prompt: write one {{"prompt": [ids]}} or {{"text": "..."}} '
+            f"per line"
+        )
     try:
         file = output.open("w")
     except OSError as error:
@@ -114,7 +128,9 @@ def _prompts(path: Path) -> Iterator[str | list[int]]:
             entry = json.loads(line)
             value = entry["prompt"] if "prompt" in entry else entry["text"]
         except (ValueError, KeyError, TypeError):
-            raise PromptError(f'{path} line {number}: expected {{"prompt": [ids]}} or {{"text": "..."}}') from None
+            raise PromptError(
+                f'{path} line {number}: expected {{"prompt": [ids]}} or {{"text": "..."}}'
+            ) from None
         ids = isinstance(value, list) and bool(value) and all(isinstance(token, int) for token in value)
         if not ids and not isinstance(value, str):
             raise PromptError(f"{path} line {number}: prompt must be a non-empty list of ids, text a string")

@@ -17,7 +17,19 @@ from rich.text import Text
 from harness.decoding.backbone import Backbone
 from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
-from harness.engine.flags import Adapter, Device, Dtype, Family, Isolate, Model, NoMerge, Seed, Settings, StopRuleOption, stop_rule_of
+from harness.engine.flags import (
+    Adapter,
+    Device,
+    Dtype,
+    Family,
+    Isolate,
+    Model,
+    NoMerge,
+    Seed,
+    Settings,
+    StopRuleOption,
+    stop_rule_of,
+)
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.held import Held
 from harness.engine.isolation.finding import find_method
@@ -39,7 +51,12 @@ class GenerateError(UserError, ValueError):
 
 
 def generate_command(
-    prompt: Annotated[str, typer.Argument(help="The prompt. [R] [A] at its end (or [R:48] [A:16]) mark a reasoning and an answer block.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="The prompt. [R] [A] at its end (or [R:48] [A:16]) mark a reasoning and an answer block."
+        ),
+    ],
     method: Annotated[str, typer.Option("--method", help="Method name or ./file.py.")] = "vanilla",
     model: Model = "nano",
     adapter: Adapter = None,
@@ -51,14 +68,20 @@ def generate_command(
     dtype: Dtype = "auto",
     seed: Seed = 0,
     isolate: Isolate = None,
-    trace: Annotated[Path | None, typer.Option("--trace", help="Animation to write, .gif or .webp: one frame per forward pass.")] = None,
-    delay: Annotated[float, typer.Option("--delay", min=0.0, help="Seconds to wait between forward passes, for watching.")] = 0.0,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="Animation to write, .gif or .webp: one frame per forward pass."),
+    ] = None,
+    delay: Annotated[
+        float, typer.Option("--delay", min=0.0, help="Seconds to wait between forward passes, for watching.")
+    ] = 0.0,
 ) -> None:
     """Answer one prompt and show the canvas while it fills.
 
-    On a terminal the canvas is redrawn after every forward pass; elsewhere only the finished text is printed. Speed
-    is not reported, since drawing costs time: `bench run` measures. With the lengths of both blocks, [R:48] [A:16], every method fills
-    them as two texts; markers without lengths are for methods that have blocks of their own.
+    On a terminal the canvas is redrawn after every forward pass; elsewhere only the finished text is printed.
+    Speed is not reported, since drawing costs time: `bench run` measures. With the lengths of both blocks,
+    [R:48] [A:16], every method fills them as two texts; markers without lengths are for methods that have
+    blocks of their own.
 
     Example:
 
@@ -79,21 +102,32 @@ def generate_command(
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
     generator = open_engine(entry, weights, chosen, seed=seed, stop_rule=rule).generator
     blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
-    item = _answer(generator, Request(text, generator.canvas(blocks=blocks), blocks=blocks), delay, show=sys.stdout.isatty())
+    item = _answer(
+        generator,
+        Request(text, generator.canvas(blocks=blocks), blocks=blocks),
+        delay,
+        show=sys.stdout.isatty(),
+    )
     _report(item, entry.name)
     if trace is not None:
         _animate(item, entry.name, generator.loaded, trace)
 
 
-def block_settings(settings: Mapping[str, Any], lengths: Mapping[str, int], marked: bool, known: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` with the lengths of the markers, for a method that has blocks (settings ``r_length``, ``a_length``).
+def block_settings(
+    settings: Mapping[str, Any], lengths: Mapping[str, int], marked: bool, known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """``settings`` with the lengths of the markers, for a method that has blocks (settings ``r_length``,
+    ``a_length``).
 
     Raises GenerateError if such a method got neither markers nor lengths, or two lengths for one block.
     """
     if "r_length" not in known:
         return dict(settings)
     if not marked and not {"r_length", "a_length"} & set(settings):
-        raise GenerateError("prompt has no [R] and [A] markers: end it with `[R] [A]`, or give --set r_length=N or --set a_length=N")
+        raise GenerateError(
+            "prompt has no [R] and [A] markers: end it with `[R] [A]`, or give --set r_length=N or --set "
+            "a_length=N"
+        )
     merged = dict(settings)
     for name, length in lengths.items():
         key = f"{name.lower()}_length"
@@ -114,7 +148,9 @@ def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Gen
             live.update(picture(row, tokenizer), refresh=True)
             time.sleep(delay)
 
-        generator.loaded = replace(generator.loaded, held=Held.ready(watched(generator.loaded.backbone, draw)))
+        generator.loaded = replace(
+            generator.loaded, held=Held.ready(watched(generator.loaded.backbone, draw))
+        )
         item = next(iter(generator.run([request], 1)))[0]
         live.update("", refresh=True)
     return item
@@ -132,7 +168,9 @@ def watched(backbone: Backbone, draw: Any) -> Backbone:
 
 
 def picture(row: Row, tokenizer: Any) -> Text:
-    """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph per block."""
+    """The generation region as text: dots where nothing is written, the newest tokens bright, one paragraph
+    per block.
+    """
 
     shown, newest = Text(), max(row.step_map, default=-1)
     for (start, stop), name in zip(row.spans, names_of(row.spans), strict=True):
@@ -144,8 +182,14 @@ def picture(row: Row, tokenizer: Any) -> Text:
                 shown.append(HOLE, style="dim")
                 continue
             token = row.token(position)
-            piece = END if tokenizer.decode([token], skip_special_tokens=True) == "" else pieces(tokenizer, [token])[0]
-            shown.append(piece, style="bold yellow" if row.step_map[position - row.prompt_length] == newest else "")
+            piece = (
+                END
+                if tokenizer.decode([token], skip_special_tokens=True) == ""
+                else pieces(tokenizer, [token])[0]
+            )
+            shown.append(
+                piece, style="bold yellow" if row.step_map[position - row.prompt_length] == newest else ""
+            )
         shown.append("\n")
     return shown
 
@@ -156,7 +200,9 @@ def _report(item: Generation, method: str) -> None:
         raise GenerateError(f"{method} gave no answer: {item.error}")
     typer.echo(item.text)
     useful, rate = item.useful or 0, (item.useful or 0) / row.nfe if row.nfe else 0.0
-    typer.echo(f"{method}: {useful} tokens in {row.nfe} forward passes, {rate:.2f} tokens per forward", err=True)
+    typer.echo(
+        f"{method}: {useful} tokens in {row.nfe} forward passes, {rate:.2f} tokens per forward", err=True
+    )
     if item.status != "ok":
         raise GenerateError(f"{method} ended with status {item.status}: {item.error}")
 

@@ -1,4 +1,6 @@
-"""Sub-commands by entry point (group ``dllm_bench.commands``): listed from their source, imported only when they run."""
+"""Sub-commands by entry point (group ``dllm_bench.commands``): listed from their source, imported only when
+they run.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,21 @@ from typer.main import get_command
 from harness.errors import Interrupted
 
 GROUP = "dllm_bench.commands"
-ORDER = ("run", "list", "decode", "generate", "check", "compare", "report", "trace", "project", "sweep", "suite", "grade", "score")
+ORDER = (
+    "run",
+    "list",
+    "decode",
+    "generate",
+    "check",
+    "compare",
+    "report",
+    "trace",
+    "project",
+    "sweep",
+    "suite",
+    "grade",
+    "score",
+)
 
 
 @cache
@@ -53,7 +69,9 @@ class CommandGroup(TyperGroup):
 def _load(name: str) -> Any:
     found: Any = _points()[name].load()
     if not isinstance(found, typer.Typer):
-        single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        single = typer.Typer(
+            add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+        )
         single.command(name)(found)
         found = single
     command = get_command(found)

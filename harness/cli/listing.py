@@ -16,7 +16,9 @@ from suites.suite import list_suites, load_suite
 
 
 def list_command(
-    what: Annotated[str, typer.Argument(help="methods, suites, models, or one method's name or file.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="methods, suites, models, or one method's name or file.")
+    ] = "all",
 ) -> None:
     """Show what can be run, with every setting, its default and what it does."""
 
@@ -33,7 +35,12 @@ def list_command(
 
 def _methods(console: object) -> None:
 
-    table = Table("method", "what it is", "settings (default)", title="Methods (`bench list NAME` explains the settings)")
+    table = Table(
+        "method",
+        "what it is",
+        "settings (default)",
+        title="Methods (`bench list NAME` explains the settings)",
+    )
     for name in method_names():
         method = load_method(name)
         settings = ", ".join(f"{key} ({default})" for key, _, default, _ in describe(method.decoder.Config))
@@ -53,7 +60,9 @@ def _settings(console: object, name: str) -> None:
 
 def _suites(console: object) -> None:
 
-    table = Table("suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)")
+    table = Table(
+        "suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)"
+    )
     for name in list_suites():
         table.add_row(name, load_suite(name).title)
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,7 +70,18 @@ def _suites(console: object) -> None:
 
 def _models(console: object) -> None:
 
-    table = Table("model", "what it is", "canvas", "companions", title="Known models (any folder or hub id with these layouts works)")
+    table = Table(
+        "model",
+        "what it is",
+        "canvas",
+        "companions",
+        title="Known models (any folder or hub id with these layouts works)",
+    )
     for name, entry in catalog().items():
-        table.add_row(name, entry.summary, str(entry.canvas or ""), ", ".join(f"{key}: {value}" for key, value in entry.companions.items()))
+        table.add_row(
+            name,
+            entry.summary,
+            str(entry.canvas or ""),
+            ", ".join(f"{key}: {value}" for key, value in entry.companions.items()),
+        )
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]

@@ -13,8 +13,11 @@ Wandb = Annotated[
     bool,
     typer.Option(
         "--wandb",
-        help="Log to Weights & Biases too (extra `wandb`); WANDB_MODE=offline needs no network and no account.",
+        help="Log to Weights & Biases too (extra `wandb`); WANDB_MODE=offline needs no network and no "
+        "account.",
         rich_help_panel=STORING,
     ),
 ]
-OutputPath = Annotated[Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.", rich_help_panel=STORING)]
+OutputPath = Annotated[
+    Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.", rich_help_panel=STORING)
+]

@@ -11,7 +11,14 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.cli.options import STORING, OutputPath, Wandb
@@ -64,7 +71,10 @@ def run_command(
         ),
     ] = None,
     suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="Suite (repeatable or comma-separated); see `bench list`.", rich_help_panel=SUITES)
+        list[str] | None,
+        typer.Option(
+            "--suite", help="Suite (repeatable or comma-separated); see `bench list`.", rich_help_panel=SUITES
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -80,16 +90,28 @@ def run_command(
     apply_chat_template: ChatTemplate = None,
     fewshot_as_multiturn: Multiturn = None,
     template: Annotated[
-        str, typer.Option("--template", help="Prompt template of the suite; `bench suite show` lists them.", rich_help_panel=PROMPTS)
+        str,
+        typer.Option(
+            "--template",
+            help="Prompt template of the suite; `bench suite show` lists them.",
+            rich_help_panel=PROMPTS,
+        ),
     ] = "default",
     num_fewshot: Annotated[
         int | None,
         typer.Option(
-            "--num_fewshot", "--num-fewshot", min=0, help="Solved examples in the prompt; default: the suite's.", rich_help_panel=PROMPTS
+            "--num_fewshot",
+            "--num-fewshot",
+            min=0,
+            help="Solved examples in the prompt; default: the suite's.",
+            rich_help_panel=PROMPTS,
         ),
     ] = None,
     fewshot_seed: Annotated[
-        int, typer.Option("--fewshot_seed", "--fewshot-seed", help="Seed that draws them.", rich_help_panel=PROMPTS)
+        int,
+        typer.Option(
+            "--fewshot_seed", "--fewshot-seed", help="Seed that draws them.", rich_help_panel=PROMPTS
+        ),
     ] = 1234,
     batch_size: BatchSize = 1,
     device: Device = None,
@@ -99,27 +121,40 @@ def run_command(
     no_merge: NoMerge = False,
     settings: Settings = None,
     seed: Seed = 0,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Answers per document.", rich_help_panel=TIMING)] = 1,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Answers per document.", rich_help_panel=TIMING)
+    ] = 1,
     protocol: Annotated[
         str,
         typer.Option(
             "--protocol",
-            help="quick: each document once. standard: warm-up per shape until times vary by less than 2% (3 to 20 runs), then 32 of the "
-            "documents timed three times, methods in A B B A order. publish: as standard, all documents three times.",
+            help="quick: each document once. standard: warm-up per shape until times vary by less than 2% (3 "
+            "to 20 runs), then 32 of the "
+            "documents timed three times, methods in A B B A order. publish: as standard, all documents "
+            "three times.",
             rich_help_panel=TIMING,
         ),
     ] = "quick",
     stop_rule: StopRuleOption = "harness",
     output_path: OutputPath = Path("runs"),
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Run again even if a finished or interrupted run is stored.", rich_help_panel=STORING)
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Run again even if a finished or interrupted run is stored.",
+            rich_help_panel=STORING,
+        ),
     ] = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING)
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING),
     ] = None,
     wandb: Wandb = False,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.", rich_help_panel=SUITES)
+        Path | None,
+        typer.Option(
+            "--data-dir", "--data_dir", help="Folder with benchmark data as JSONL.", rich_help_panel=SUITES
+        ),
     ] = None,
     isolate: Isolate = None,
     allow_unsafe_code: Annotated[
@@ -163,7 +198,9 @@ def run_command(
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
     _announce(methods, suites, weights, chosen_limit, isolate)
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
-    asked = Asked(methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate)
+    asked = Asked(
+        methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate
+    )
     with ExitStack() as stack:
         cells: list[Cell] = []
         try:
@@ -180,8 +217,12 @@ def _tell(line: str) -> None:
     Console(stderr=True, soft_wrap=True).print(line, highlight=False, markup=False)
 
 
-def _announce(methods: list[str], suites: list[str], weights: Weights, limit: int | None, isolate: bool | None) -> None:
-    """Say what a hub model will fetch, whether it fits and about how long the run takes, before anything large is fetched."""
+def _announce(
+    methods: list[str], suites: list[str], weights: Weights, limit: int | None, isolate: bool | None
+) -> None:
+    """Say what a hub model will fetch, whether it fits and about how long the run takes, before anything
+    large is fetched.
+    """
     if not on_hub(location(weights.model)):
         return
     tokens = 0
@@ -191,7 +232,14 @@ def _announce(methods: list[str], suites: list[str], weights: Weights, limit: in
         tokens += len(methods) * min(limit or count, count) * (lookup(weights.model).canvas or suite.canvas)
     chosen = [find_method(Wish.parse(text).method, isolate) for text in methods]
     needs = [(method.name, method.decoder.requires) for method in chosen]
-    for line in preview(weights.model, needs, tokens=tokens, adapter=weights.adapter, dtype=weights.dtype, device=weights.device):
+    for line in preview(
+        weights.model,
+        needs,
+        tokens=tokens,
+        adapter=weights.adapter,
+        dtype=weights.dtype,
+        device=weights.device,
+    ):
         _tell(line)
 
 
@@ -199,7 +247,11 @@ def _safe(cells: list[Cell], fresh: bool) -> str:
     """What an interrupted run keeps, and how it is continued."""
     done, wanted = sum(cell.folder.stored for cell in cells), sum(len(cell.keys) for cell in cells)
     stored = f"all {done} finished samples of {wanted} are safe" if cells else "nothing was begun"
-    return f"interrupted; {stored}; the same command{' without --fresh' if fresh else ''} continues with the missing ones"
+    return (
+        f"interrupted; {stored}; the same command{' without --fresh' if fresh else ''} continues "
+        "with the "
+        "missing ones"
+    )
 
 
 def _split(methods: list[str] | None) -> list[str]:
@@ -215,7 +267,13 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
         log = RunLog(cells)
     waiting = [cell for cell in cells if cell.pending]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with ExitStack() as stack:
         jail = None
         if any(cell.suite.needs_code for cell in waiting):
@@ -237,7 +295,9 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
 
 def _glass(cell: Cell) -> str | None:
-    """What a run says of the process that its decoder ran in; None for the project's own in the harness' process."""
+    """What a run says of the process that its decoder ran in; None for the project's own in the harness'
+    process.
+    """
     run = cell.folder.run
     if run.plan.isolated is None:
         return None
@@ -254,11 +314,16 @@ def _show(cells: list[Cell], root: Path) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(render([cell.folder.path for cell in cells]))
-    failed = [cell for cell in cells if cell.folder.run.audit is not None and not cell.folder.run.audit.passed]
+    failed = [
+        cell for cell in cells if cell.folder.run.audit is not None and not cell.folder.run.audit.passed
+    ]
     for cell in failed:
         checks = cell.folder.run.audit.checks if cell.folder.run.audit else []
         names = ", ".join(check.name for check in checks if not check.passed)
-        console.print(f"[red]{cell.method.name} on {cell.suite.name} failed the audit ({names}) and is kept out of tables[/red]")
+        console.print(
+            f"[red]{cell.method.name} on {cell.suite.name} failed the audit ({names}) and is kept out of "
+            "tables[/red]"
+        )
     for cell in cells:
         if line := _glass(cell):
             console.print(line, highlight=False, markup=False)

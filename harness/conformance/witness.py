@@ -27,7 +27,15 @@ from harness.decoding.row import Row
 
 # A greedy decoder commits the likeliest token; anything outside the first ones was not decided by the model.
 LIKELY = 20
-_EVENTS = ("open", "sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers", "gc.get_referents", "socket.connect")
+_EVENTS = (
+    "open",
+    "sys._getframe",
+    "sys._current_frames",
+    "gc.get_objects",
+    "gc.get_referrers",
+    "gc.get_referents",
+    "socket.connect",
+)
 _FRAME_ATTRIBUTES = ("tb_frame", "gi_frame", "gi_code")
 _aten = torch.ops.aten
 
@@ -48,7 +56,9 @@ class Ears:
     @classmethod
     @contextmanager
     def listen(cls, source: Path) -> Iterator[list[str]]:
-        """Collect, as "event detail" texts, what code in ``source`` does itself or through the standard library."""
+        """Collect, as "event detail" texts, what code in ``source`` does itself or through the standard
+        library.
+        """
         if cls._installed is None:
             cls._installed = cls()
             sys.addaudithook(cls._installed._hear)
@@ -91,7 +101,9 @@ def _caller() -> str | None:
 
 
 class Multiplications(TorchDispatchMode):
-    """Multiply-adds of linear layers shaped like the model's body, whoever runs them on whatever copy of the weights."""
+    """Multiply-adds of linear layers shaped like the model's body, whoever runs them on whatever copy of the
+    weights.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -100,7 +112,9 @@ class Multiplications(TorchDispatchMode):
         self.head = backbone._model.lm_head.weight.data_ptr()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         weight, inputs = None, None
         if func is _aten.linear.default:
             inputs, weight = args[0], args[1]
@@ -108,13 +122,20 @@ class Multiplications(TorchDispatchMode):
             inputs, weight = args[0], args[1].t()
         elif func is _aten.addmm.default:
             inputs, weight = args[1], args[2].t()
-        if weight is not None and inputs is not None and tuple(weight.shape) in self.shapes and weight.data_ptr() != self.head:
+        if (
+            weight is not None
+            and inputs is not None
+            and tuple(weight.shape) in self.shapes
+            and weight.data_ptr() != self.head
+        ):
             self.total += inputs.numel() * weight.shape[0]
         return func(*args, **(kwargs or {}))
 
 
 class WatchedBackbone(Backbone):
-    """The same model; remembers what each row was shown, and compares the canvas with what was committed before each pass."""
+    """The same model; remembers what each row was shown, and compares the canvas with what was committed
+    before each pass.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone._model, backbone.device, backbone.dtype)
@@ -126,7 +147,9 @@ class WatchedBackbone(Backbone):
         self.likely: dict[tuple[int, int], set[int]] = defaultdict(set)
         self.faults: list[str] = []
 
-    def forward_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor]:
+    def forward_rows(
+        self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None
+    ) -> dict[int, Tensor]:
         for index in requests:
             self._compare(canvas, index)
         logits = super().forward_rows(canvas, requests, cache)
@@ -134,9 +157,14 @@ class WatchedBackbone(Backbone):
             self.passes[index] += 1
             if len(request.at):
                 best = logits[index].topk(min(LIKELY + 1, logits[index].shape[-1]), dim=-1).indices.tolist()
-                places, length = request.shadow.at if request.shadow is not None else (), canvas.rows[index].length
+                places, length = (
+                    request.shadow.at if request.shadow is not None else (),
+                    canvas.rows[index].length,
+                )
                 for position, ids in zip(request.at, best, strict=True):
-                    self.likely[index, places[position - length] if position >= length else position].update(ids)
+                    self.likely[index, places[position - length] if position >= length else position].update(
+                        ids
+                    )
         return logits
 
     def _compare(self, canvas: Canvas, index: int) -> None:
@@ -144,12 +172,19 @@ class WatchedBackbone(Backbone):
         prompt = self.prompts[index]
         if ids[: len(prompt)] != prompt or row.prompt != prompt:
             self.faults.append(f"prompt of row {index} differs before forward {self.passes[index]}")
-        if ids[len(prompt) : row.length] != [row.token(position) for position in range(len(prompt), row.length)]:
-            self.faults.append(f"canvas.ids of row {index} holds ids that were not committed before forward {self.passes[index]}")
+        if ids[len(prompt) : row.length] != [
+            row.token(position) for position in range(len(prompt), row.length)
+        ]:
+            self.faults.append(
+                f"canvas.ids of row {index} holds ids that were not committed before forward "
+                f"{self.passes[index]}"
+            )
 
 
 class Journal:
-    """Every write of a canvas' rows as it happened: position -> (id, step), and writes that came past commit and revise."""
+    """Every write of a canvas' rows as it happened: position -> (id, step), and writes that came past commit
+    and revise.
+    """
 
     def __init__(self, backbone: WatchedBackbone) -> None:
         self.backbone = backbone
@@ -161,7 +196,9 @@ class Journal:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Wrap ``Row``'s ways of writing for the duration of one decode call."""
-        originals: dict[str, Callable[..., None]] = {name: getattr(Row, name) for name in ("commit", "revise", "_take_back", "_write")}
+        originals: dict[str, Callable[..., None]] = {
+            name: getattr(Row, name) for name in ("commit", "revise", "_take_back", "_write")
+        }
         depth = 0
 
         def door(name: str) -> Callable[..., None]:
@@ -181,13 +218,22 @@ class Journal:
 
         def take_back(row: Row, at: Sequence[int]) -> None:
             originals["_take_back"](row, at)
-            self.past += [f"row {row.index} position {position} was taken back past revise" for position in at if depth == 0]
+            self.past += [
+                f"row {row.index} position {position} was taken back past revise"
+                for position in at
+                if depth == 0
+            ]
             for position in at:
                 self.final.pop((row.index, position), None)
                 self.guesses.pop((row.index, position), None)
 
         with ExitStack() as stack:
-            for name, replacement in {"commit": door("commit"), "revise": door("revise"), "_take_back": take_back, "_write": write}.items():
+            for name, replacement in {
+                "commit": door("commit"),
+                "revise": door("revise"),
+                "_take_back": take_back,
+                "_write": write,
+            }.items():
                 setattr(Row, name, replacement)
                 stack.callback(setattr, Row, name, originals[name])
             yield
@@ -203,9 +249,17 @@ class Journal:
             likely = self.backbone.likely.get((row.index, position))
             self.guesses.pop((row.index, position), None)
             # End-of-text behind an end-of-text is no part of the answer.
-            padding = row.eos_position is not None and row.eos_position < position and row.ends_answer(position, token)
+            padding = (
+                row.eos_position is not None
+                and row.eos_position < position
+                and row.ends_answer(position, token)
+            )
             if not padding and (likely is None or token not in likely):
-                why = f"id {token} is not among the {LIKELY} likeliest" if likely else "its logits were never asked for"
+                why = (
+                    f"id {token} is not among the {LIKELY} likeliest"
+                    if likely
+                    else "its logits were never asked for"
+                )
                 self.guesses[row.index, position] = f"row {row.index} position {position}: {why}"
 
     def differences(self, canvas: Canvas) -> list[str]:
@@ -216,7 +270,10 @@ class Journal:
                 position = row.prompt_length + slot
                 known = self.final.get((row.index, position), (row.fill_id, -1))
                 if known != (token, step):
-                    found.append(f"row {row.index} position {position}: id {token} of forward {step}, written was {known[0]} by {known[1]}")
+                    found.append(
+                        f"row {row.index} position {position}: id {token} of forward {step}, written was "
+                        f"{known[0]} by {known[1]}"
+                    )
         return found
 
 

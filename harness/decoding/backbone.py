@@ -30,7 +30,9 @@ FORWARD_LIMIT = 40
 
 @dataclass
 class Watch:
-    """Forward passes seen by a hook on the model: ``shapes`` holds the [rows, positions] of each, padding included."""
+    """Forward passes seen by a hook on the model: ``shapes`` holds the [rows, positions] of each, padding
+    included.
+    """
 
     shapes: list[tuple[int, int]] = field(default_factory=list)
 
@@ -79,11 +81,17 @@ class Backbone:
         finally:
             self._watches.remove(seen)
 
-    def score(self, ids: Tensor, causal: bool = False, at: tuple[Tensor, Tensor] | None = None, seen: Tensor | None = None) -> Tensor:
+    def score(
+        self,
+        ids: Tensor,
+        causal: bool = False,
+        at: tuple[Tensor, Tensor] | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """Raw, unshifted logits [batch, length, vocab] for likelihoods; not part of any decode call.
 
-        ``at``: (rows, positions) to multiply with the head, giving [chosen, vocab]. ``seen``: keys that count, [batch, 1, 1, length];
-        padding on the right needs it unless the pass is causal.
+        ``at``: (rows, positions) to multiply with the head, giving [chosen, vocab]. ``seen``: keys that
+        count, [batch, 1, 1, length]; padding on the right needs it unless the pass is causal.
         """
         length = ids.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril() if causal else None
@@ -93,7 +101,9 @@ class Backbone:
         return self._model.head(hidden if at is None else hidden[at])
 
     def new_cache(self, canvas: Canvas) -> KVCache:
-        """An empty store for every row of the canvas. Its buffers are reused from call to call, at the same addresses."""
+        """An empty store for every row of the canvas. Its buffers are reused from call to call, at the same
+        addresses.
+        """
         rows, capacity = len(canvas.rows), canvas.ids.shape[1]
         if self._cache is not None and self._cache() is not None:
             return KVCache(self.spec, rows, capacity, self.dtype, self.device)
@@ -111,7 +121,9 @@ class Backbone:
         return self.forward_rows(canvas, {row: request}, cache)[row]
 
     @torch.inference_mode()
-    def answer_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor | Candidates]:
+    def answer_rows(
+        self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None
+    ) -> dict[int, Tensor | Candidates]:
         """One forward pass for several rows: what each request wants, logits or candidates."""
         logits = self.forward_rows(canvas, requests, cache)
         if all(request.want is None for request in requests.values()):
@@ -122,11 +134,13 @@ class Backbone:
         return found
 
     @torch.inference_mode()
-    def forward_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None) -> dict[int, Tensor]:
+    def forward_rows(
+        self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None
+    ) -> dict[int, Tensor]:
         """One forward pass for several rows: aligned logits [len(at), vocab] for each.
 
-        Raises ValueError for positions outside the row, misuse of the store, an assumed token that is not fed, or logits that what is fed
-        cannot give (the shift needs the position before).
+        Raises ValueError for positions outside the row, misuse of the store, an assumed token that is not
+        fed, or logits that what is fed cannot give (the shift needs the position before).
         """
         meter = canvas.meter
         started = meter.now()
@@ -155,14 +169,18 @@ class Backbone:
         if plain:
             batch = Batch(canvas, self._model, plain, cache)
             ready = meter.now()
-            hidden |= batch.hidden(self._model.hidden(batch.ids, batch.positions, None, batch.attend, batch.longest))
+            hidden |= batch.hidden(
+                self._model.hidden(batch.ids, batch.positions, None, batch.attend, batch.longest)
+            )
             meter.spent("model", ready)
             meter.calls += 1
         for part in layered:
             assert cache is not None
             ids = canvas.ids[part.row, torch.tensor(list(part.feed), device=canvas.ids.device)]
             ready = meter.now()
-            hidden[part.row], counts[part.row] = run_layers(self._model, ids, part.feed, part.request.layers, cache, part.row)
+            hidden[part.row], counts[part.row] = run_layers(
+                self._model, ids, part.feed, part.request.layers, cache, part.row
+            )
             meter.spent("model", ready)
             meter.calls += 1
         return hidden, counts
@@ -172,11 +190,15 @@ class Backbone:
         sizes = [len(rows) for rows in chosen.values()]
         if not any(sizes):
             return {row: rows.new_empty(0, self.spec.vocab_size) for row, rows in chosen.items()}
-        together = self._model.head(torch.cat(list(chosen.values())) if len(sizes) > 1 else next(iter(chosen.values())))
+        together = self._model.head(
+            torch.cat(list(chosen.values())) if len(sizes) > 1 else next(iter(chosen.values()))
+        )
         return dict(zip(chosen, together.split(sizes), strict=True))
 
     def _part(self, canvas: Canvas, index: int, request: Forward, cache: KVCache | None) -> Part:
-        """The request with its positions resolved, and the store made ready for it. ValueError for what cannot be done."""
+        """The request with its positions resolved, and the store made ready for it. ValueError for what
+        cannot be done.
+        """
         row = canvas.rows[index]
         if request.mask == FULL and self.spec.attention == "block_causal":
             request = replace(request, mask=own_blocks(self.spec, row.prompt_length))
@@ -190,36 +212,69 @@ class Backbone:
         part = resolve(canvas, index, request, cache)
         if cache is not None and request.cached and request.layers is None:
             # What is set aside cannot protect positions that are already kept.
-            cache.check(index, part.feed, [] if request.trial else part.keep, None if request.see is None else part.stored)
+            cache.check(
+                index,
+                part.feed,
+                [] if request.trial else part.keep,
+                None if request.see is None else part.stored,
+            )
         return part
 
     def _check(self, row: Row, request: Forward, cache: KVCache | None) -> None:
         feed = positions_of(request.feed)
         if not len(feed) or feed[0] < 0 or feed[-1] >= row.length:
-            raise ValueError(f"feed {request.feed} is empty or outside row {row.index} of length {row.length}")
+            raise ValueError(
+                f"feed {request.feed} is empty or outside row {row.index} of length {row.length}"
+            )
         behind = [position for position in feed if position >= row.prompt_length]
         for position, token in (request.assume or {}).items():
             if not (position in behind and 0 <= token < self.spec.vocab_size):
-                raise ValueError(f"assumed token {token} at {position}: only fed positions behind the prompt and known ids can be assumed")
+                raise ValueError(
+                    f"assumed token {token} at {position}: only fed positions behind the prompt and known "
+                    "ids can be assumed"
+                )
         if stray := [position for position in request.soft if position not in behind]:
-            raise ValueError(f"soft input at {stray[0]}: only fed positions behind the prompt can be mixtures")
-        if request.shadow is not None and any(not 0 <= position < row.length for position in request.shadow.at):
+            raise ValueError(
+                f"soft input at {stray[0]}: only fed positions behind the prompt can be mixtures"
+            )
+        if request.shadow is not None and any(
+            not 0 <= position < row.length for position in request.shadow.at
+        ):
             raise ValueError(f"shadow rows stand for positions of the row, [0, {row.length})")
-        if request.level is not None and not (feed[0] == 0 and self.spec.data_tokens <= request.level < self.spec.vocab_size):
-            raise ValueError(f"noise level {request.level}: this model has {self.spec.noise_levels}, and feed must start at 0")
-        stores = request.keep is not None or request.see is not None or request.trial or request.adopt is not None
+        if request.level is not None and not (
+            feed[0] == 0 and self.spec.data_tokens <= request.level < self.spec.vocab_size
+        ):
+            raise ValueError(
+                f"noise level {request.level}: this model has {self.spec.noise_levels}, and feed must "
+                "start at 0"
+            )
+        stores = (
+            request.keep is not None or request.see is not None or request.trial or request.adopt is not None
+        )
         if (cache is None or not request.cached) and (stores or request.layers is not None):
-            raise ValueError("keep, see, layers, trial and adopt need a store: return true from uses_cache and leave cached as it is")
+            raise ValueError(
+                "keep, see, layers, trial and adopt need a store: return true from uses_cache and leave "
+                "cached as it is"
+            )
         if request.layers is not None and self.spec.attention == "block_causal":
-            raise ValueError("a policy inside the layers attends to everything; this model attends block by block: choose another cache")
-        if request.layers is not None and (request.shadow or request.soft or request.assume or request.trial or request.mask != FULL):
-            raise ValueError("a policy inside the layers works on the canvas as it is: no shadow, soft, assume, trial or mask")
+            raise ValueError(
+                "a policy inside the layers attends to everything; this model attends block by block: choose "
+                "another cache"
+            )
+        if request.layers is not None and (
+            request.shadow or request.soft or request.assume or request.trial or request.mask != FULL
+        ):
+            raise ValueError(
+                "a policy inside the layers works on the canvas as it is: no shadow, soft, assume, trial "
+                "or mask"
+            )
         if request.trial and request.keep is not None and not isinstance(positions_of(request.keep), range):
             raise ValueError("a trial sets one span aside: keep must be a span")
 
     def _select(self, hidden: Tensor, part: Part, length: int, cache: KVCache | None) -> Tensor:
         shift = 1 if self.spec.shift else 0
-        # Position 0 has no predecessor; Dream itself predicts it from its own place. Shadow rows follow the row as if it went on.
+        # Position 0 has no predecessor; Dream itself predicts it from its own place. Shadow rows follow the
+        # row as if it went on.
         sources = [max(position - shift, 0) for position in part.request.at]
         feed = part.feed
         if sources and isinstance(feed, range) and feed.start <= min(sources) and max(sources) < feed.stop:
@@ -231,13 +286,21 @@ class Backbone:
         slots |= {length + k: len(feed) + k for k in range(part.shadows)}
         found = []
         for position in sources:
-            source = hidden[slots[position]] if position in slots else cache.edge(part.row, position) if cache is not None else None
+            source = (
+                hidden[slots[position]]
+                if position in slots
+                else cache.edge(part.row, position)
+                if cache is not None
+                else None
+            )
             if source is None:
                 raise ValueError(f"what is fed gives no logits for position {position + shift}")
             found.append(source)
         return torch.stack(found) if found else hidden[:0]
 
-    def _settle(self, canvas: Canvas, hidden: Tensor, part: Part, cache: KVCache | None, count: LayerCount | None) -> None:
+    def _settle(
+        self, canvas: Canvas, hidden: Tensor, part: Part, cache: KVCache | None, count: LayerCount | None
+    ) -> None:
         request, row = part.request, part.row
         before = cache.length(row) if cache is not None and request.cached else 0
         before = before if request.see is None else len(part.stored)
@@ -245,18 +308,36 @@ class Backbone:
             self._store(hidden, part, cache)
         meter = canvas.meter
         if count is None:
-            meter.record(row, (part.size, before, len(part.keep)), part.keys, spans_of(part.feed), part.size * self.products)
+            meter.record(
+                row,
+                (part.size, before, len(part.keep)),
+                part.keys,
+                spans_of(part.feed),
+                part.size * self.products,
+            )
             return
         rows = [len(positions) for positions in count.queries]
         queries = [spans_of(positions) for positions in count.queries]
         queries = queries[0] if part.request.layers.uniform else queries
-        meter.record(row, (rows[-1], before, rows[-1]), part.keys, queries, count.products, rows[0], sum(rows) / len(rows))
+        meter.record(
+            row,
+            (rows[-1], before, rows[-1]),
+            part.keys,
+            queries,
+            count.products,
+            rows[0],
+            sum(rows) / len(rows),
+        )
 
     def _store(self, hidden: Tensor, part: Part, cache: KVCache) -> None:
         keep = part.keep
         edges = {}
         if self.spec.shift:
-            slots = {position: slot for slot, position in enumerate(part.feed)} if not isinstance(part.feed, range) else None
+            slots = (
+                {position: slot for slot, position in enumerate(part.feed)}
+                if not isinstance(part.feed, range)
+                else None
+            )
             for _, stop in spans_of(keep):
                 edges[stop - 1] = hidden[stop - 1 - part.feed[0] if slots is None else slots[stop - 1]]
         if part.request.trial:

@@ -1,7 +1,8 @@
 """Several rows' requests as the inputs of one forward pass, without padding.
 
-Rows that feed the same span behind the same stored prefix share one rectangular batch. All others are packed end to end into one
-sequence: the linear layers see every token once, and attention runs row by row over views of the store, so nothing is padded or copied.
+Rows that feed the same span behind the same stored prefix share one rectangular batch. All others are packed
+end to end into one sequence: the linear layers see every token once, and attention runs row by row over views
+of the store, so nothing is padded or copied.
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ class Part:
 
     @property
     def gapless(self) -> bool:
-        """Whether what is stored and what is fed are all positions up to the last (or, without a store, one stretch)."""
-        return len(self.feed) + len(self.stored) == self.last + 1 if self.request.cached else not len(self.stored)
+        """Whether what is stored and what is fed are all positions up to the last (or, without a store, one
+        stretch).
+        """
+        return (
+            len(self.feed) + len(self.stored) == self.last + 1
+            if self.request.cached
+            else not len(self.stored)
+        )
 
     @property
     def keys(self) -> int:
@@ -68,7 +75,11 @@ def resolve(canvas: Canvas, row: int, request: Forward, cache: KVCache | None) -
         seen = range(canvas.rows[row].length) if request.see is None else positions_of(request.see)
         if isinstance(feed, range) and not valid.others and isinstance(seen, range) and seen.start == 0:
             top = min(valid.prefix, seen.stop)
-            stored = range(min(top, feed.start)) if feed.stop >= top else [*range(feed.start), *range(feed.stop, top)]
+            stored = (
+                range(min(top, feed.start))
+                if feed.stop >= top
+                else [*range(feed.start), *range(feed.stop, top)]
+            )
         else:
             fed = set(feed)
             stored = [position for position in valid.among(seen) if position not in fed]
@@ -78,10 +89,18 @@ def resolve(canvas: Canvas, row: int, request: Forward, cache: KVCache | None) -
 class Batch:
     """Inputs of one forward pass over ``parts``, and each part's share of what comes out."""
 
-    def __init__(self, canvas: Canvas, model: Transformer, parts: Sequence[Part], cache: KVCache | None) -> None:
+    def __init__(
+        self, canvas: Canvas, model: Transformer, parts: Sequence[Part], cache: KVCache | None
+    ) -> None:
         self.canvas, self.parts = canvas, parts
         self.cache = cache if any(part.request.cached for part in parts) else None
-        self.longest = max(max(part.feed[-1], *(part.request.shadow.at if part.request.shadow else [0])) for part in parts) + 1
+        self.longest = (
+            max(
+                max(part.feed[-1], *(part.request.shadow.at if part.request.shadow else [0]))
+                for part in parts
+            )
+            + 1
+        )
         self.uniform = self._alike()
         self.attend = self._rectangle() if self.uniform else self._packed()
         self._assume(model)
@@ -111,7 +130,10 @@ class Batch:
         assert isinstance(first.feed, range)
         rows = [part.row for part in self.parts]
         ids = self.canvas.ids if len(rows) == len(self.canvas.rows) else self.canvas.ids[rows]
-        self.ids, self.positions = ids[:, first.feed.start : first.feed.stop], slice(first.feed.start, first.feed.stop)
+        self.ids, self.positions = (
+            ids[:, first.feed.start : first.feed.stop],
+            slice(first.feed.start, first.feed.stop),
+        )
         keys = _span(first, self.cache is not None)
         masks = [_dense(part, keys, ids.device) for part in self.parts]
         mask = None
@@ -135,7 +157,10 @@ class Batch:
             places += where
             segments.append(Segment(part, start, self.cache if part.request.cached else None, device))
             start += part.size
-        self.ids, self.positions = torch.cat(pieces).unsqueeze(0), torch.tensor(places, device=device).unsqueeze(0)
+        self.ids, self.positions = (
+            torch.cat(pieces).unsqueeze(0),
+            torch.tensor(places, device=device).unsqueeze(0),
+        )
         return Packed(segments)
 
     def _assume(self, model: Transformer) -> None:
@@ -171,7 +196,9 @@ def _span(part: Part, cached: bool) -> range:
 def _dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | None:
     """[fed, keys] of what fed positions may see of ``keys``, None if they see everything."""
     mask = part.request.mask
-    if isinstance(mask, Full) or mask.trivial((part.feed[0], part.feed[-1]), (min(keys), max(keys)), part.prompt):
+    if isinstance(mask, Full) or mask.trivial(
+        (part.feed[0], part.feed[-1]), (min(keys), max(keys)), part.prompt
+    ):
         return None
     query, key = _tensor(part.feed, device), _tensor(keys, device)
     return mask.allowed(query.unsqueeze(1), key.unsqueeze(0), part.prompt)
@@ -204,7 +231,11 @@ class Segment:
     def __init__(self, part: Part, start: int, cache: KVCache | None, device: torch.device) -> None:
         self.part, self.cache, self.span = part, cache, slice(start, start + part.size)
         self.fed = len(part.feed)
-        self.write = slice(part.feed.start, part.feed.stop) if isinstance(part.feed, range) else _tensor(part.feed, device)
+        self.write = (
+            slice(part.feed.start, part.feed.stop)
+            if isinstance(part.feed, range)
+            else _tensor(part.feed, device)
+        )
         self.keys: Sequence[int] = part.feed
         if cache is not None:
             self.keys = range(part.last + 1)
@@ -212,7 +243,10 @@ class Segment:
 
     def _mask(self, device: torch.device) -> Tensor | None:
         part = self.part
-        mask, visible = _dense(part, self.keys, device), torch.ones(len(self.keys), dtype=torch.bool, device=device)
+        mask, visible = (
+            _dense(part, self.keys, device),
+            torch.ones(len(self.keys), dtype=torch.bool, device=device),
+        )
         if self.cache is not None and not part.gapless:
             visible = torch.zeros_like(visible)
             visible[_tensor(part.feed, device)] = True
@@ -221,22 +255,35 @@ class Segment:
         shadow = part.request.shadow
         if shadow is None:
             return mask
-        # Canvas queries never see shadow rows; those see their own group, and of the canvas what their own mask allows.
-        canvas = torch.ones(self.fed, len(self.keys), dtype=torch.bool, device=device) if mask is None else mask
-        own = shadow.mask.allowed(_tensor(shadow.at, device).unsqueeze(1), _tensor(self.keys, device).unsqueeze(0), part.prompt) & visible
+        # Canvas queries never see shadow rows; those see their own group, and of the canvas what their own
+        # mask allows.
+        canvas = (
+            torch.ones(self.fed, len(self.keys), dtype=torch.bool, device=device) if mask is None else mask
+        )
+        own = (
+            shadow.mask.allowed(
+                _tensor(shadow.at, device).unsqueeze(1), _tensor(self.keys, device).unsqueeze(0), part.prompt
+            )
+            & visible
+        )
         blind = torch.zeros(self.fed, part.shadows, dtype=torch.bool, device=device)
         group = torch.arange(part.shadows, device=device) * shadow.groups // part.shadows
         return torch.cat([torch.cat([canvas, blind], 1), torch.cat([own, group.unsqueeze(1) == group], 1)])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[1, heads, size, head_dim] of this row, from the packed pass' projections [1, heads, total, head_dim]."""
+        """[1, heads, size, head_dim] of this row, from the packed pass' projections [1, heads, total,
+        head_dim].
+        """
         query, key, value = query[:, :, self.span], key[:, :, self.span], value[:, :, self.span]
         if self.cache is not None:
             keys, values = self.cache.keys[layer][self.part.row], self.cache.values[layer][self.part.row]
             keys[self.write] = key[0, :, : self.fed].transpose(0, 1)
             values[self.write] = value[0, :, : self.fed].transpose(0, 1)
             shadow_key, shadow_value = key[:, :, self.fed :], value[:, :, self.fed :]
-            key, value = keys[: len(self.keys)].transpose(0, 1)[None], values[: len(self.keys)].transpose(0, 1)[None]
+            key, value = (
+                keys[: len(self.keys)].transpose(0, 1)[None],
+                values[: len(self.keys)].transpose(0, 1)[None],
+            )
             if self.part.shadows:
                 key, value = torch.cat([key, shadow_key], 2), torch.cat([value, shadow_value], 2)
         return attention(query, key, value, self.mask)

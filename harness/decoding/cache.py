@@ -1,8 +1,9 @@
 """The store of keys and values: write at positions, keep any of them, replace in place.
 
-Every position has its own place in the buffers, so nothing is concatenated or copied. A pass writes the keys of what it feeds; ``keep``
-decides which of them stay valid afterwards. Exact (block-causal) and approximate (prefix, dual, scattered) uses share this class.
-What-if passes (trials) set their keys aside; one of them may be adopted, the others are forgotten.
+Every position has its own place in the buffers, so nothing is concatenated or copied. A pass writes the keys
+of what it feeds; ``keep`` decides which of them stay valid afterwards. Exact (block-causal) and approximate
+(prefix, dual, scattered) uses share this class. What-if passes (trials) set their keys aside; one of them may
+be adopted, the others are forgotten.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from harness.model.spec import ModelSpec
 
 @dataclass
 class Trial:
-    """What one what-if pass would store: copies [layers, 2, span, kv_heads, head_dim] and the last hidden state."""
+    """What one what-if pass would store: copies [layers, 2, span, kv_heads, head_dim] and the last hidden
+    state.
+    """
 
     kept: Span
     content: Tensor
@@ -31,7 +34,8 @@ class Trial:
 class Valid:
     """Which positions of one row are stored: all before ``prefix``, and ``others`` behind it.
 
-    ``edges``: final hidden state of the last position of each stored stretch (a model with shifted predictions needs it).
+    ``edges``: final hidden state of the last position of each stored stretch (a model with shifted
+    predictions needs it).
     """
 
     prefix: int = 0
@@ -65,7 +69,8 @@ class Valid:
 class KVCache:
     """Buffers [rows, capacity, kv_heads, head_dim] per layer, keys after RoPE.
 
-    ``buffers`` (keys, values) may be those of an earlier cache of at least this size, whose places in memory stay the same.
+    ``buffers`` (keys, values) may be those of an earlier cache of at least this size, whose places in memory
+    stay the same.
     """
 
     def __init__(
@@ -79,7 +84,10 @@ class KVCache:
     ) -> None:
         shape = (rows, capacity, spec.num_kv_heads, spec.head_dim)
         if buffers is None:
-            buffers = tuple([torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)] for _ in range(2))  # pyright: ignore[reportAssignmentType]
+            buffers = tuple(
+                [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
+                for _ in range(2)
+            )  # pyright: ignore[reportAssignmentType]
         assert buffers is not None
         self.keys = [buffer[:rows] for buffer in buffers[0]]
         self.values = [buffer[:rows] for buffer in buffers[1]]
@@ -100,17 +108,32 @@ class KVCache:
         return self.valid[row].edges.get(position)
 
     def check(self, row: int, feed: Sequence[int], keep: Sequence[int], see: Sequence[int] | None) -> None:
-        """ValueError for a pass that overwrites stored keys without keeping them, keeps what is not fed, or leaves a hole unseen."""
+        """ValueError for a pass that overwrites stored keys without keeping them, keeps what is not fed, or
+        leaves a hole unseen.
+        """
         valid, fed = self.valid[row], set(feed)
         if stray := [position for position in keep if position not in fed]:
             raise ValueError(f"keep names position {stray[0]}, which is not fed: feed it or leave it out")
         kept = set(keep)
         if lost := [position for position in valid.among(feed) if position not in kept]:
-            raise ValueError(f"the pass overwrites the stored position {lost[0]} without keeping it: name it in keep, or ask for fresh")
+            raise ValueError(
+                f"the pass overwrites the stored position {lost[0]} without keeping it: name it in keep, or "
+                "ask for fresh"
+            )
         if see is None:
-            hole = next((position for position in range(valid.prefix, feed[-1]) if position not in fed and position not in valid), None)
+            hole = next(
+                (
+                    position
+                    for position in range(valid.prefix, feed[-1])
+                    if position not in fed and position not in valid
+                ),
+                None,
+            )
             if hole is not None:
-                raise ValueError(f"position {hole} is neither fed nor stored: feed it, or name in see what may be attended to")
+                raise ValueError(
+                    f"position {hole} is neither fed nor stored: feed it, or name in see what may be "
+                    "attended to"
+                )
 
     def mark(self, row: int, kept: Sequence[int], edge: dict[int, Tensor]) -> None:
         """Make kept positions valid; ``edge``: hidden states of the last positions of kept stretches."""
@@ -120,13 +143,19 @@ class KVCache:
         valid.edges.update(edge)
 
     def set_aside(self, row: int, kept: Span, edge: Tensor | None) -> None:
-        """Copy the span that the pass just wrote, as the row's next trial; the store itself stays as it was."""
+        """Copy the span that the pass just wrote, as the row's next trial; the store itself stays as it
+        was.
+        """
         span = slice(*kept)
-        layers = [torch.stack([keys[row, span], values[row, span]]) for keys, values in zip(self.keys, self.values, strict=True)]
+        layers = [
+            torch.stack([keys[row, span], values[row, span]])
+            for keys, values in zip(self.keys, self.values, strict=True)
+        ]
         self._trials[row].append(Trial(kept, torch.stack(layers), edge))
 
     def settle_trials(self, row: int, adopt: int | None, go_on: bool) -> None:
-        """Before a pass: keep one trial's span if asked to; trials end with an adoption or a pass that is none.
+        """Before a pass: keep one trial's span if asked to; trials end with an adoption or a pass that is
+        none.
 
         Raises ValueError for a trial that was not run.
         """
@@ -137,6 +166,8 @@ class KVCache:
             chosen, span = trials[adopt], slice(*trials[adopt].kept)
             for keys, values, content in zip(self.keys, self.values, chosen.content, strict=True):
                 keys[row, span], values[row, span] = content[0], content[1]
-            self.mark(row, range(*chosen.kept), {} if chosen.edge is None else {chosen.kept[1] - 1: chosen.edge})
+            self.mark(
+                row, range(*chosen.kept), {} if chosen.edge is None else {chosen.kept[1] - 1: chosen.edge}
+            )
         if adopt is not None or not go_on:
             trials.clear()

@@ -1,4 +1,5 @@
-"""What a decoder asks for instead of logits: the best token at each position, how probable it is, and a score to rank by.
+"""What a decoder asks for instead of logits: the best token at each position, how probable it is, and a score
+to rank by.
 
 The harness computes it for all rows of a pass at once, on the device, and brings it to the host in one copy.
 """
@@ -33,7 +34,9 @@ class Candidates:
 
 
 def ranking(probs: Tensor, score: Score) -> Tensor | None:
-    """Score [k] of ``probs`` [k, vocab], larger is surer: margin, or negative entropy in nats; None where it is the probability itself."""
+    """Score [k] of ``probs`` [k, vocab], larger is surer: margin, or negative entropy in nats; None where it
+    is the probability itself.
+    """
     if score == "neg_entropy":
         return (probs * torch.log(probs + 1e-10)).sum(-1)
     if score == "margin":
@@ -55,7 +58,8 @@ def greedy(logits: Tensor, mask_id: int | None, want: Want) -> Candidates:
 def without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
     """``probs`` [k, vocab] with nothing on the mask id; it may be changed in place.
 
-    Where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next to nothing.
+    Where the mask id took all of the probability: the other tokens' shares among themselves, scaled to next
+    to nothing.
     """
     probs[:, mask_id] = 0.0
     if not len(probs) or probs.sum(-1).all():
@@ -66,15 +70,21 @@ def without_mask(probs: Tensor, logits: Tensor, mask_id: int) -> Tensor:
     return torch.where(probs.sum(-1, keepdim=True) > 0, probs, rest.softmax(-1, dtype=probs.dtype) * tiny)
 
 
-def answers(logits: Mapping[int, Tensor], wants: Mapping[int, Want | None], mask_id: int | None) -> dict[int, Tensor | Candidates]:
-    """What each row asked for: its logits [k, vocab], or candidates on the host, computed together for rows that want the same."""
+def answers(
+    logits: Mapping[int, Tensor], wants: Mapping[int, Want | None], mask_id: int | None
+) -> dict[int, Tensor | Candidates]:
+    """What each row asked for: its logits [k, vocab], or candidates on the host, computed together for rows
+    that want the same.
+    """
     found: dict[int, Tensor | Candidates] = {row: rows for row, rows in logits.items() if wants[row] is None}
     for want in dict.fromkeys(wants.values()):
         rows = [row for row in logits if wants[row] == want]
         if want is None or not rows:
             continue
         sizes = [len(logits[row]) for row in rows]
-        both = greedy(logits[rows[0]] if len(rows) == 1 else torch.cat([logits[row] for row in rows]), mask_id, want)
+        both = greedy(
+            logits[rows[0]] if len(rows) == 1 else torch.cat([logits[row] for row in rows]), mask_id, want
+        )
         parts = zip(*(part.split(sizes) for part in _host(both)), strict=True)
         found |= {row: Candidates(*part) for row, part in zip(rows, parts, strict=True)}
     return found

@@ -2,7 +2,8 @@
 
 A row is a prompt followed by ``new_tokens`` unwritten positions. Positions are row coordinates
 (0 = first prompt token) whatever the batch; the padding that batching needs stays in here.
-A suite or a method that wants several texts side by side divides the row into blocks; each then ends on its own.
+A suite or a method that wants several texts side by side divides the row into blocks; each then ends on its
+own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Canvas:
         stops: StopStrings | None = None,
     ) -> None:
         fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
-        self.rules = Rules(new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block, stops)
+        self.rules = Rules(
+            new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block, stops
+        )
         self.meter = Meter(len(prompts), device)
         width = max(len(prompt) for prompt in prompts) + new_tokens
         self.ids = torch.full((len(prompts), width), fill_id, dtype=torch.long, device=device)

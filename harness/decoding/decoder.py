@@ -18,14 +18,18 @@ from harness.decoding.row import Row
 from harness.model.spec import ModelSpec
 
 Program = Generator[Forward, Any, None]
-"""One row's decoding: yields requests, receives logits [len(at), vocab] or what the request wants instead, commits tokens."""
+"""One row's decoding: yields requests, receives logits [len(at), vocab] or what the request wants instead,
+commits tokens.
+"""
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     """Settings that every decoder has."""
 
-    max_new_tokens: Annotated[int | None, Field(gt=0, description="canvas length in tokens; default: the suite's or model's")] = None
+    max_new_tokens: Annotated[
+        int | None, Field(gt=0, description="canvas length in tokens; default: the suite's or model's")
+    ] = None
     temperature: Annotated[float, Field(ge=0.0, description="0 = greedy")] = 0.0
     top_p: Annotated[float | None, Field(gt=0.0, le=1.0, description="nucleus filter")] = None
     top_k: Annotated[int | None, Field(gt=0, description="keep the k likeliest tokens")] = None
@@ -61,7 +65,9 @@ class RowDecoder:
         return False
 
     def check(self, spec: ModelSpec, config: Any, new_tokens: int) -> None:
-        """Raise SettingError for settings that do not suit this model or a canvas of ``new_tokens``; asked before any work."""
+        """Raise SettingError for settings that do not suit this model or a canvas of ``new_tokens``; asked
+        before any work.
+        """
 
     def decode_row(self, row: Row, spec: ModelSpec, config: Any) -> Program:
         """Yield ``Forward`` requests for one row, receive logits [len(at), vocab], commit tokens."""
@@ -79,7 +85,9 @@ class RowDecoder:
                 _advance(requests, index, programs[index], found[index], canvas.rows[index])
 
 
-def _advance(requests: dict[int, Forward], index: int, program: Program, answer: Tensor | Candidates | None, row: Row) -> None:
+def _advance(
+    requests: dict[int, Forward], index: int, program: Program, answer: Tensor | Candidates | None, row: Row
+) -> None:
     requests.pop(index, None)
     try:
         request = next(program) if answer is None else program.send(answer)

@@ -1,4 +1,6 @@
-"""Rows of several texts side by side, such as a reasoning and an answer; each of these blocks ends on its own."""
+"""Rows of several texts side by side, such as a reasoning and an answer; each of these blocks ends on its
+own.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Divided:
         return position < self.prompt_length or self._step[position - self.prompt_length] >= 0
 
     def ends_answer(self, position: int, token: int) -> bool:
-        """Whether ``token`` at ``position`` would be the end-of-text behind which nothing is left to say: the last block's."""
+        """Whether ``token`` at ``position`` would be the end-of-text behind which nothing is left to say: the
+        last block's.
+        """
         return token in self._rules.eos_ids and position >= self.spans[-1][0]
 
     @property
@@ -37,12 +41,14 @@ class Divided:
 
     @property
     def finals(self) -> list[Span]:
-        """The part of each block that is answer: up to and including its first end-of-text or stop string, the whole block
-        without one; of an abandoned block what lies before its first hole."""
+        """The part of each block that is answer: up to and including its first end-of-text or stop string,
+        the whole block without one; of an abandoned block what lies before its first hole."""
         return [(start, self._final(index, start, stop)) for index, (start, stop) in enumerate(self.spans)]
 
     def _text_end(self, start: int, stop: int) -> int | None:
-        """Behind the first stop string of the text that begins at ``start``, up to its first hole; what was searched is remembered."""
+        """Behind the first stop string of the text that begins at ``start``, up to its first hole; what was
+        searched is remembered.
+        """
         stops = self._rules.stops
         if stops is None or self._rules.stop_rule != "harness":
             return None
@@ -74,15 +80,18 @@ class Divided:
         return stop
 
     def divide(self, lengths: Sequence[int]) -> None:
-        """Split the generation region into consecutive blocks, each an answer text with an end-of-text of its own.
+        """Split the generation region into consecutive blocks, each an answer text with an end-of-text of its
+        own.
 
         The region ends behind the last block. The early exit then waits for every block, and the text of the
-        answer is that of all blocks in order. Raises CanvasError for an empty block, for blocks longer than the
-        region, and once tokens are written.
+        answer is that of all blocks in order. Raises CanvasError for an empty block, for blocks longer than
+        the region, and once tokens are written.
         """
         total = sum(lengths)
         if not lengths or min(lengths) < 1 or total > self._end - self.prompt_length:
-            raise CanvasError(f"blocks of {list(lengths)} tokens do not divide a region of {self._end - self.prompt_length}")
+            raise CanvasError(
+                f"blocks of {list(lengths)} tokens do not divide a region of {self._end - self.prompt_length}"
+            )
         if self._spans or any(step >= 0 for step in self._step):
             raise CanvasError("divide comes before the first commit, and once")
         self._end = self.prompt_length + total
@@ -90,7 +99,9 @@ class Divided:
         self._spans = list(zip([self.prompt_length, *stops], stops, strict=False))
 
     def settled(self, index: int) -> bool:
-        """Whether block ``index`` needs no more tokens: full, abandoned, or (harness stop rule) ended by end-of-text or a stop string."""
+        """Whether block ``index`` needs no more tokens: full, abandoned, or (harness stop rule) ended by
+        end-of-text or a stop string.
+        """
         start, stop = self.spans[index]
         hole = next((position for position in range(start, stop) if not self.written(position)), None)
         if hole is None or index in self._abandoned:
@@ -99,7 +110,9 @@ class Divided:
         return (ended and self._rules.stop_rule == "harness") or self._text_end(start, stop) is not None
 
     def abandon(self, index: int) -> None:
-        """Declare that what block ``index`` still lacks stays unwritten because the method wants no more of it."""
+        """Declare that what block ``index`` still lacks stays unwritten because the method wants no more of
+        it.
+        """
         if not self._spans:
             raise CanvasError("only a block of a divided row can be abandoned; use close to end a row early")
         self._abandoned.add(index)

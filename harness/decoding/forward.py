@@ -14,17 +14,25 @@ from harness.decoding.masks import FULL, LEAVE_ONE_OUT, Mask
 from harness.decoding.rules import Span
 
 Places = Span | range | Sequence[int] | Sequence[Span]
-"""Positions of a row: a span (start, stop), a range, several spans, or a list of single positions, ascending."""
+"""Positions of a row: a span (start, stop), a range, several spans, or a list of single positions,
+ascending.
+"""
 
 
 def positions_of(places: Places) -> range | list[int]:
     """The positions that ``places`` names: a range where they are consecutive, else a list.
 
-    A tuple of two integers is a span, a list of integers is single positions. Raises ValueError unless they ascend.
+    A tuple of two integers is a span, a list of integers is single positions. Raises ValueError unless they
+    ascend.
     """
     if isinstance(places, range):
         found: range | list[int] = places
-    elif isinstance(places, tuple) and len(places) == 2 and isinstance(places[0], int) and isinstance(places[1], int):
+    elif (
+        isinstance(places, tuple)
+        and len(places) == 2
+        and isinstance(places[0], int)
+        and isinstance(places[1], int)
+    ):
         return range(places[0], places[1])
     else:
         found = []
@@ -50,12 +58,14 @@ def spans_of(positions: Sequence[int]) -> list[Span]:
 
 @dataclass(frozen=True)
 class Shadow:
-    """Extra rows of one pass that stand for canvas positions without being on it; they are never stored and the canvas never sees them.
+    """Extra rows of one pass that stand for canvas positions without being on it; they are never stored and
+    the canvas never sees them.
 
-    at: positions they stand for (their position ids). ids: what they hold; None: the mask id. mask: what they see of the canvas, by
-    default all but their own counterpart. groups: parts of equal size; shadow rows see those of their own part. Their logits are asked
-    for at positions ``row.length + k`` for the k-th; a model with shifted predictions gives them from shadow row k - 1 (the first from
-    the canvas' last position), as it does for the positions of a longer row.
+    at: positions they stand for (their position ids). ids: what they hold; None: the mask id. mask: what they
+    see of the canvas, by default all but their own counterpart. groups: parts of equal size; shadow rows see
+    those of their own part. Their logits are asked for at positions ``row.length + k`` for the k-th; a model
+    with shifted predictions gives them from shadow row k - 1 (the first from the canvas' last position), as
+    it does for the positions of a longer row.
     """
 
     at: Sequence[int]
@@ -79,19 +89,21 @@ class Forward:
     feed: positions fed to the model; see Places.
     at: positions whose token is to be predicted; logits are computed there and nowhere else.
     keep: fed positions whose keys and values stay in the store afterwards, anywhere in the row (None: none).
-    see: stored positions that may be attended to (None: all that are valid). What is fed always sees what is fed, as ``mask`` allows.
-    mask: who sees whom, see harness.decoding.masks.
+    see: stored positions that may be attended to (None: all that are valid). What is fed always sees what is
+    fed, as ``mask`` allows. mask: who sees whom, see harness.decoding.masks.
     fresh: forget the row's store first (a refresh pass).
     cached: read and write the store; false runs what is fed on its own.
-    assume: tokens taken for granted in this pass alone ("what if") at fed positions behind the prompt; nothing is written.
-    soft: mixtures of embeddings instead of tokens at fed positions behind the prompt.
+    assume: tokens taken for granted in this pass alone ("what if") at fed positions behind the prompt;
+    nothing is written. soft: mixtures of embeddings instead of tokens at fed positions behind the prompt.
     shadow: rows beside the canvas, see Shadow.
-    layers: what a cache policy does inside the layers, see harness.decoding.layer; feeds and keeps the whole row.
-    trial: set the stored keys and values aside instead of keeping them, so that several what-if passes start from the same store; the
+    layers: what a cache policy does inside the layers, see harness.decoding.layer; feeds and keeps the whole
+    row. trial: set the stored keys and values aside instead of keeping them, so that several what-if passes
+    start from the same store; the
         row's trials are numbered from 0.
     adopt: before this pass, keep what that trial had set aside and forget the other trials.
     want: greedy candidates instead of logits, see harness.decoding.candidates; what the program is sent then.
-    level: id of the noise level, told to a uniform-state model in the place of the row's first token; such ids are no text.
+    level: id of the noise level, told to a uniform-state model in the place of the row's first token; such
+    ids are no text.
     """
 
     feed: Places

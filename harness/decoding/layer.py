@@ -1,7 +1,8 @@
 """Inside the layers: what a cache policy may do there, every row of it counted.
 
-A policy that recomputes other positions in every layer, keeps attention or MLP outputs, or looks at attention weights is given each
-transformer block as a ``Layer``, for one row of the canvas. All products go through it, so that work stays true for partial layers.
+A policy that recomputes other positions in every layer, keeps attention or MLP outputs, or looks at attention
+weights is given each transformer block as a ``Layer``, for one row of the canvas. All products go through it,
+so that work stays true for partial layers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class LayerCount:
 
 
 class LayerPolicy(Protocol):
-    """A cache policy's part inside the layers. ``uniform``: every layer computes the same rows, those that are fed."""
+    """A cache policy's part inside the layers. ``uniform``: every layer computes the same rows, those that
+    are fed.
+    """
 
     uniform: bool
 
@@ -36,9 +39,20 @@ class LayerPolicy(Protocol):
 
 
 class Layer:
-    """One transformer block for one row. ``index`` counts from 0; ``positions`` are those fed; ``length`` is the row's."""
+    """One transformer block for one row. ``index`` counts from 0; ``positions`` are those fed; ``length`` is
+    the row's.
+    """
 
-    def __init__(self, block: Block, index: int, positions: Sequence[int], model: Transformer, cache: KVCache, row: int, count: LayerCount):
+    def __init__(
+        self,
+        block: Block,
+        index: int,
+        positions: Sequence[int],
+        model: Transformer,
+        cache: KVCache,
+        row: int,
+        count: LayerCount,
+    ):
         self.index, self.positions, self.length = index, positions, cache.capacity
         self._block, self._model, self._cache, self._row, self._count = block, model, cache, row, count
 
@@ -52,7 +66,9 @@ class Layer:
         return self._block.self_attn.value(normed[None])[0].transpose(0, 1)
 
     def project(self, normed: Tensor, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [n, heads, head_dim], key and value [n, kv_heads, head_dim] of n ``positions``, keys and queries after RoPE."""
+        """Query [n, heads, head_dim], key and value [n, kv_heads, head_dim] of n ``positions``, keys and
+        queries after RoPE.
+        """
         attend = self._block.self_attn
         self._count.queries[self.index] = list(positions)
         self._products(len(normed), attend.q_proj, attend.k_proj, attend.v_proj)
@@ -71,7 +87,9 @@ class Layer:
         return self._cache.values[self.index][self._row]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention output [n, hidden] behind the output projection; ``key`` and ``value`` are those to attend to."""
+        """Attention output [n, hidden] behind the output projection; ``key`` and ``value`` are those to
+        attend to.
+        """
         mixed = attention(*(part.transpose(0, 1)[None] for part in (query, key, value)))
         return self._out(mixed[0].transpose(0, 1))
 
@@ -105,7 +123,9 @@ def products_of(module: nn.Module) -> int:
 def run_layers(
     model: Transformer, ids: Tensor, positions: Sequence[int], policy: LayerPolicy, cache: KVCache, row: int
 ) -> tuple[Tensor, LayerCount]:
-    """Final hidden states [fed, hidden] of ``ids`` [fed] (or embeddings) at ``positions``, and what ``policy`` did in the layers."""
+    """Final hidden states [fed, hidden] of ``ids`` [fed] (or embeddings) at ``positions``, and what
+    ``policy`` did in the layers.
+    """
     count = LayerCount([[] for _ in model.model.layers])
     x = ids if ids.is_floating_point() else model.model.embed_tokens(ids)
     for index, block in enumerate(model.model.layers):

@@ -1,7 +1,8 @@
-"""Who may attend to whom, as functions of (query position, key position): one definition for dense masks, compiled kernels and tests.
+"""Who may attend to whom, as functions of (query position, key position): one definition for dense masks,
+compiled kernels and tests.
 
-Positions are row coordinates. A mask is called with integer tensors that broadcast, and answers with a boolean tensor, true = may attend;
-``flex`` turns it into the four-argument form that FlexAttention takes.
+Positions are row coordinates. A mask is called with integer tensors that broadcast, and answers with a
+boolean tensor, true = may attend; ``flex`` turns it into the four-argument form that FlexAttention takes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class Mask(Protocol):
         ...
 
     def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
-        """Whether every query in [first, last] may attend to every key in [first, last], so that no mask is needed."""
+        """Whether every query in [first, last] may attend to every key in [first, last], so that no mask is
+        needed.
+        """
         ...
 
 
@@ -54,8 +57,9 @@ class Causal:
 class BlockCausal:
     """A position sees its own block and earlier ones.
 
-    size: tokens per block. origin: position at which the first block of ``size`` starts and before which all is one block; None: the end
-    of the prompt (D2F); 0: blocks aligned to absolute positions, the prompt included (block-diffusion models).
+    size: tokens per block. origin: position at which the first block of ``size`` starts and before which all
+    is one block; None: the end of the prompt (D2F); 0: blocks aligned to absolute positions, the prompt
+    included (block-diffusion models).
     """
 
     size: int
@@ -66,7 +70,9 @@ class BlockCausal:
             raise ValueError(f"a block-causal mask needs a block size of at least 1, not {self.size}")
 
     def _block(self, position: Tensor, start: int) -> Tensor:
-        return torch.where(position < start, 0, torch.div(position - start, self.size, rounding_mode="floor") + 1)
+        return torch.where(
+            position < start, 0, torch.div(position - start, self.size, rounding_mode="floor") + 1
+        )
 
     def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
         start = prompt if self.origin is None else self.origin
@@ -74,7 +80,10 @@ class BlockCausal:
 
     def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
         start = prompt if self.origin is None else self.origin
-        first, last = (0 if position < start else (position - start) // self.size + 1 for position in (queries[0], keys[1]))
+        first, last = (
+            0 if position < start else (position - start) // self.size + 1
+            for position in (queries[0], keys[1])
+        )
         return last <= first
 
 
@@ -101,7 +110,9 @@ class Blind:
 
 
 def own_blocks(spec: ModelSpec, prompt: int) -> BlockCausal:
-    """The blocks of a block-diffusion model on a row with that prompt length. ValueError for a model without blocks."""
+    """The blocks of a block-diffusion model on a row with that prompt length. ValueError for a model without
+    blocks.
+    """
     if spec.block_size is None:
         raise ValueError(f"a {spec.family} model has no blocks of its own")
     return BlockCausal(spec.block_size, prompt % spec.block_size if spec.block_align == "prompt" else 0)
@@ -111,5 +122,7 @@ FULL, CAUSAL, LEAVE_ONE_OUT, BLIND = Full(), Causal(), LeaveOneOut(), Blind()
 
 
 def flex(mask: Mask, prompt: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The mask in FlexAttention's form ``f(batch, head, query, key)``, for queries and keys that stand at their own positions."""
+    """The mask in FlexAttention's form ``f(batch, head, query, key)``, for queries and keys that stand at
+    their own positions.
+    """
     return lambda batch, head, query, key: mask.allowed(query, key, prompt)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-# model: the layers and the head. forward: all of a forward pass, masks, cache and batching included. write: tokens put on the canvas.
-# decode: the whole call of the decoder.
+# model: the layers and the head. forward: all of a forward pass, masks, cache and batching included. write:
+# tokens put on the canvas. decode: the whole call of the decoder.
 Part = Literal["model", "forward", "write", "decode"]
 
 
@@ -19,9 +19,10 @@ Part = Literal["model", "forward", "write", "decode"]
 class RowMeter:
     """What one row cost.
 
-    ``forwards`` holds one [query_len, cached_len, stored_len] (positions) per forward pass the row took part in, and ``queries`` which
-    positions were fed, as spans (one list of spans per layer where the layers differ); ``fed`` holds the rows that entered the first
-    layer; ``kv_read`` sums the key positions attended to; ``products`` counts multiply-adds of the layers' linear maps.
+    ``forwards`` holds one [query_len, cached_len, stored_len] (positions) per forward pass the row took part
+    in, and ``queries`` which positions were fed, as spans (one list of spans per layer where the layers
+    differ); ``fed`` holds the rows that entered the first layer; ``kv_read`` sums the key positions attended
+    to; ``products`` counts multiply-adds of the layers' linear maps.
     """
 
     forwards: list[tuple[int, int, int]] = field(default_factory=list)
@@ -38,19 +39,24 @@ class RowMeter:
         return len(self.forwards)
 
     def computed(self, per_position: int) -> int:
-        """Positions' worth of linear maps that were multiplied, ``per_position`` multiply-adds each (rounded up)."""
+        """Positions' worth of linear maps that were multiplied, ``per_position`` multiply-adds each (rounded
+        up).
+        """
         return -(-self.products // per_position)
 
     @property
     def positions(self) -> int:
-        """Query positions, as a mean over the layers where a policy computes some of them only (rounded up)."""
+        """Query positions, as a mean over the layers where a policy computes some of them only (rounded
+        up).
+        """
         return math.ceil(self.work - 1e-6)
 
 
 class Meter:
     """Per-row counts, and where the time of the call went (seconds; to be read once the device is idle).
 
-    Moments are the host's clock on a CPU and events of the device's stream on a GPU, where the host only launches work.
+    Moments are the host's clock on a CPU and events of the device's stream on a GPU, where the host only
+    launches work.
     """
 
     def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
@@ -98,7 +104,9 @@ class Meter:
         fed: int | None = None,
         work: float | None = None,
     ) -> None:
-        """Count one row's share of one forward pass; see RowMeter. ``fed``, ``work``: where they are not the entry's query length."""
+        """Count one row's share of one forward pass; see RowMeter. ``fed``, ``work``: where they are not the
+        entry's query length.
+        """
         meter = self.rows[row]
         meter.forwards.append(entry)
         meter.queries.append(queries)

@@ -1,7 +1,7 @@
 """Cache policies: what a block decoder feeds and keeps at each step, as an object beside the decoder.
 
-A decoder says which block it works on and at which positions it wants logits; the policy turns that into the forward request. One
-policy object serves one row for one call, so it may remember what it did.
+A decoder says which block it works on and at which positions it wants logits; the policy turns that into the
+forward request. One policy object serves one row for one call, so it may remember what it did.
 
     policy = make_policy(config)
     step = Step(block=(start, stop), first=True, at=row.masked(start, stop))
@@ -27,8 +27,9 @@ from harness.decoding.rules import Span
 class Step:
     """One step of a block decoder, before its forward pass.
 
-    block: positions [start, stop) it works on. first: no forward was made for this block yet. at: positions whose logits the choosing
-    rule wants, ascending. live: positions of the block that are unwritten as the step begins.
+    block: positions [start, stop) it works on. first: no forward was made for this block yet. at: positions
+    whose logits the choosing rule wants, ascending. live: positions of the block that are unwritten as the
+    step begins.
     """
 
     block: Span
@@ -43,8 +44,14 @@ class CachePolicy:
     cached = False
 
     def request(self, row: Row, step: Step) -> Forward:
-        """The forward pass of a step. Positions of ``step.at`` that get no logits are left out of its ``at``."""
+        """The forward pass of a step. Positions of ``step.at`` that get no logits are left out of its
+        ``at``.
+        """
         return Forward(feed=(0, row.length), at=step.at)
 
-    def committed(self, row: Row, step: Step, written: Sequence[int], confidence: Tensor | None = None) -> None:
-        """Told after the step's tokens are on the canvas: ``written`` positions; ``confidence`` [len(at)] as the rule scored them."""
+    def committed(
+        self, row: Row, step: Step, written: Sequence[int], confidence: Tensor | None = None
+    ) -> None:
+        """Told after the step's tokens are on the canvas: ``written`` positions; ``confidence`` [len(at)] as
+        the rule scored them.
+        """

@@ -46,13 +46,17 @@ def method_names() -> list[str]:
 
 
 def register_method(decoder: Any) -> Method:
-    """Make a decoder known in this process by its name; one of the same name gives way. MethodError for a thing that is none."""
+    """Make a decoder known in this process by its name; one of the same name gives way. MethodError for a
+    thing that is none.
+    """
     try:
         digest = hashlib.sha256(inspect.getsource(type(decoder)).encode()).hexdigest()
     except (OSError, TypeError):
         digest = None
     check_members(decoder, f"this process ({type(decoder).__name__})")
-    ADDED[decoder.name] = Method(decoder, "this process" if digest is None else f"sha256:{digest[:16]}", False)
+    ADDED[decoder.name] = Method(
+        decoder, "this process" if digest is None else f"sha256:{digest[:16]}", False
+    )
     return ADDED[decoder.name]
 
 
@@ -61,7 +65,10 @@ def load_method(name: str) -> Method:
     if name.endswith(".py") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise MethodError(f"method file {str(path)!r} not found: --method takes a name ({', '.join(method_names())}) or a Python file")
+            raise MethodError(
+                f"method file {str(path)!r} not found: --method takes a name ({', '.join(method_names())}) "
+                "or a Python file"
+            )
         plugin, origin = from_file(path, "METHOD", MethodError), name
     elif name in ADDED:
         return ADDED[name]
@@ -70,7 +77,9 @@ def load_method(name: str) -> Method:
     else:
         names = method_names()
         hint = did_you_mean(name, names)
-        raise MethodError(f"unknown method {name!r}: {hint}--method takes {', '.join(names)}, or a file such as ./mine.py")
+        raise MethodError(
+            f"unknown method {name!r}: {hint}--method takes {', '.join(names)}, or a file such as ./mine.py"
+        )
     check_members(plugin.value, origin)
     return Method(plugin.value, plugin.source, None if plugin.source == "built-in" else False)
 

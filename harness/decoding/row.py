@@ -19,7 +19,14 @@ class Row(Divided):
     """One sequence being decoded. Methods read it freely and write through ``commit`` alone."""
 
     def __init__(
-        self, rules: Rules, meter: Meter, device: torch.device, mirror: Mirror, index: int, prompt: Sequence[int], seed: int
+        self,
+        rules: Rules,
+        meter: Meter,
+        device: torch.device,
+        mirror: Mirror,
+        index: int,
+        prompt: Sequence[int],
+        seed: int,
     ) -> None:
         """``mirror`` copies what is written (positions, ids) to the device."""
         self._rules, self._meter, self._device, self._mirror = rules, meter, device, mirror
@@ -50,7 +57,9 @@ class Row(Divided):
 
     @property
     def stopped(self) -> bool:
-        """Whether the harness' early exit applies: end-of-text or a stop string, no hole before it, in every block; a held row waits."""
+        """Whether the harness' early exit applies: end-of-text or a stop string, no hole before it, in every
+        block; a held row waits.
+        """
         if self._rules.stop_rule == "reference" or self._held:
             return False
         if self._spans:
@@ -92,7 +101,12 @@ class Row(Divided):
         offset = self.prompt_length
         return [p for p in range(first, last) if self._step[p - offset] < 0]
 
-    def commit(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
+    def commit(
+        self,
+        at: Sequence[int],
+        ids: Sequence[int] | Tensor,
+        confidence: Sequence[float] | Tensor | None = None,
+    ) -> None:
         """Write tokens for good. ``confidence`` (optional, same length) goes into the trace.
 
         Raises CanvasError for a position outside the region or already written, or a mask id.
@@ -100,7 +114,10 @@ class Row(Divided):
         started = self._meter.now()
         for position in at:
             if not self.prompt_length <= position < self._end:
-                raise CanvasError(f"commit at {position} is outside the generation region [{self.prompt_length}, {self._end})")
+                raise CanvasError(
+                    f"commit at {position} is outside the generation region [{self.prompt_length}, "
+                    f"{self._end})"
+                )
             if self._step[position - self.prompt_length] >= 0:
                 raise CanvasError(f"position {position} is already committed; use revise to change a token")
         if len(set(at)) != len(at):
@@ -110,40 +127,61 @@ class Row(Divided):
         self._write(at, ids, confidence)
         self._meter.spent("write", started)
 
-    def revise(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None = None) -> None:
-        """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before the first pass).
+    def revise(
+        self,
+        at: Sequence[int],
+        ids: Sequence[int] | Tensor,
+        confidence: Sequence[float] | Tensor | None = None,
+    ) -> None:
+        """Write or rewrite tokens (uniform-state and remasking methods, token hooks that fix tokens before
+        the first pass).
 
         The mask id takes a token back. Same errors as ``commit`` but for rewriting and masks.
         """
         started = self._meter.now()
         for position in at:
             if not self.prompt_length <= position < self._end:
-                raise CanvasError(f"revise at {position} is outside the generation region [{self.prompt_length}, {self._end})")
+                raise CanvasError(
+                    f"revise at {position} is outside the generation region [{self.prompt_length}, "
+                    f"{self._end})"
+                )
         values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         masked = {k for k, value in enumerate(values[: len(at)]) if value == self._rules.mask_id}
         if masked and len(values) == len(at):
             self._take_back([at[k] for k in sorted(masked)])
             kept = [k for k in range(len(at)) if k not in masked]
             scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
-            self._write([at[k] for k in kept], [values[k] for k in kept], None if scores is None else [scores[k] for k in kept])
+            self._write(
+                [at[k] for k in kept],
+                [values[k] for k in kept],
+                None if scores is None else [scores[k] for k in kept],
+            )
         else:
             self._write(at, values, confidence)
         self._meter.spent("write", started)
 
     def hold(self, held: bool) -> None:
-        """Keep the early exit waiting (true) because what is written may still be revised, or let it go on (false)."""
+        """Keep the early exit waiting (true) because what is written may still be revised, or let it go on
+        (false).
+        """
         self._held = held
         self._advance()
 
     def close(self, end: int) -> None:
         """Declare that the generation region ends at ``end`` because the method goes no further.
 
-        Raises CanvasError if a position before ``end`` is unwritten or one behind it is written, or a whole block would be cut off.
+        Raises CanvasError if a position before ``end`` is unwritten or one behind it is written, or a whole
+        block would be cut off.
         """
         if self._spans and end <= self._spans[-1][0]:
-            raise CanvasError(f"close at {end} cuts off the block that starts at {self._spans[-1][0]}; its text is part of the answer")
+            raise CanvasError(
+                f"close at {end} cuts off the block that starts at {self._spans[-1][0]}; its text is part of "
+                "the answer"
+            )
         if not self.prompt_length <= end <= self._end:
-            raise CanvasError(f"close at {end} is outside the generation region [{self.prompt_length}, {self._end}]")
+            raise CanvasError(
+                f"close at {end} is outside the generation region [{self.prompt_length}, {self._end}]"
+            )
         if self.masked(stop=end):
             raise CanvasError(f"close at {end} leaves unwritten positions {self.masked(stop=end)[:5]} inside")
         if any(step >= 0 for step in self._step[end - self.prompt_length :]):
@@ -162,7 +200,9 @@ class Row(Divided):
         self._meter.rows[self.index].finished_s = None
         self._advance()
 
-    def _write(self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None) -> None:
+    def _write(
+        self, at: Sequence[int], ids: Sequence[int] | Tensor, confidence: Sequence[float] | Tensor | None
+    ) -> None:
         rules = self._rules
         values: list[int] = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         scores = confidence.tolist() if isinstance(confidence, Tensor) else confidence
@@ -172,7 +212,9 @@ class Row(Divided):
         self._forget(at)
         for k, (position, value) in enumerate(zip(at, values, strict=True)):
             if not 0 <= value < rules.vocab_size or value == rules.mask_id:
-                raise CanvasError(f"id {value} at position {position} is no token (mask id or outside the vocabulary)")
+                raise CanvasError(
+                    f"id {value} at position {position} is no token (mask id or outside the vocabulary)"
+                )
             slot = position - self.prompt_length
             self._tokens[position], self._step[slot] = value, step
             self._confidence[slot] = None if scores is None else float(scores[k])
@@ -185,12 +227,16 @@ class Row(Divided):
             self._frontier += 1
         eos = self._rules.eos_ids
         region = range(self.prompt_length, self._end)
-        self._eos = next((p for p in region if self._tokens[p] in eos and self._step[p - self.prompt_length] >= 0), None)
+        self._eos = next(
+            (p for p in region if self._tokens[p] in eos and self._step[p - self.prompt_length] >= 0), None
+        )
         meter, now = self._meter, time.perf_counter()
         if meter.started is None:
             return
         row = meter.rows[self.index]
-        if row.first_block_s is None and (self.stopped or self._frontier >= min(self.prompt_length + self._rules.first_block, self._end)):
+        if row.first_block_s is None and (
+            self.stopped or self._frontier >= min(self.prompt_length + self._rules.first_block, self._end)
+        ):
             row.first_block_s = now - meter.started
         if row.finished_s is None and self.stopped:
             row.finished_s = now - meter.started

@@ -19,9 +19,9 @@ class CanvasError(RuntimeError):
 class Rules:
     """One canvas' rules, the same for all of its rows.
 
-    new_tokens: length of the generation region. fill_id: what unwritten positions hold (the mask id, if there is one).
-    first_block: tokens whose completion is timed as the first block. stops: strings that end a text under the harness' stop rule, as
-    end-of-text does.
+    new_tokens: length of the generation region. fill_id: what unwritten positions hold (the mask id, if there
+    is one). first_block: tokens whose completion is timed as the first block. stops: strings that end a text
+    under the harness' stop rule, as end-of-text does.
     """
 
     new_tokens: int

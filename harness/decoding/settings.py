@@ -30,14 +30,22 @@ def parse_pairs(pairs: Iterable[str], flag: str = "--set") -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class TextIds:
-    """Marks a setting that holds the ids of all tokens with ``text`` in them; where it is null, the model's tokenizer says which."""
+    """Marks a setting that holds the ids of all tokens with ``text`` in them; where it is null, the model's
+    tokenizer says which.
+    """
 
     text: str
 
 
 def setting_names(config_type: type[Any]) -> set[str]:
-    """The settings of a Config. A field with an underscore at its end is set without it (``lambda_`` as lambda)."""
-    return {_name(field.name) for field in dataclasses.fields(config_type)} if dataclasses.is_dataclass(config_type) else set()
+    """The settings of a Config. A field with an underscore at its end is set without it (``lambda_`` as
+    lambda).
+    """
+    return (
+        {_name(field.name) for field in dataclasses.fields(config_type)}
+        if dataclasses.is_dataclass(config_type)
+        else set()
+    )
 
 
 def _name(field: str) -> str:
@@ -54,10 +62,13 @@ def build_config(method: str, config_type: type[Any], settings: Mapping[str, Any
         if key not in fields:
             close = difflib.get_close_matches(key, fields, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise SettingError(f"method {method} has no setting {key!r}: {hint}it has {', '.join(sorted(fields))}")
+            raise SettingError(
+                f"method {method} has no setting {key!r}: {hint}it has {', '.join(sorted(fields))}"
+            )
     names = {_name(field.name): field.name for field in dataclasses.fields(config_type)}
     values = {
-        names[key]: None if isinstance(value, str) and value.lower() in ("none", "null") else value for key, value in settings.items()
+        names[key]: None if isinstance(value, str) and value.lower() in ("none", "null") else value
+        for key, value in settings.items()
     }
     try:
         return TypeAdapter(config_type).validate_python(values)
@@ -75,12 +86,16 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def with_text_ids(config: Any, vocabulary: Mapping[str, int], decode: Callable[[int], str]) -> Any:
-    """The config with its null ``TextIds`` settings filled: ids joined by "+", as text. ``decode``: the text of an id."""
+    """The config with its null ``TextIds`` settings filled: ids joined by "+", as text. ``decode``: the text
+    of an id.
+    """
     hints, missing = typing.get_type_hints(type(config), include_extras=True), {}
     for field in dataclasses.fields(config):
         marks = [mark for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, TextIds)]
         if marks and getattr(config, field.name) is None:
-            missing[field.name] = "+".join(str(id_) for id_ in sorted(vocabulary.values()) if marks[0].text in decode(id_))
+            missing[field.name] = "+".join(
+                str(id_) for id_ in sorted(vocabulary.values()) if marks[0].text in decode(id_)
+            )
     return dataclasses.replace(config, **missing) if missing else config
 
 
@@ -97,7 +112,14 @@ def describe(config_type: type[Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for field in dataclasses.fields(config_type):
         info = schema["properties"][field.name]
-        rows.append((_name(field.name), _type_text(hints[field.name]), str(field.default).lower(), info.get("description", "")))
+        rows.append(
+            (
+                _name(field.name),
+                _type_text(hints[field.name]),
+                str(field.default).lower(),
+                info.get("description", ""),
+            )
+        )
     return rows
 
 

@@ -13,13 +13,20 @@ MODEL, DECODING, PROMPTS = "Model", "Decoding", "Prompts"
 """Panels of ``--help`` that these flags stand in."""
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Shipped name (nano, nano-ar), checkpoint folder, or hub id.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Adapter = Annotated[
     str | None,
     typer.Option(
         "--adapter",
-        help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the method needs one; none: none.",
+        help="LoRA folder, student's checkpoint, or hub id; default: the model's known companion if the "
+        "method needs one; none: none.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -34,29 +41,46 @@ Family = Annotated[
 NoMerge = Annotated[
     bool,
     typer.Option(
-        "--no-merge", "--no_merge", help="Keep the adapter apart from the weights (slower; as D2F was published).", rich_help_panel=MODEL
+        "--no-merge",
+        "--no_merge",
+        help="Keep the adapter apart from the weights (slower; as D2F was published).",
+        rich_help_panel=MODEL,
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.", rich_help_panel=MODEL)]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.", rich_help_panel=MODEL),
+]
 Dtype = Annotated[
-    str, typer.Option("--dtype", help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`.", rich_help_panel=DECODING
+        "--set",
+        help="Decoder setting KEY=VALUE (repeatable); METHOD.KEY=VALUE for one method. See `bench list`.",
+        rich_help_panel=DECODING,
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of sampling decoders.", rich_help_panel=DECODING)]
 BatchSize = Annotated[
-    int, typer.Option("--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.", rich_help_panel=DECODING)
+    int,
+    typer.Option(
+        "--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.", rich_help_panel=DECODING
+    ),
 ]
 StopRuleOption = Annotated[
     str,
     typer.Option(
         "--stop-rule",
         "--stop_rule",
-        help="harness: every method stops at end-of-text and at the suite's stop strings; reference: as the method was published.",
+        help="harness: every method stops at end-of-text and at the suite's stop strings; reference: as the "
+        "method was published.",
         rich_help_panel=DECODING,
     ),
 ]
@@ -66,7 +90,8 @@ ChatTemplate = Annotated[
         "--apply_chat_template/--no_chat_template",
         "--apply-chat-template/--no-chat-template",
         "--chat_template",
-        help="Put prompts into the chat template of each method's own checkpoint (instruct models); default: a preset's way, else not.",
+        help="Put prompts into the chat template of each method's own checkpoint (instruct models); default: "
+        "a preset's way, else not.",
         show_default=False,
         rich_help_panel=PROMPTS,
     ),
@@ -76,7 +101,8 @@ Multiturn = Annotated[
     typer.Option(
         "--fewshot_as_multiturn/--no_fewshot_as_multiturn",
         "--fewshot-as-multiturn/--no-fewshot-as-multiturn",
-        help="With the chat template: solved examples as turns of their own, or in one turn with the question; default: turns.",
+        help="With the chat template: solved examples as turns of their own, or in one turn with the "
+        "question; default: turns.",
         show_default=False,
         rich_help_panel=PROMPTS,
     ),
@@ -85,8 +111,10 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="published: settings, canvas, examples and prompt format of the method's published evaluation of this model on each suite "
-        "(methods/models/presets.yaml); published:PROJECT: of one project. Explicit flags win. The stop rule stays --stop-rule's.",
+        help="published: settings, canvas, examples and prompt format of the method's published evaluation "
+        "of this model on each suite "
+        "(methods/models/presets.yaml); published:PROJECT: of one project. Explicit flags win. The stop rule "
+        "stays --stop-rule's.",
         rich_help_panel=DECODING,
     ),
 ]
@@ -94,7 +122,8 @@ Isolate = Annotated[
     bool | None,
     typer.Option(
         "--isolate/--no-isolate",
-        help="Run decoders in a jail that can only ask for forward passes; default: those from a file or another package. Without it "
+        help="Run decoders in a jail that can only ask for forward passes; default: those from a file or "
+        "another package. Without it "
         "a run says so.",
         show_default=False,
         rich_help_panel=DECODING,

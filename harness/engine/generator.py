@@ -59,7 +59,13 @@ class Generator:
     """One (model, decoder, settings) that answers requests in batches."""
 
     def __init__(
-        self, loaded: Loaded, decoder: Decoder, settings: Mapping[str, Any], *, seed: int = 0, stop_rule: StopRule = "harness"
+        self,
+        loaded: Loaded,
+        decoder: Decoder,
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        stop_rule: StopRule = "harness",
     ) -> None:
         self.loaded, self.decoder, self.seed = loaded, decoder, seed
         self.stop_rule: StopRule = stop_rule
@@ -70,19 +76,30 @@ class Generator:
         """The decoder's Config; ids that its settings leave to the tokenizer are looked up there."""
         config = build_config(self.decoder.name, self.decoder.Config, settings)
         tokenizer = self.loaded.tokenizer
-        return config if tokenizer is None else with_text_ids(config, tokenizer.get_vocab(), lambda token: tokenizer.decode([token]))
+        return (
+            config
+            if tokenizer is None
+            else with_text_ids(config, tokenizer.get_vocab(), lambda token: tokenizer.decode([token]))
+        )
 
-    def canvas(self, suite: int | None = None, blocks: Sequence[int] = (), default: int = DEFAULT_CANVAS) -> int:
+    def canvas(
+        self, suite: int | None = None, blocks: Sequence[int] = (), default: int = DEFAULT_CANVAS
+    ) -> int:
         """max_new_tokens: what the blocks need, else the setting, the suite's, the model's own, the default.
 
-        A suite's canvas beyond what the model was trained for (``canvas_trained`` of the catalogue) is cut to that.
+        A suite's canvas beyond what the model was trained for (``canvas_trained`` of the catalogue) is cut to
+        that.
 
-        Raises SettingError for a setting that contradicts the blocks, or that the decoder refuses for this model and canvas.
+        Raises SettingError for a setting that contradicts the blocks, or that the decoder refuses for this
+        model and canvas.
         """
         asked = getattr(self.config, "max_new_tokens", None)
         if blocks and asked not in (None, sum(blocks)):
             layout = " + ".join(map(str, blocks))
-            raise SettingError(f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave max_new_tokens out")
+            raise SettingError(
+                f"max_new_tokens {asked} contradicts a canvas of {layout} tokens in blocks: leave "
+                "max_new_tokens out"
+            )
         length, trained = suite or self.loaded.canvas or default, self.loaded.canvas_trained
         length = sum(blocks) or asked or (min(length, trained) if trained else length)
         if (check := getattr(self.decoder, "check", None)) is not None:
@@ -90,13 +107,18 @@ class Generator:
         return length
 
     def check_fits(self, prompts: Sequence[str], canvas: int) -> None:
-        """ContextError if not one of the prompts fits the model's context together with the canvas (a single one that does not is an
-        answer with that error)."""
+        """ContextError if not one of the prompts fits the model's context together with the canvas (a single
+        one that does not is an answer with that error)."""
         room = self.loaded.spec.max_positions - canvas
         if prompts and not any(len(self.prompt_ids(prompt)) <= room for prompt in prompts):
             shortest = min(len(self.prompt_ids(prompt)) for prompt in prompts)
-            text = f"no prompt of this suite (the shortest has {shortest} tokens) fits with a canvas of {canvas} into the model's context"
-            raise ContextError(f"{text} of {self.loaded.spec.max_positions}: lower it with --set max_new_tokens=N")
+            text = (
+                f"no prompt of this suite (the shortest has {shortest} tokens) fits with a canvas of "
+                f"{canvas} into the model's context"
+            )
+            raise ContextError(
+                f"{text} of {self.loaded.spec.max_positions}: lower it with --set max_new_tokens=N"
+            )
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
@@ -106,9 +128,9 @@ class Generator:
     def run(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Generation]]:
         """Decode in order, yielding each batch as soon as it is done.
 
-        Only neighbours with the same canvas, stop strings and settings share a batch. A prompt that does not fit, a crash of
-        the decoder, running out of memory or of forward passes is an answer with that status, never the end of
-        the run; contradictory settings (UserError) are.
+        Only neighbours with the same canvas, stop strings and settings share a batch. A prompt that does not
+        fit, a crash of the decoder, running out of memory or of forward passes is an answer with that status,
+        never the end of the run; contradictory settings (UserError) are.
         """
         batch: list[Generation] = []
         for request in requests:
@@ -137,7 +159,9 @@ class Generator:
                 stop_rule=self.stop_rule,
                 seeds=seeds,
                 blocks=first.blocks,
-                stops=StopStrings(self.loaded.tokenizer, first.stops) if first.stops and self.loaded.tokenizer is not None else None,
+                stops=StopStrings(self.loaded.tokenizer, first.stops)
+                if first.stops and self.loaded.tokenizer is not None
+                else None,
             )
         except ContextError as error:
             if len(batch) > 1:
@@ -149,7 +173,10 @@ class Generator:
         except Exception as error:
             if len(batch) > 1:
                 return [done for item in batch for done in self._decode([item])]
-            batch[0].status, batch[0].error = _failure(error), f"{type(error).__name__}: {error}".splitlines()[0]
+            batch[0].status, batch[0].error = (
+                _failure(error),
+                f"{type(error).__name__}: {error}".splitlines()[0],
+            )
             batch[0].spent_s = time.perf_counter() - started
             return batch
         for item, row in zip(batch, rows, strict=True):
@@ -160,11 +187,15 @@ class Generator:
         item.decoded = row
         eos_ids, stops = self.loaded.spec.eos_ids, item.request.stops
         marked = bool(item.request.blocks)
-        useful, item.text = answer_of_blocks(self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops, marked)
+        useful, item.text = answer_of_blocks(
+            self.loaded.tokenizer, row.output, row.step_map, row.spans, eos_ids, stops, marked
+        )
         item.useful, item.block_useful = sum(useful), useful if len(useful) > 1 else []
         if not row.audit_passed:
             item.status = "audit_failed"
-            item.error = "; ".join(f"{check.name}: {check.detail}" for check in row.checks if not check.passed)
+            item.error = "; ".join(
+                f"{check.name}: {check.detail}" for check in row.checks if not check.passed
+            )
 
     def row_seed(self, prompt: Sequence[int], repeat: int) -> int:
         """The random stream of a row depends on the run's seed, its prompt and repeat, never on its batch."""
@@ -181,4 +212,9 @@ def _failure(error: Exception) -> Status:
 
 
 def _alike(one: Request, other: Request) -> bool:
-    return (one.canvas, one.blocks, one.stops, dict(one.settings)) == (other.canvas, other.blocks, other.stops, dict(other.settings))
+    return (one.canvas, one.blocks, one.stops, dict(one.settings)) == (
+        other.canvas,
+        other.blocks,
+        other.stops,
+        dict(other.settings),
+    )

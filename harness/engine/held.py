@@ -1,4 +1,6 @@
-"""Weights that several methods may compute with: one copy of each, loaded at first use, given back when they have to make room."""
+"""Weights that several methods may compute with: one copy of each, loaded at first use, given back when they
+have to make room.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,17 @@ from harness.model import ModelSpec
 
 
 class Held:
-    """One set of weights; ``size`` is what it takes in memory, bytes. ``load_s``: seconds of the last load."""
+    """One set of weights; ``size`` is what it takes in memory, bytes. ``load_s``: seconds of the last
+    load.
+    """
 
     def __init__(
-        self, open_: Callable[[], Backbone], spec: ModelSpec, dtype: torch.dtype, device: torch.device, size: Callable[[], int]
+        self,
+        open_: Callable[[], Backbone],
+        spec: ModelSpec,
+        dtype: torch.dtype,
+        device: torch.device,
+        size: Callable[[], int],
     ) -> None:
         self._open, self._size = open_, size
         self._spec, self.dtype, self.device = spec, dtype, device
@@ -26,7 +35,9 @@ class Held:
     @classmethod
     def ready(cls, backbone: Backbone) -> Held:
         """Weights that are there already and stay."""
-        held = cls(lambda: backbone, backbone.spec, backbone.dtype, backbone.device, lambda: weights_bytes(backbone))
+        held = cls(
+            lambda: backbone, backbone.spec, backbone.dtype, backbone.device, lambda: weights_bytes(backbone)
+        )
         held._backbone = backbone
         return held
 

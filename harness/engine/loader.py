@@ -67,7 +67,9 @@ class Loaded:
 
 
 def in_training(backbone: Backbone, tokenizer: Any, name: str = "in training") -> Loaded:
-    """What a Generator needs around weights that change: no hash, and prompts get no beginning-of-text id. Never for a stored run."""
+    """What a Generator needs around weights that change: no hash, and prompts get no beginning-of-text id.
+    Never for a stored run.
+    """
     return Loaded(Held.ready(backbone), tokenizer, model=name, checkpoint=name, weights_hash="in training")
 
 
@@ -83,9 +85,10 @@ def load(
 ) -> Loaded:
     """Load what ``model`` and the method's requirements call for (weights are shared between calls).
 
-    ``adapter`` None takes the model's known companion if the method requires one, "none" takes none; a student's checkpoint (all
-    weights) counts as an adapter of the model that its card names. ``lazy`` leaves the weights where they are until they are used.
-    Raises CheckpointError for anything missing or of the wrong kind.
+    ``adapter`` None takes the model's known companion if the method requires one, "none" takes none; a
+    student's checkpoint (all weights) counts as an adapter of the model that its card names. ``lazy`` leaves
+    the weights where they are until they are used. Raises CheckpointError for anything missing or of the
+    wrong kind.
     """
     started = time.perf_counter()
     needs = frozenset(requires)
@@ -94,16 +97,25 @@ def load(
     checkpoint = model
     if "causal_lm" in needs and spec_of(model).diffusion:
         if "causal_lm" not in companions:
-            raise CheckpointError(f"this method needs an autoregressive model and {model} is none: pass --model CAUSAL_CHECKPOINT")
+            raise CheckpointError(
+                f"this method needs an autoregressive model and {model} is none: pass --model "
+                "CAUSAL_CHECKPOINT"
+            )
         checkpoint = companions["causal_lm"]
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
     found = resolve(folder_of(adapter)) if adapter else None
     whole = found is not None and holds_all_weights(found)
     held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target)
     if "mask_token" in needs and held.spec.mask_id is None:
-        raise CheckpointError(f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, Dream, LLaDA)")
+        raise CheckpointError(
+            f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, "
+            "Dream, LLaDA)"
+        )
     if "blocks" in needs and held.spec.block_size is None:
-        text = f"{checkpoint} attends to everything at once and never learned blocks: this method needs a block-diffusion model"
+        text = (
+            f"{checkpoint} attends to everything at once and never learned blocks: this method needs a "
+            "block-diffusion model"
+        )
         raise CheckpointError(f"{text} (--model with SDAR, Fast-dLLM v2 or Tiny-A2D weights)")
     if "uniform_state" in needs and not held.spec.uniform_state:
         text = f"{checkpoint} is no uniform-state model (model_type uniform in its config.json)"
@@ -132,7 +144,9 @@ def load(
     return loaded
 
 
-def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str) -> str | None:
+def _companion_adapter(
+    adapter: str | None, needs: frozenset[str], companions: dict[str, str], checkpoint: str
+) -> str | None:
     if adapter == "none":
         return None
     if adapter is not None:
@@ -141,7 +155,11 @@ def _companion_adapter(adapter: str | None, needs: frozenset[str], companions: d
         if need.startswith("adapter:"):
             if need in companions:
                 return companions[need]
-            log.warning("no %s is known for %s: running the bare checkpoint (pass --adapter FOLDER)", need.replace(":", " "), checkpoint)
+            log.warning(
+                "no %s is known for %s: running the bare checkpoint (pass --adapter FOLDER)",
+                need.replace(":", " "),
+                checkpoint,
+            )
     return None
 
 
@@ -151,8 +169,17 @@ def _tokenizer(folder: Path) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _held(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Held:
-    """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of another model."""
+def _held(
+    checkpoint: str,
+    spec: ModelSpec,
+    folder: Path | None,
+    merge: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Held:
+    """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of
+    another model.
+    """
     whole = folder is not None and holds_all_weights(folder)
     if folder is not None and whole:
         check_student(folder, checkpoint)
@@ -167,8 +194,17 @@ def _held(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dt
     return Held(lambda: _backbone(checkpoint, spec, folder, merge, dtype, device), told, dtype, device, size)
 
 
-def _backbone(checkpoint: str, spec: ModelSpec, folder: Path | None, merge: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
-    """The model with what is in the adapter's ``folder``; ``spec`` keeps apart what families and the catalogue made of one folder."""
+def _backbone(
+    checkpoint: str,
+    spec: ModelSpec,
+    folder: Path | None,
+    merge: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Backbone:
+    """The model with what is in the adapter's ``folder``; ``spec`` keeps apart what families and the
+    catalogue made of one folder.
+    """
     if folder is not None and holds_all_weights(folder):
         return Backbone(load_transformer(folder, dtype, device, spec_of(checkpoint, folder)), device, dtype)
     model = transformer_of(checkpoint, dtype, device)

@@ -1,4 +1,5 @@
-"""One way to open what answers a prompt: a method, a model with what the method needs, and settings from four places.
+"""One way to open what answers a prompt: a method, a model with what the method needs, and settings from four
+places.
 
 opened = open_engine("d2f:block_size=16", "nano")
 generations = opened.generator.run([Request("...", 48)], batch_size=1)
@@ -37,12 +38,19 @@ class Wish:
 
 
 def settings_for(
-    wish: Wish, method: Method, model: str, shared: Mapping[str, str], known: set[str], defaults: Mapping[str, Any] | None = None
+    wish: Wish,
+    method: Method,
+    model: str,
+    shared: Mapping[str, str],
+    known: set[str],
+    defaults: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Model defaults, then ``defaults`` (a preset's), then ``--set``, then the method's own; ``--set name.key=value`` reaches one method.
+    """Model defaults, then ``defaults`` (a preset's), then ``--set``, then the method's own;
+    ``--set name.key=value`` reaches one method.
 
-    ``preset``, where it is no setting of the method's own, names tuned settings (harness.engine.tuned), which yield to those given beside.
-    ``known``: every setting name of any chosen method. SettingError for a shared key that no method has.
+    ``preset``, where it is no setting of the method's own, names tuned settings (harness.engine.tuned), which
+    yield to those given beside. ``known``: every setting name of any chosen method. SettingError for a shared
+    key that no method has.
     """
     mine = setting_names(method.decoder.Config)
     own = dict(wish.settings)
@@ -59,21 +67,31 @@ def settings_for(
         if target or bare in mine:
             merged[bare] = value
         elif bare not in known:
-            raise SettingError(f"--set {bare}: no chosen method has this setting; {method.name} has {', '.join(sorted(mine))}")
+            raise SettingError(
+                f"--set {bare}: no chosen method has this setting; {method.name} has "
+                f"{', '.join(sorted(mine))}"
+            )
     return {**merged, **own}
 
 
 def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:
-    """SettingError for a ``--set name.key=value`` whose method is not among the ``chosen`` ones: it would change nothing."""
+    """SettingError for a ``--set name.key=value`` whose method is not among the ``chosen`` ones: it would
+    change nothing.
+    """
     for key in shared:
         target = key.rpartition(".")[0]
         if target and target not in chosen:
-            raise SettingError(f"--set {key}: {target} is not chosen (chosen: {', '.join(sorted(chosen))}); add --method {target}")
+            raise SettingError(
+                f"--set {key}: {target} is not chosen (chosen: {', '.join(sorted(chosen))}); add --method "
+                f"{target}"
+            )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights, and how they are held; see ``load``. ``family``: a family's file, known in this process from then on."""
+    """Which weights, and how they are held; see ``load``. ``family``: a family's file, known in this process
+    from then on.
+    """
 
     model: str = "nano"
     adapter: str | None = None
@@ -92,7 +110,15 @@ class Weights:
 
     def load(self, method: Method, lazy: bool = False) -> Loaded:
         needs = method.decoder.requires
-        return load(self.model, needs, adapter=self.adapter, merge=self.merge, dtype=self.dtype, device=self.device, lazy=lazy)
+        return load(
+            self.model,
+            needs,
+            adapter=self.adapter,
+            merge=self.merge,
+            dtype=self.dtype,
+            device=self.device,
+            lazy=lazy,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,14 +148,22 @@ def open_engine(
 ) -> Opened:
     """Open one method on one model.
 
-    ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be shared too; ``chosen``: the
-    names of all chosen methods, which settings may be addressed to; ``defaults``: settings that every other one replaces;
-    ``isolate``: see ``find_method``; ``lazy``: load no weights yet.
+    ``settings`` are shared ones (``--set``); ``known``: setting names of other chosen methods, which may be
+    shared too; ``chosen``: the names of all chosen methods, which settings may be addressed to; ``defaults``:
+    settings that every other one replaces; ``isolate``: see ``find_method``; ``lazy``: load no weights yet.
     Raises MethodError, CheckpointError or SettingError, naming the flag to change.
     """
-    wish = Wish.parse(method) if isinstance(method, str) else method if isinstance(method, Wish) else Wish(method.name)
+    wish = (
+        Wish.parse(method)
+        if isinstance(method, str)
+        else method
+        if isinstance(method, Wish)
+        else Wish(method.name)
+    )
     entry = method if isinstance(method, Method) else find_method(wish.method, isolate)
     what = Weights(weights) if isinstance(weights, str) else weights
     check_targets(settings or {}, {entry.name, *chosen})
     mine = settings_for(wish, entry, what.model, settings or {}, set(known), defaults)
-    return Opened(entry, Generator(what.load(entry, lazy), entry.decoder, mine, seed=seed, stop_rule=stop_rule))
+    return Opened(
+        entry, Generator(what.load(entry, lazy), entry.decoder, mine, seed=seed, stop_rule=stop_rule)
+    )

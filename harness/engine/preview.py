@@ -1,4 +1,6 @@
-"""Before a download: what a hub model's run will fetch, whether it fits this machine, about how long it takes, what the method lacks."""
+"""Before a download: what a hub model's run will fetch, whether it fits this machine, about how long it
+takes, what the method lacks.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def on_hub(name: str) -> bool:
         return False
     from huggingface_hub import try_to_load_from_cache
 
-    return not any(isinstance(try_to_load_from_cache(name, file), str) for file in ("model.safetensors", "model.safetensors.index.json"))
+    return not any(
+        isinstance(try_to_load_from_cache(name, file), str)
+        for file in ("model.safetensors", "model.safetensors.index.json")
+    )
 
 
 def fetch_of(name: str) -> Fetch | None:
@@ -47,13 +52,19 @@ def fetch_of(name: str) -> Fetch | None:
         listed = HfApi().model_info(name, files_metadata=True).siblings or []
     except Exception:
         return None
-    wanted = [(file.rfilename, file.size or 0) for file in listed if any(fnmatch.fnmatch(file.rfilename, one) for one in PATTERNS)]
+    wanted = [
+        (file.rfilename, file.size or 0)
+        for file in listed
+        if any(fnmatch.fnmatch(file.rfilename, one) for one in PATTERNS)
+    ]
     weights = sum(size for file, size in wanted if file.endswith(".safetensors"))
     return Fetch(name, len(wanted), sum(size for _, size in wanted), weights)
 
 
 def hub_spec(name: str) -> ModelSpec:
-    """The model's spec from its configuration files alone (some kilobytes). Raises CheckpointError for a family that is refused."""
+    """The model's spec from its configuration files alone (some kilobytes). Raises CheckpointError for a
+    family that is refused.
+    """
     from huggingface_hub import snapshot_download
 
     return spec_of(name, Path(snapshot_download(name, allow_patterns=list(_SMALL))))
@@ -79,8 +90,14 @@ def lacks(name: str, spec: ModelSpec, requires: Iterable[str], adapter: str | No
 def _companions(name: str, spec: ModelSpec, requires: Sequence[str], adapter: str | None) -> list[str]:
     """Further repositories that the run will fetch."""
     known = lookup(name).companions
-    causal = [known["causal_lm"]] if "causal_lm" in requires and spec.diffusion and "causal_lm" in known else []
-    needed = [known[need] for need in requires if need.startswith("adapter:") and need in known] if adapter is None else []
+    causal = (
+        [known["causal_lm"]] if "causal_lm" in requires and spec.diffusion and "causal_lm" in known else []
+    )
+    needed = (
+        [known[need] for need in requires if need.startswith("adapter:") and need in known]
+        if adapter is None
+        else []
+    )
     own = [adapter] if adapter not in (None, "none") else []
     return [one for one in (folder_of(other) for other in [*causal, *needed, *own] if other) if on_hub(one)]
 
@@ -100,18 +117,25 @@ def preview(
 ) -> list[str]:
     """Lines to print before a hub model is fetched; empty if nothing has to be, or the hub cannot be asked.
 
-    ``methods``: (name, requires) of each; ``tokens``: canvas tokens of all documents and methods together. Raises CheckpointError if the
-    model lacks what a method cannot do without, or belongs to a family that is refused.
+    ``methods``: (name, requires) of each; ``tokens``: canvas tokens of all documents and methods together.
+    Raises CheckpointError if the model lacks what a method cannot do without, or belongs to a family that is
+    refused.
     """
     name = location(model)
     fetch = fetch_of(name) if on_hub(name) else None
     if fetch is None:
         return []
     spec = hub_spec(name)
-    missing = [(method, what) for method, requires in methods for what in lacks(model, spec, requires, adapter)]
+    missing = [
+        (method, what) for method, requires in methods for what in lacks(model, spec, requires, adapter)
+    ]
     if fatal := [f"{method} needs {what}" for method, what in missing if not what.startswith("an adapter")]:
-        raise CheckpointError(f"{model} ({gigabytes(fetch.size)}, not fetched): {'; '.join(fatal)}: change --method or --model")
-    others = [other for _, requires in methods for other in _companions(model, spec, sorted(requires), adapter)]
+        raise CheckpointError(
+            f"{model} ({gigabytes(fetch.size)}, not fetched): {'; '.join(fatal)}: change --method or --model"
+        )
+    others = [
+        other for _, requires in methods for other in _companions(model, spec, sorted(requires), adapter)
+    ]
     further = [found for other in dict.fromkeys(others) if (found := fetch_of(other)) is not None]
     lines = [f"fetching {one.name}: {one.files} files, {gigabytes(one.size)}" for one in (fetch, *further)]
     lines += [_memory(fetch, spec, dtype, device), _time(fetch, spec, tokens, dtype, device)]
@@ -133,15 +157,22 @@ def _memory(fetch: Fetch, spec: ModelSpec, dtype: str, device: str | None) -> st
     if need * 1.1 < free:
         return f"{text}: fits"
     half = need / 2 * 1.1 < free and kind == "float32"
-    return f"{text}: DOES NOT FIT; " + ("--dtype bfloat16 would" if half else "choose a smaller --model or another --device")
+    return f"{text}: DOES NOT FIT; " + (
+        "--dtype bfloat16 would" if half else "choose a smaller --model or another --device"
+    )
 
 
 def _time(fetch: Fetch, spec: ModelSpec, tokens: int, dtype: str, device: str | None) -> str:
-    """Reading all weights once per token is the least that one token per forward costs; decoders that write more take less."""
+    """Reading all weights once per token is the least that one token per forward costs; decoders that write
+    more take less.
+    """
     target = pick_device(device)
     need = _held(fetch, spec, dtype, device)
     seconds = need / hardware(target, pick_dtype(dtype, target), need).bandwidth
-    return f"about {_hours(seconds * tokens)} at one token per forward ({seconds:.2g} s each, {tokens} tokens of canvas), less in parallel"
+    return (
+        f"about {_hours(seconds * tokens)} at one token per forward ({seconds:.2g} s each, {tokens} "
+        "tokens of canvas), less in parallel"
+    )
 
 
 def _hours(seconds: float) -> str:

@@ -1,6 +1,8 @@
-"""Settings of a method that were tuned on some test set, by name and with their source: ``--method klass:preset=llada_gsm8k``.
+"""Settings of a method that were tuned on some test set, by name and with their source:
+``--method klass:preset=llada_gsm8k``.
 
-The list is data (``methods/tuned.yaml``), so that the harness names no method. Of a model's whole evaluation: harness.model.presets.
+The list is data (``methods/tuned.yaml``), so that the harness names no method. Of a model's whole evaluation:
+harness.model.presets.
 """
 
 from __future__ import annotations

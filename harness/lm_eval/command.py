@@ -16,7 +16,9 @@ from harness.lm_eval.model import LATEST, merge_counts
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
 def lm_eval_command(context: typer.Context) -> None:
     """lm-eval's own command line with model `dllm` registered."""
     sys.exit(run_lm_eval(context.args))

@@ -21,7 +21,9 @@ Pair = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True)
 class _Row:
-    """One row of a forward pass: ``ids`` [length], the positions that count, their true ids, and what their sum weighs."""
+    """One row of a forward pass: ``ids`` [length], the positions that count, their true ids, and what their
+    sum weighs.
+    """
 
     request: int
     ids: Tensor
@@ -45,7 +47,9 @@ def causal_batch(backbone: Backbone, pairs: Sequence[Pair], batch: int) -> list[
     return list(zip(totals, greedy, strict=True))
 
 
-def masked(backbone: Backbone, prefix: Sequence[int], target: Sequence[int], draws: int, batch: int, seed: int) -> tuple[float, bool]:
+def masked(
+    backbone: Backbone, prefix: Sequence[int], target: Sequence[int], draws: int, batch: int, seed: int
+) -> tuple[float, bool]:
     """(estimate of the lower bound on log p(target | prefix) in nats, False).
 
     ``draws`` forward rows in batches of ``batch``; the same seed gives the same estimate.
@@ -53,7 +57,9 @@ def masked(backbone: Backbone, prefix: Sequence[int], target: Sequence[int], dra
     return masked_batch(backbone, [(prefix, target)], draws, batch, seed)[0]
 
 
-def masked_batch(backbone: Backbone, pairs: Sequence[Pair], draws: int, batch: int, seed: int) -> list[tuple[float, bool]]:
+def masked_batch(
+    backbone: Backbone, pairs: Sequence[Pair], draws: int, batch: int, seed: int
+) -> list[tuple[float, bool]]:
     """``masked`` of each pair, ``batch`` rows per forward pass, whichever requests they belong to."""
     rows = [row for request, pair in enumerate(pairs) for row in _drawn(backbone, request, pair, draws, seed)]
     totals, _ = _score(backbone, rows, len(pairs), batch, causal=False)
@@ -75,8 +81,12 @@ def _drawn(backbone: Backbone, request: int, pair: Pair, draws: int, seed: int) 
 
 
 @torch.inference_mode()
-def _score(backbone: Backbone, rows: Sequence[_Row], requests: int, batch: int, causal: bool) -> tuple[list[float], list[bool]]:
-    """(weighted sum of the log-probabilities that count, whether all of them are the likeliest) of each request."""
+def _score(
+    backbone: Backbone, rows: Sequence[_Row], requests: int, batch: int, causal: bool
+) -> tuple[list[float], list[bool]]:
+    """(weighted sum of the log-probabilities that count, whether all of them are the likeliest) of each
+    request.
+    """
     totals, best = [0.0] * requests, [True] * requests
     # Rows of like length side by side, so that little is padded.
     ordered = sorted(rows, key=lambda row: len(row.ids))
@@ -100,9 +110,15 @@ def _logits(backbone: Backbone, chunk: Sequence[_Row], causal: bool) -> Tensor:
     for place, row in enumerate(chunk):
         ids[place, : len(row.ids)] = row.ids
     lengths = torch.tensor([len(row.ids) for row in chunk])
-    seen = torch.arange(longest) < lengths.view(-1, 1, 1, 1) if int(lengths.min()) < longest and not causal else None
+    seen = (
+        torch.arange(longest) < lengths.view(-1, 1, 1, 1)
+        if int(lengths.min()) < longest and not causal
+        else None
+    )
     # A causal model's logits at p predict p + 1 whatever the family says of its own way.
     shift = 1 if causal or backbone.spec.shift else 0
     rows = torch.cat([torch.full_like(row.at, place) for place, row in enumerate(chunk)])
     at = torch.cat([row.at for row in chunk]) - shift
-    return backbone.score(ids.to(backbone.device), causal, (rows.to(backbone.device), at.to(backbone.device)), seen)
+    return backbone.score(
+        ids.to(backbone.device), causal, (rows.to(backbone.device), at.to(backbone.device)), seen
+    )

@@ -46,7 +46,9 @@ class LmEvalError(UserError, ValueError):
 
 
 class DiffusionLM(TemplateLM):
-    """``pretrained`` is a shipped name, folder or hub id; every other unknown argument is a decoder setting."""
+    """``pretrained`` is a shipped name, folder or hub id; every other unknown argument is a decoder
+    setting.
+    """
 
     backend = "causal"
 
@@ -73,7 +75,9 @@ class DiffusionLM(TemplateLM):
         if self._accelerator is not None and self._accelerator.device.type == "cuda":
             device = str(self._accelerator.device)
         weights = Weights(pretrained, adapter, str(merge).lower() != "false", dtype, device, family)
-        self.generator = open_engine(Wish(method, settings), weights, seed=int(seed), stop_rule=stop_rule).generator
+        self.generator = open_engine(
+            Wish(method, settings), weights, seed=int(seed), stop_rule=stop_rule
+        ).generator
         if add_bos_token is not None:
             self.generator.loaded = replace(self.generator.loaded, add_bos=bool(add_bos_token))
         self._device = self.generator.loaded.backbone.device
@@ -94,9 +98,15 @@ class DiffusionLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of ``requests``; stop strings, length and settings are each request's own."""
         asked = [self._request(*instance.args) for instance in requests]
-        order = sorted(range(len(asked)), key=lambda k: (asked[k].canvas, str(asked[k].settings), asked[k].stops, k))
+        order = sorted(
+            range(len(asked)), key=lambda k: (asked[k].canvas, str(asked[k].settings), asked[k].stops, k)
+        )
         answers: dict[int, str] = {}
-        progress = tqdm(total=len(asked), desc=f"{self.generator.decoder.name} decoding", disable=disable_tqdm or self.rank != 0)
+        progress = tqdm(
+            total=len(asked),
+            desc=f"{self.generator.decoder.name} decoding",
+            disable=disable_tqdm or self.rank != 0,
+        )
         position = 0
         for batch in self.generator.run([asked[k] for k in order], self.batch_size):
             for generation in batch:
@@ -117,7 +127,11 @@ class DiffusionLM(TemplateLM):
             settings["temperature"] = kwargs["temperature"]
         blocks = tuple(kwargs.get("blocks", {}).values())
         return Request(
-            context, self.generator.canvas(kwargs["max_gen_toks"] or None, blocks), tuple(kwargs["until"]), settings, blocks=blocks
+            context,
+            self.generator.canvas(kwargs["max_gen_toks"] or None, blocks),
+            tuple(kwargs["until"]),
+            settings,
+            blocks=blocks,
         )
 
     def _note(self, instance: Instance, generation: Generation) -> None:
@@ -126,7 +140,9 @@ class DiffusionLM(TemplateLM):
             log.error("document %s: %s", instance.doc_id, generation.error)
         counts = {"useful": generation.useful, "status": generation.status}
         if generation.decoded is not None:
-            counts |= generation.decoded.model_dump(include={name for name in Measured.model_fields if name != "forwards"})
+            counts |= generation.decoded.model_dump(
+                include={name for name in Measured.model_fields if name != "forwards"}
+            )
         seen = self.counts.setdefault((instance.task_name or "", instance.doc_id or 0), [])
         # Ranks are padded by repeating a request; only as many answers as the task asked for count.
         if len(seen) < (instance.repeats or 1):
@@ -138,13 +154,21 @@ class DiffusionLM(TemplateLM):
             self.counts.update(other)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise LmEvalError("rolling log-likelihood is not defined for these decoders: use tasks that generate or compare answers")
+        raise LmEvalError(
+            "rolling log-likelihood is not defined for these decoders: use tasks that generate or compare "
+            "answers"
+        )
 
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
         """Exact for causal checkpoints; for masked diffusion the Monte Carlo bound with ``mc_num`` draws."""
         if self.asked:
             names = ", ".join(sorted(self.asked))
-            raise LmEvalError(f"{names}: log-likelihood tasks compare given answers and no decoder runs; leave it out of --model_args")
+            raise LmEvalError(
+                f"{names}: log-likelihood tasks compare given answers and no decoder runs; leave it out of "
+                "--model_args"
+            )
         backbone = self.generator.loaded.backbone
         if backbone.spec.uniform_state:
             raise LmEvalError("log-likelihood needs a masked or causal model; this one is uniform-state")
@@ -185,7 +209,9 @@ class DiffusionLM(TemplateLM):
     def tokenizer_name(self) -> str:
         return f"{self.generator.loaded.checkpoint}-{self.generator.loaded.tokenizer_hash}".replace("/", "__")
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         return chat_text(self.tokenizer, chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
@@ -194,7 +220,8 @@ class DiffusionLM(TemplateLM):
     def set_cache_hook(self, cache_hook: Any) -> None:
         if getattr(cache_hook, "dbdict", None) is not None:
             raise LmEvalError(
-                "--use_cache is refused: lm-eval keys it by prompt and generation arguments only, so answers of another "
+                "--use_cache is refused: lm-eval keys it by prompt and generation arguments only, so answers "
+                "of another "
                 "decoder or setting would be returned; `bench run` resumes interrupted runs instead"
             )
         super().set_cache_hook(cache_hook)
@@ -217,8 +244,15 @@ class DiffusionLM(TemplateLM):
         """Merged into lm-eval's results: what ran, and the meter's totals."""
         loaded = self.generator.loaded
         return {
-            "decoder": {"method": self.generator.decoder.name, "settings": settings_of(self.generator.config)},
-            "checkpoint": {"name": loaded.checkpoint, "weights_hash": loaded.weights_hash, "adapter": loaded.adapter},
+            "decoder": {
+                "method": self.generator.decoder.name,
+                "settings": settings_of(self.generator.config),
+            },
+            "checkpoint": {
+                "name": loaded.checkpoint,
+                "weights_hash": loaded.weights_hash,
+                "adapter": loaded.adapter,
+            },
             "throughput": throughput([one for seen in self.counts.values() for one in seen]),
         }
 
@@ -227,7 +261,9 @@ register_model("dllm")(DiffusionLM)
 
 
 def throughput(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Totals of the meter over all ranks (seconds add up, so TPS is per device); rates are null where nothing was decoded."""
+    """Totals of the meter over all ranks (seconds add up, so TPS is per device); rates are null where nothing
+    was decoded.
+    """
     rows = [counts for counts in answers if "nfe" in counts]
     useful = sum(counts["useful"] or 0 for counts in rows)
     seconds, nfe = sum(counts["time_s"] for counts in rows), sum(counts["nfe"] for counts in rows)
@@ -252,7 +288,9 @@ def merge_counts(lm: DiffusionLM, task: str, samples: list[dict[str, Any]]) -> N
 
 def _batch_size(value: int | str) -> int:
     if isinstance(value, str) and not value.isdigit():
-        raise SettingError(f"--batch_size {value} is not supported: give a number (speed figures need a fixed batch size)")
+        raise SettingError(
+            f"--batch_size {value} is not supported: give a number (speed figures need a fixed batch size)"
+        )
     if int(value) < 1:
         raise SettingError("--batch_size must be at least 1")
     return int(value)

@@ -1,1 +1,3 @@
-"""Measuring: the clock around a decode call, its audit, the timing protocol, memory, environment and roofline."""
+"""Measuring: the clock around a decode call, its audit, the timing protocol, memory, environment and
+roofline.
+"""

@@ -32,13 +32,17 @@ CHECK_NAMES = (
 )
 GLASS_CHECKS = ("writes_explained",)
 """Of a decoder behind glass, where the judge sees every answer and every write."""
-# A share of the roof above 1 by measurement noise is no finding; twice the roof is forwards that were not run.
+# A share of the roof above 1 by measurement noise is no finding; twice the roof is forwards that were not
+# run.
 ROOF_SLACK = 2.0
 
 
 def _modules() -> list[ModuleType]:
     """Every module of the decoding room."""
-    names = [f"{harness.decoding.__name__}.{entry.name}" for entry in pkgutil.iter_modules(harness.decoding.__path__)]
+    names = [
+        f"{harness.decoding.__name__}.{entry.name}"
+        for entry in pkgutil.iter_modules(harness.decoding.__path__)
+    ]
     return [importlib.import_module(name) for name in names]
 
 
@@ -48,7 +52,10 @@ def _code() -> dict[str, tuple[object, object]]:
     for module in _modules():
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
-                found |= {f"{module.__name__}.{name}.{key}": _identity(member) for key, member in vars(value).items()}
+                found |= {
+                    f"{module.__name__}.{name}.{key}": _identity(member)
+                    for key, member in vars(value).items()
+                }
             elif isinstance(value, (FunctionType, ModuleType)):
                 found[f"{module.__name__}.{name}"] = _identity(value)
     return {name: entry for name, entry in found.items() if entry[1] is not None}
@@ -83,9 +90,19 @@ class Start:
     def of(cls, backbone: Backbone, canvas: Canvas) -> Start:
         parts: dict[str, Any] = {"rules": replace(canvas.rules), "blocks": canvas.blocks}
         parts |= {"rules of rows": [row._rules is canvas.rules for row in canvas.rows]}
-        parts |= {"spec": backbone.spec, "layers": len(backbone._model.model.layers), "threads": torch.get_num_threads()}
-        parts |= {"rows": [id(row) for row in canvas.rows], "prompt lengths": [row.prompt_length for row in canvas.rows]}
-        parts |= {"lengths": [row.length for row in canvas.rows], "meter": (id(canvas.meter), [id(row) for row in canvas.meter.rows])}
+        parts |= {
+            "spec": backbone.spec,
+            "layers": len(backbone._model.model.layers),
+            "threads": torch.get_num_threads(),
+        }
+        parts |= {
+            "rows": [id(row) for row in canvas.rows],
+            "prompt lengths": [row.prompt_length for row in canvas.rows],
+        }
+        parts |= {
+            "lengths": [row.length for row in canvas.rows],
+            "meter": (id(canvas.meter), [id(row) for row in canvas.meter.rows]),
+        }
         objects = {"backbone": backbone, "canvas": canvas, "canvas.meter": canvas.meter}
         parts |= {f"attributes of {name}": sorted(vars(part)) for name, part in objects.items()}
         return cls(parts)
@@ -106,13 +123,22 @@ def audit_rows(
 ) -> list[list[AuditCheck]]:
     """Checks of every row: prompt, masks, ids, counts, rules, clock.
 
-    ``device_ids``: the canvas as it lies on the device, [rows, width]; ``seen``: the forward passes that a hook on
-    the model itself saw; ``changed``: what Start.changed found.
+    ``device_ids``: the canvas as it lies on the device, [rows, width]; ``seen``: the forward passes that a
+    hook on the model itself saw; ``changed``: what Start.changed found.
     """
-    common = [*_count_checks(canvas, seen), _listed("rules_unchanged", list(changed)), _clock_check(canvas, timing)]
+    common = [
+        *_count_checks(canvas, seen),
+        _listed("rules_unchanged", list(changed)),
+        _clock_check(canvas, timing),
+    ]
     now = _code()
-    common.append(_listed("harness_untouched", [name for name in {**_CODE, **now} if now.get(name) != _CODE.get(name)]))
-    return [common + _row_checks(row, list(prompt), list(ids)) for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)]
+    common.append(
+        _listed("harness_untouched", [name for name in {**_CODE, **now} if now.get(name) != _CODE.get(name)])
+    )
+    return [
+        common + _row_checks(row, list(prompt), list(ids))
+        for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)
+    ]
 
 
 def _listed(name: str, faults: list[str]) -> AuditCheck:
@@ -120,7 +146,9 @@ def _listed(name: str, faults: list[str]) -> AuditCheck:
 
 
 def _count_checks(canvas: Canvas, seen: Watch) -> list[AuditCheck]:
-    """The meter against the hook on the first layer: calls, and the positions that entered it, for one row pass by pass."""
+    """The meter against the hook on the first layer: calls, and the positions that entered it, for one row
+    pass by pass.
+    """
     rows, counted = canvas.meter.rows, canvas.meter.calls
     fed, true_fed = [sum(row.fed) for row in rows], [count * length for count, length in seen.shapes]
     exact = len(rows) > 1 or rows[0].fed == true_fed
@@ -145,20 +173,28 @@ def _clock_check(canvas: Canvas, timing: Timing) -> AuditCheck:
         faults.append("meter.started was changed")
     if not 0 <= canvas.meter.forward_s <= timing.elapsed:
         faults.append(f"forward_s {canvas.meter.forward_s:.6f} of {timing.elapsed:.6f} s")
-    marks = [mark for row in canvas.meter.rows for mark in (row.first_block_s, row.finished_s) if mark is not None]
+    marks = [
+        mark for row in canvas.meter.rows for mark in (row.first_block_s, row.finished_s) if mark is not None
+    ]
     if any(not 0 <= mark <= timing.elapsed for mark in marks):
         faults.append("a row's times lie outside the call")
     return _listed("clock_intact", faults)
 
 
 def audit_run(
-    samples: Sequence[Sample], roof_share: float | None = None, *, greedy: bool = False, more: Sequence[AuditCheck] = ()
+    samples: Sequence[Sample],
+    roof_share: float | None = None,
+    *,
+    greedy: bool = False,
+    more: Sequence[AuditCheck] = (),
 ) -> Audit:
-    """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by that name.
+    """The verdict over a whole run, one check per name; a decoder that broke the canvas' contract fails by
+    that name.
 
-    ``roof_share``: the run's speed as a share of the device's roofline (harness.measuring.roofline), if it was measured.
-    ``greedy``: at temperature 0 repeats must be equal and cost the same, unless the decoder drew from its row's random stream.
-    ``more``: checks of the run as a whole. What fails only behind the glass is listed where it failed.
+    ``roof_share``: the run's speed as a share of the device's roofline (harness.measuring.roofline), if it
+    was measured. ``greedy``: at temperature 0 repeats must be equal and cost the same, unless the decoder
+    drew from its row's random stream. ``more``: checks of the run as a whole. What fails only behind the
+    glass is listed where it failed.
     """
     failed = [sample for sample in samples if sample.status == "audit_failed"]
     checks = []
@@ -166,10 +202,20 @@ def audit_run(
         hits = [sample for sample in failed if _blames(sample, name)]
         if name in GLASS_CHECKS and not hits:
             continue
-        detail = f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}" if hits else ""
+        detail = (
+            f"{len(hits)} of {len(samples)} samples, first document {hits[0].doc_id}: {hits[0].error}"
+            if hits
+            else ""
+        )
         checks.append(AuditCheck(name=name, passed=not hits, detail=detail))
     if roof_share is not None:
-        checks.append(AuditCheck(name="within_roofline", passed=roof_share <= ROOF_SLACK, detail=f"{roof_share:.0%} of the roofline"))
+        checks.append(
+            AuditCheck(
+                name="within_roofline",
+                passed=roof_share <= ROOF_SLACK,
+                detail=f"{roof_share:.0%} of the roofline",
+            )
+        )
     if greedy:
         checks += repetition(samples)
     checks += more
@@ -185,16 +231,29 @@ def _blames(sample: Sample, name: str) -> bool:
 def _row_checks(row: Row, prompt: list[int], ids: list[int]) -> list[AuditCheck]:
     final = finished_length(row)
     steps = row.step_map
-    holes = [position for start, stop in row.finals for position in range(start, stop) if not row.written(position)]
+    holes = [
+        position for start, stop in row.finals for position in range(start, stop) if not row.written(position)
+    ]
     region = ids[row.prompt_length : row.end]
-    # Unwritten positions must hold the fill id: a token put there behind the canvas would steer the model unseen.
+    # Unwritten positions must hold the fill id: a token put there behind the canvas would steer the model
+    # unseen.
     stray = [k for k, (here, told) in enumerate(zip(region, row.output, strict=True)) if here != told]
-    stray += [k for k, step in enumerate(steps) if step >= row.nfe or (step < 0 and row.output[k] != row.fill_id)]
+    stray += [
+        k for k, step in enumerate(steps) if step >= row.nfe or (step < 0 and row.output[k] != row.fill_id)
+    ]
     behind = [value for value in ids[row.end :] if value != row.fill_id]
     return [
         AuditCheck(name="prompt_unchanged", passed=row.prompt == prompt and ids[: len(prompt)] == prompt),
-        AuditCheck(name="no_mask_left", passed=not holes and final > 0, detail=f"{len(holes)} unwritten positions" if holes else ""),
-        AuditCheck(name="ids_match_commits", passed=not stray and not behind, detail=f"{len(stray) + len(behind)} ids were not committed"),
+        AuditCheck(
+            name="no_mask_left",
+            passed=not holes and final > 0,
+            detail=f"{len(holes)} unwritten positions" if holes else "",
+        ),
+        AuditCheck(
+            name="ids_match_commits",
+            passed=not stray and not behind,
+            detail=f"{len(stray) + len(behind)} ids were not committed",
+        ),
         AuditCheck(name="nfe_positive", passed=row.nfe > 0, detail=f"nfe {row.nfe}"),
     ]
 

@@ -33,8 +33,9 @@ class ContextError(UserError, ValueError):
 class Decoded(Measured):
     """One row as decoded: ids, counts and times.
 
-    ``queries``: positions fed by each forward, as half-open spans; a list of them per layer where a cache policy works inside the layers.
-    ``spans``: blocks of the output, [start, stop) in output positions; one unless the suite or the method divided the row.
+    ``queries``: positions fed by each forward, as half-open spans; a list of them per layer where a cache
+    policy works inside the layers. ``spans``: blocks of the output, [start, stop) in output positions; one
+    unless the suite or the method divided the row.
     """
 
     # Null in a stored sample where nothing was decoded; never here.
@@ -74,7 +75,9 @@ def check_context(backbone: Backbone, prompt: Sequence[int], new_tokens: int) ->
     """ContextError if prompt and canvas exceed the model's positions, or the prompt is unusable."""
     limit, total = backbone.spec.max_positions, len(prompt) + new_tokens
     if total > limit:
-        text = f"prompt of {len(prompt)} tokens and canvas of {new_tokens} exceed the model's context of {limit}"
+        text = (
+            f"prompt of {len(prompt)} tokens and canvas of {new_tokens} exceed the model's context of {limit}"
+        )
         raise ContextError(f"{text}: shorten the prompt or lower max_new_tokens")
     if not prompt:
         raise ContextError("empty prompt: give at least one token (add_bos_token=true adds one)")
@@ -94,7 +97,8 @@ def decode(
     blocks: Sequence[int] = (),
     stops: StopStrings | None = None,
 ) -> list[Decoded]:
-    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``, ``stops``: see harness.decoding.canvas.
+    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``, ``stops``: see
+    harness.decoding.canvas.
 
     Raises ContextError before any work; whatever the decoder raises passes through.
     """
@@ -116,18 +120,28 @@ def decode(
     before = memory.level(device) if memory.reset_peak(device) else None
     start = Start.of(backbone, canvas)
     prepare = getattr(decoder, "ready", None)
-    with prepare(backbone, canvas, config) if prepare is not None else nullcontext(), backbone.watch() as seen:
+    with (
+        prepare(backbone, canvas, config) if prepare is not None else nullcontext(),
+        backbone.watch() as seen,
+    ):
         ids, timing = _timed(backbone, decoder, config, canvas)
     checks = audit_rows(canvas, prompts, ids, seen, start.changed(backbone, canvas), timing)
     if (findings := getattr(decoder, "findings", None)) is not None:
         checks = [[*found, *findings(index)] for index, found in enumerate(checks)]
     peak = memory.peak(device)
     above = None if before is None or peak is None else max(0, peak - before)
-    return [_row(backbone, canvas, index, timing.elapsed, (peak, above), checks[index]) for index in range(len(prompts))]
+    return [
+        _row(backbone, canvas, index, timing.elapsed, (peak, above), checks[index])
+        for index in range(len(prompts))
+    ]
 
 
-def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) -> tuple[list[list[int]], Timing]:
-    """Run the decoder between two idle moments of the device: all ids [rows][width] on the host, and the clock."""
+def _timed(
+    backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas
+) -> tuple[list[list[int]], Timing]:
+    """Run the decoder between two idle moments of the device: all ids [rows][width] on the host, and the
+    clock.
+    """
     _synchronise(backbone.device)
     started = canvas.meter.started = _clock()
     begin = canvas.meter.now()
@@ -139,7 +153,12 @@ def _timed(backbone: Backbone, decoder: Decoder, config: Any, canvas: Canvas) ->
 
 
 def _row(
-    backbone: Backbone, canvas: Canvas, index: int, elapsed: float, memory_bytes: tuple[int | None, int | None], checks: list[AuditCheck]
+    backbone: Backbone,
+    canvas: Canvas,
+    index: int,
+    elapsed: float,
+    memory_bytes: tuple[int | None, int | None],
+    checks: list[AuditCheck],
 ) -> Decoded:
     row, meter, rows = canvas.rows[index], canvas.meter.rows[index], len(canvas.rows)
     output, steps = row.output, row.step_map

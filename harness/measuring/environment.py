@@ -18,7 +18,9 @@ _PACKAGES = ("torch", "transformers", "lm_eval", "peft", "tokenizers", "numpy", 
 
 def _output(*command: str) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, cwd=Path(__file__).parent)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, cwd=Path(__file__).parent
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -57,7 +59,13 @@ def git_state() -> dict[str, Any]:
 
 def capture(device: torch.device) -> dict[str, Any]:
     """Everything of section 9 of the measurement protocol that this machine can tell."""
-    gpu: dict[str, Any] = {"gpu": None, "gpu_driver": None, "cuda": None, "gpu_clock_mhz": None, "gpu_throttle": None}
+    gpu: dict[str, Any] = {
+        "gpu": None,
+        "gpu_driver": None,
+        "cuda": None,
+        "gpu_clock_mhz": None,
+        "gpu_throttle": None,
+    }
     if device.type == "cuda":
         fields = "driver_version,clocks.sm,clocks_throttle_reasons.active"
         query = _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")

@@ -17,8 +17,8 @@ _PIECE = 1 << 24
 def fingerprint(backbone: Backbone) -> str:
     """A hash over name, shape, type and sums of every parameter, and the number of layers (16 hex digits).
 
-    Sums in float64 over pieces of 16 Mi values: any change that decides a token changes them; who looks for values with the same sums
-    can find some.
+    Sums in float64 over pieces of 16 Mi values: any change that decides a token changes them; who looks for
+    values with the same sums can find some.
     """
     model = backbone._model
     found = hashlib.sha256(str(len(model.model.layers)).encode())
@@ -29,11 +29,18 @@ def fingerprint(backbone: Backbone) -> str:
 
 def _sums(tensor: Tensor) -> list[tuple[float, float]]:
     pieces = [piece.double() for piece in tensor.detach().reshape(-1).split(_PIECE)]
-    return [(float(piece.sum()), float((piece * torch.arange(1, 1 + len(piece), device=piece.device)).sum())) for piece in pieces]
+    return [
+        (float(piece.sum()), float((piece * torch.arange(1, 1 + len(piece), device=piece.device)).sum()))
+        for piece in pieces
+    ]
 
 
 def weights_check(backbone: Backbone, before: str) -> AuditCheck:
     """The audit's check of the weights against their fingerprint at the run's start."""
     now = fingerprint(backbone)
     same = now == before
-    return AuditCheck(name="weights_unchanged", passed=same, detail="" if same else f"fingerprint {before} at the start, {now} at the end")
+    return AuditCheck(
+        name="weights_unchanged",
+        passed=same,
+        detail="" if same else f"fingerprint {before} at the start, {now} at the end",
+    )

@@ -30,7 +30,9 @@ def level(device: torch.device) -> int | None:
 
 
 def peak(device: torch.device) -> int | None:
-    """Bytes at the peak since ``reset_peak``; None where unknown. On a CPU all models of the process count."""
+    """Bytes at the peak since ``reset_peak``; None where unknown. On a CPU all models of the process
+    count.
+    """
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
 
 

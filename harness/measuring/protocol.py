@@ -1,7 +1,8 @@
 """How carefully a run is timed: warm-up, timing passes, repeats (section "protocol" of docs and --help).
 
 quick     one unrecorded answer, then every document once.
-standard  warm-up per shape until times are steady, every document once, and a frozen slice of 32 documents timed three times in
+standard  warm-up per shape until times are steady, every document once, and a frozen slice of 32 documents
+timed three times in
           all, methods interleaved A B B A.
 publish   as standard, with every document timed three times.
 
@@ -27,9 +28,11 @@ class ProtocolError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """``cv``: coefficient of variation of the last runs at which a shape counts as warm; null: ``warmup_min`` runs are enough.
+    """``cv``: coefficient of variation of the last runs at which a shape counts as warm; null: ``warmup_min``
+    runs are enough.
 
-    ``passes``: times that a document of the timing slice is decoded in all; ``timing_slice``: its size, null: all documents.
+    ``passes``: times that a document of the timing slice is decoded in all; ``timing_slice``: its size, null:
+    all documents.
     """
 
     name: str
@@ -48,7 +51,9 @@ class Protocol:
         return self.cv is None or variation(times[-STEADY_RUNS:]) < self.cv
 
     def keys(self, documents: Sequence[int], repeats: int = 1, batch_size: int = 1) -> list[tuple[int, int]]:
-        """Every (document, repeat) of a run in the order of decoding: ``repeats`` of all, then the slice's further passes."""
+        """Every (document, repeat) of a run in the order of decoding: ``repeats`` of all, then the slice's
+        further passes.
+        """
         chosen = timing_slice(documents, self.timing_slice, batch_size)
         first = [(document, repeat) for repeat in range(repeats) for document in documents]
         return first + [(document, repeat) for repeat in range(repeats, self.passes) for document in chosen]
@@ -74,7 +79,9 @@ def variation(times: Sequence[float]) -> float:
 
 
 def timing_slice(documents: Sequence[int], size: int | None, batch_size: int = 1) -> list[int]:
-    """``size`` documents evenly spaced over the suite (all if null), in whole batches: fixed by suite, limit and batch size alone."""
+    """``size`` documents evenly spaced over the suite (all if null), in whole batches: fixed by suite, limit
+    and batch size alone.
+    """
     if size is None or size >= len(documents):
         return list(documents)
     groups = [documents[start : start + batch_size] for start in range(0, len(documents), batch_size)]
@@ -88,14 +95,17 @@ def bucket(prompt_tokens: int) -> int:
 
 
 def interleaved(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(place, turn) over queues of these lengths in A B B A order, so that a slow minute hits every queue alike."""
+    """(place, turn) over queues of these lengths in A B B A order, so that a slow minute hits every queue
+    alike.
+    """
     for turn in range(max(lengths, default=0)):
         places = range(len(lengths)) if turn % 2 == 0 else reversed(range(len(lengths)))
         yield from ((place, turn) for place in places if turn < lengths[place])
 
 
 def determinism(samples: Iterable[Sample]) -> float | None:
-    """Share of repeated documents whose repeats all gave the same ids by as many forwards; None: nothing was repeated.
+    """Share of repeated documents whose repeats all gave the same ids by as many forwards; None: nothing was
+    repeated.
 
     Meaningful at temperature 0; a sampling decoder draws anew in every repeat.
     """

@@ -1,12 +1,13 @@
 """What the hardware allows: a lower bound on the time of recorded forward passes, and a run's share of it.
 
-A forward reads every weight of body and head once (the embedding is a gather) and the cached keys and values, and multiplies
-2 x body parameters per query position; it cannot be faster than the slower of the two. The head's multiplications are left out,
-because it runs at chosen positions only: the bound stays a bound. Bandwidth and matmul rate are measured once per device, dtype
-and thread count and cached; bandwidth with a buffer as large as the model, because a small model lives in the processor's cache.
+A forward reads every weight of body and head once (the embedding is a gather) and the cached keys and values,
+and multiplies 2 x body parameters per query position; it cannot be faster than the slower of the two. The
+head's multiplications are left out, because it runs at chosen positions only: the bound stays a bound.
+Bandwidth and matmul rate are measured once per device, dtype and thread count and cached; bandwidth with a
+buffer as large as the model, because a small model lives in the processor's cache.
 
-Other work on the machine can only make a measurement too slow, so the best of all measurements counts, and a run that seems to
-beat its roof makes it measure again (``settled_share``).
+Other work on the machine can only make a measurement too slow, so the best of all measurements counts, and a
+run that seems to beat its roof makes it measure again (``settled_share``).
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Hardware:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What one forward costs: weight bytes read, KV bytes per cached token, operations per query position and per query-key pair."""
+    """What one forward costs: weight bytes read, KV bytes per cached token, operations per query position and
+    per query-key pair.
+    """
 
     weight_bytes: float
     kv_bytes: float
@@ -65,12 +68,17 @@ class Roofline:
     def seconds(self, rows: Pass) -> float:
         """Least time of one forward pass shared by ``rows``."""
         cached = sum(kept for _, kept in rows)
-        operations = sum(query * (self.cost.position_flops + self.cost.pair_flops * max(query, kept)) for query, kept in rows)
+        operations = sum(
+            query * (self.cost.position_flops + self.cost.pair_flops * max(query, kept))
+            for query, kept in rows
+        )
         moved = self.cost.weight_bytes + cached * self.cost.kv_bytes
         return max(moved / self.hardware.bandwidth, operations / self.hardware.flops)
 
     def roof_tps(self, tpf: float, positions: float = 1.0, cached: float = 0.0) -> float:
-        """Most tokens/s at ``tpf`` tokens per forward of ``positions`` queries over ``cached`` keys (batch 1)."""
+        """Most tokens/s at ``tpf`` tokens per forward of ``positions`` queries over ``cached`` keys (batch
+        1).
+        """
         operations = positions * (self.cost.position_flops + self.cost.pair_flops * max(positions, cached))
         moved = self.cost.weight_bytes + cached * self.cost.kv_bytes
         return tpf / max(moved / self.hardware.bandwidth, operations / self.hardware.flops)
@@ -100,11 +108,15 @@ def passes(samples: Iterable[Sample], batch_size: int) -> list[Pass]:
         return sample.order // batch_size if sample.batch is None else sample.batch
 
     joined: list[Pass] = []
-    ordered = sorted((sample for sample in samples if sample.forwards), key=lambda sample: (number(sample), sample.order))
+    ordered = sorted(
+        (sample for sample in samples if sample.forwards), key=lambda sample: (number(sample), sample.order)
+    )
     for _, group in groupby(ordered, key=number):
         rows = [sample.forwards for sample in group]
         for step in range(max(map(len, rows))):
-            joined.append([(forwards[step][0], forwards[step][1]) for forwards in rows if step < len(forwards)])
+            joined.append(
+                [(forwards[step][0], forwards[step][1]) for forwards in rows if step < len(forwards)]
+            )
     return joined
 
 
@@ -123,12 +135,19 @@ def roof_share(run: Run, samples: Sequence[Sample], roofline: Roofline | None = 
 
 
 def settled_share(run: Run, samples: Sequence[Sample], measure: Callable[[], Roofline]) -> float | None:
-    """``roof_share``; while it is above 1, ``measure`` is asked for the device again, up to RETRIES times, before that is believed.
+    """``roof_share``; while it is above 1, ``measure`` is asked for the device again, up to RETRIES times,
+    before that is believed.
 
-    A better figure replaces the one in ``run.roofline``, whose ``again`` lists every further measurement and the share before it.
+    A better figure replaces the one in ``run.roofline``, whose ``again`` lists every further measurement and
+    the share before it.
     """
     share = roof_share(run, samples)
-    while run.roofline is not None and share is not None and share > 1 and len(run.roofline.get("again", [])) < RETRIES:
+    while (
+        run.roofline is not None
+        and share is not None
+        and share > 1
+        and len(run.roofline.get("again", [])) < RETRIES
+    ):
         found = measure()
         again = [*run.roofline.get("again", []), {**asdict(found.hardware), "share_before": share}]
         run.roofline = {**Roofline.from_record(run.roofline).at_best(found.hardware).record(), "again": again}
@@ -139,7 +158,14 @@ def settled_share(run: Run, samples: Sequence[Sample], measure: Callable[[], Roo
 def model_cost(backbone: Backbone) -> ModelCost:
     """Costs of the model as loaded, adapters that were not merged included."""
     spec, model = backbone.spec, backbone._model
-    body = sum(part.numel() for part in (*model.model.layers.parameters(), *model.model.layers.buffers(), *model.model.norm.parameters()))
+    body = sum(
+        part.numel()
+        for part in (
+            *model.model.layers.parameters(),
+            *model.model.layers.buffers(),
+            *model.model.norm.parameters(),
+        )
+    )
     size = torch.empty(0, dtype=backbone.dtype).element_size()
     return ModelCost(
         weight_bytes=size * (body + model.lm_head.weight.numel()),
@@ -150,7 +176,8 @@ def model_cost(backbone: Backbone) -> ModelCost:
 
 
 def roofline_for(backbone: Backbone, fresh: bool = False) -> Roofline:
-    """The roofline of a loaded model on its device; measures (about two seconds) only what no earlier run has cached.
+    """The roofline of a loaded model on its device; measures (about two seconds) only what no earlier run has
+    cached.
 
     Call it outside the clocks of a run. ``fresh`` measures again and keeps the better figures.
     """
@@ -164,13 +191,23 @@ def cache_path() -> Path:
 
 
 def hardware(device: torch.device, dtype: torch.dtype, weight_bytes: float, fresh: bool = False) -> Hardware:
-    """Measured bandwidth (buffer of about ``weight_bytes``) and matmul rate of a device, from the cache if there."""
+    """Measured bandwidth (buffer of about ``weight_bytes``) and matmul rate of a device, from the cache if
+    there.
+    """
     # Far beyond any cache, and no more than a GPU that holds a model can spare.
     largest = (1024 if device.type == "cuda" else 512) * MIB
     size = min(max(1 << (int(weight_bytes) - 1).bit_length(), MIB), largest)
-    kind, threads = str(dtype).removeprefix("torch."), torch.get_num_threads() if device.type == "cpu" else None
-    cores = f" of {len(os.sched_getaffinity(0))} cores" if threads and hasattr(os, "sched_getaffinity") else ""
-    key = f"{device_name(device)} {kind} threads={threads}{cores} buffer={size // MIB}MiB torch={torch.__version__}"
+    kind, threads = (
+        str(dtype).removeprefix("torch."),
+        torch.get_num_threads() if device.type == "cpu" else None,
+    )
+    cores = (
+        f" of {len(os.sched_getaffinity(0))} cores" if threads and hasattr(os, "sched_getaffinity") else ""
+    )
+    key = (
+        f"{device_name(device)} {kind} threads={threads}{cores} buffer={size // MIB}MiB "
+        f"torch={torch.__version__}"
+    )
     path = cache_path()
     known = _read(path)
     if key not in known or fresh:
@@ -184,7 +221,10 @@ def hardware(device: torch.device, dtype: torch.dtype, weight_bytes: float, fres
 def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
         known = json.loads(path.read_text())
-        return {key: {"bandwidth": float(value["bandwidth"]), "flops": float(value["flops"])} for key, value in known.items()}
+        return {
+            key: {"bandwidth": float(value["bandwidth"]), "flops": float(value["flops"])}
+            for key, value in known.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -215,7 +255,9 @@ def _best(device: torch.device, work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def _bandwidth(device: torch.device, size: int) -> float:
-    """Bytes/s: the better of a copy (reads and writes) and a matrix-vector product (reads alone, as a decode step does)."""
+    """Bytes/s: the better of a copy (reads and writes) and a matrix-vector product (reads alone, as a decode
+    step does).
+    """
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     matrix, vector = source.view(-1, 1024), torch.ones(1024, device=device)
@@ -226,9 +268,19 @@ def _bandwidth(device: torch.device, size: int) -> float:
 @torch.inference_mode()
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the fastest of a few matrix products, square and of a canvas' shape."""
-    shapes = [(8192, 8192, 8192), (4096, 4096, 4096)] if device.type == "cuda" else [(1024, 1024, 1024), (512, 512, 512), (96, 256, 704)]
+    shapes = (
+        [(8192, 8192, 8192), (4096, 4096, 4096)]
+        if device.type == "cuda"
+        else [(1024, 1024, 1024), (512, 512, 512), (96, 256, 704)]
+    )
     rates = []
     for m, k, n in shapes:
         left, right = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
-        rates.append(2 * m * k * n / _best(device, lambda left=left, right=right: torch.nn.functional.linear(left, right)))
+        rates.append(
+            2
+            * m
+            * k
+            * n
+            / _best(device, lambda left=left, right=right: torch.nn.functional.linear(left, right))
+        )
     return max(rates)

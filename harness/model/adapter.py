@@ -23,10 +23,21 @@ class Adapter:
         try:
             self.config = json.loads((folder / "adapter_config.json").read_text())
         except FileNotFoundError:
-            raise CheckpointError(f"no adapter_config.json in {folder}: --adapter must name a PEFT adapter folder") from None
+            raise CheckpointError(
+                f"no adapter_config.json in {folder}: --adapter must name a PEFT adapter folder"
+            ) from None
         if self.config.get("peft_type") != "LORA":
-            raise CheckpointError(f"adapter {folder} is of type {self.config.get('peft_type')!r}; only LORA is supported")
-        for flag in ("use_dora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias"):
+            raise CheckpointError(
+                f"adapter {folder} is of type {self.config.get('peft_type')!r}; only LORA is supported"
+            )
+        for flag in (
+            "use_dora",
+            "fan_in_fan_out",
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "lora_bias",
+        ):
             if self.config.get(flag):
                 raise CheckpointError(f"adapter {folder} uses {flag}, which is not supported")
         rank = self.config["r"]
@@ -40,7 +51,9 @@ class Adapter:
             self.pairs.setdefault(found[1], {})[found[2]] = tensor
 
     def check(self, model: Transformer) -> dict[str, dict[str, Tensor]]:
-        """The pairs under the model's own names; CheckpointError unless every adapted module exists with the right shape."""
+        """The pairs under the model's own names; CheckpointError unless every adapted module exists with the
+        right shape.
+        """
         modules, family = dict(model.named_modules()), open_family(model.spec.family)
         pairs = {family.canonical_name(name): pair for name, pair in self.pairs.items()}
         for name, pair in pairs.items():

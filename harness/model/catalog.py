@@ -23,13 +23,14 @@ class Entry(BaseModel):
     """One known model.
 
     ``companions`` answers what a method requires: "adapter:NAME" -> adapter, "causal_lm" -> AR model.
-    ``settings`` are per-method defaults for this model; ``canvas`` its max_new_tokens where neither the user nor the suite names one;
-    ``canvas_trained`` the longest canvas that it was trained for: a suite's longer one is cut to it, an explicit request is not.
-    ``end_tokens``: the special tokens that end an answer, instead of all that its tokenizer has for it. ``path`` may be an adapter's
-    folder: the model is then the adapter's base with it.
-    ``package``: the Python package whose GGUF file ``path`` is.
-    ``family``: a family's name or file (in a list of one's own, relative to it) instead of the one that claims config.json; ``attention``,
-    ``shift``, ``mask_id``, ``block_size`` and ``end_ids`` (which ``end_tokens`` precede) replace what config.json and the family say.
+    ``settings`` are per-method defaults for this model; ``canvas`` its max_new_tokens where neither the user
+    nor the suite names one; ``canvas_trained`` the longest canvas that it was trained for: a suite's longer
+    one is cut to it, an explicit request is not. ``end_tokens``: the special tokens that end an answer,
+    instead of all that its tokenizer has for it. ``path`` may be an adapter's folder: the model is then the
+    adapter's base with it. ``package``: the Python package whose GGUF file ``path`` is.
+    ``family``: a family's name or file (in a list of one's own, relative to it) instead of the one that
+    claims config.json; ``attention``, ``shift``, ``mask_id``, ``block_size`` and ``end_ids`` (which
+    ``end_tokens`` precede) replace what config.json and the family say.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,7 +60,9 @@ class Entry(BaseModel):
 
 @cache
 def catalog() -> dict[str, Entry]:
-    """Every known model by name: the shipped list, and the file that BENCH_MODELS names, whose paths are relative to it."""
+    """Every known model by name: the shipped list, and the file that BENCH_MODELS names, whose paths are
+    relative to it.
+    """
     shipped = _entries((files("methods") / "models" / "models.yaml").read_text())
     if not (own := os.environ.get("BENCH_MODELS")):
         return shipped
@@ -70,7 +73,9 @@ def catalog() -> dict[str, Entry]:
     root = Path(own).expanduser().resolve().parent
     for entry in added.values():
         entry.path = str(root / entry.path) if entry.path and not entry.package else entry.path
-        entry.family = str(root / entry.family) if entry.family and entry.family.endswith(".py") else entry.family
+        entry.family = (
+            str(root / entry.family) if entry.family and entry.family.endswith(".py") else entry.family
+        )
     return shipped | added
 
 
@@ -86,7 +91,8 @@ def lookup(name: str) -> Entry:
 def folder_of(name: str) -> str:
     """Folder of a shipped model or adapter; any other name unchanged.
 
-    CheckpointError where the installed package lacks it: a wheel holds the models of the quickstart, a clone all of them.
+    CheckpointError where the installed package lacks it: a wheel holds the models of the quickstart, a clone
+    all of them.
     """
     path, package = lookup(name).path, lookup(name).package
     if path is not None and package is not None:
@@ -95,21 +101,34 @@ def folder_of(name: str) -> str:
         return name
     folder = Path(str(files("methods") / "models")) / path
     if not folder.is_dir() and not Path(path).is_absolute():
-        text = f"copy methods/models/{path} of the repository to {folder}, or install from a clone (pip install -e .)"
-        raise CheckpointError(f"{name} is not in the installed package, which holds the quickstart's models only: {text}")
+        text = (
+            f"copy methods/models/{path} of the repository to {folder}, or install from a clone (pip "
+            "install -e .)"
+        )
+        raise CheckpointError(
+            f"{name} is not in the installed package, which holds the quickstart's models only: {text}"
+        )
     return str(folder)
 
 
 def own_adapter(name: str) -> str | None:
     """The folder behind a name if it holds an adapter instead of a model, else None."""
     folder = folder_of(name)
-    return folder if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists() else None
+    return (
+        folder
+        if (Path(folder) / "adapter_config.json").exists() and not (Path(folder) / "config.json").exists()
+        else None
+    )
 
 
 def base_of(name: str) -> str:
     """The model under a name: of an adapter its base, as its configuration names it."""
     adapter = own_adapter(name)
-    return name if adapter is None else json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    return (
+        name
+        if adapter is None
+        else json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    )
 
 
 def location(name: str) -> str:

@@ -1,4 +1,6 @@
-"""Models by name: shipped, a folder, a hub id, or an adapter's name; their weights, hashes and what a student must match."""
+"""Models by name: shipped, a folder, a hub id, or an adapter's name; their weights, hashes and what a student
+must match.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,15 @@ def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Trans
 
 
 def spec_of(name: str, folder: Path | None = None) -> ModelSpec:
-    """The spec of a model by name (or of the files in ``folder``, a copy or student of it) with what the catalogue tells of it."""
+    """The spec of a model by name (or of the files in ``folder``, a copy or student of it) with what the
+    catalogue tells of it.
+    """
     if own_adapter(name) is not None:
         return told(name, spec_of(base_of(name), folder))
     family = lookup(name).family
-    return told(name, read_spec(folder or resolve(location(name)), None if family is None else open_family(family)))
+    return told(
+        name, read_spec(folder or resolve(location(name)), None if family is None else open_family(family))
+    )
 
 
 def told(name: str, spec: ModelSpec) -> ModelSpec:
@@ -63,12 +69,16 @@ def told(name: str, spec: ModelSpec) -> ModelSpec:
         try:
             changed["eos_ids"] = ids_of(folder, entry.end_tokens)
         except KeyError as error:
-            raise CheckpointError(f"end_tokens of {name} in models.yaml: its tokenizer in {folder} has no {error}") from None
+            raise CheckpointError(
+                f"end_tokens of {name} in models.yaml: its tokenizer in {folder} has no {error}"
+            ) from None
     return replace(spec, **changed)
 
 
 def adds_bos(model: str, folder: Path) -> bool:
-    """Whether prompts get a beginning-of-text id: what is known of the model, else what its tokenizer_config.json says."""
+    """Whether prompts get a beginning-of-text id: what is known of the model, else what its
+    tokenizer_config.json says.
+    """
     known, path = lookup(model).add_bos_token, folder / "tokenizer_config.json"
     if known is None and path.exists():
         known = json.loads(path.read_text()).get("add_bos_token")
@@ -83,27 +93,40 @@ def holds_all_weights(folder: Path) -> bool:
 def check_adapter(folder: Path, model: str) -> None:
     """CheckpointError if the card or the configuration of a LoRA adapter names another base than ``model``.
 
-    Published configurations may name a folder of their author's machine; only names that the catalogue knows can be told apart.
+    Published configurations may name a folder of their author's machine; only names that the catalogue knows
+    can be told apart.
     """
     card, config = folder / "card.json", json.loads((folder / "adapter_config.json").read_text())
     told = json.loads(card.read_text()) if card.exists() else {}
     change = "change --adapter or --model"
     if told.get("model_hash") and told["model_hash"] not in (model_hash(model), model_hash(base_of(model))):
         origin = f"{told.get('model')} ({told['model_hash']})"
-        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): {change}")
+        raise CheckpointError(
+            f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): {change}"
+        )
     base = config.get("base_model_name_or_path")
     if base != base_of(model) and base in catalog() and base_of(model) in catalog():
         raise CheckpointError(f"{folder} was trained from {base}, not from {model}: {change}")
 
 
 def check_student(folder: Path, model: str) -> None:
-    """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer are the same."""
+    """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer
+    are the same.
+    """
     base, card = resolve(location(model)), folder / "card.json"
     if not card.exists():
-        raise CheckpointError(f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead of --adapter")
+        raise CheckpointError(
+            f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead "
+            "of --adapter"
+        )
     told = json.loads(card.read_text())
     if told.get("model_hash") != model_hash(model):
         origin = f"{told.get('model')} ({told.get('model_hash')})"
-        raise CheckpointError(f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter or --model")
+        raise CheckpointError(
+            f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter "
+            "or --model"
+        )
     if spec_of(model, folder) != spec_of(model) or tokenizer_hash(folder) != tokenizer_hash(base):
-        raise CheckpointError(f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter")
+        raise CheckpointError(
+            f"{folder} has another shape or tokenizer than {model}: pass it as --model instead of --adapter"
+        )

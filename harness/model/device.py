@@ -8,7 +8,9 @@ from harness.model.spec import CheckpointError
 
 
 def pick_device(name: str | None) -> torch.device:
-    """A usable torch device; CheckpointError for CUDA where there is none, which would give the CPU's figures under a GPU's name."""
+    """A usable torch device; CheckpointError for CUDA where there is none, which would give the CPU's figures
+    under a GPU's name.
+    """
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -16,7 +18,10 @@ def pick_device(name: str | None) -> torch.device:
     except RuntimeError:
         raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu, or leave it out")
+        raise CheckpointError(
+            f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu, or "
+            "leave it out"
+        )
     return device
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 END_TOKENS = (
-    "<|endoftext|>", "<|im_end|>", "<|dlm_pad|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<|role_end|>",
-    "<|end|>", "<|return|>", "<|end_of_turn|>", "<end_of_turn>", "</s>", "<eos>",
+    "<|endoftext|>", "<|im_end|>", "<|dlm_pad|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>",
+    "<|role_end|>", "<|end|>", "<|return|>", "<|end_of_turn|>", "<end_of_turn>", "</s>", "<eos>",
 )  # fmt: skip
 """Special tokens that end a text or a turn in every vocabulary that has them."""
 
@@ -45,18 +45,28 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def end_ids(folder: Path, pad_id: int | None = None, never: Sequence[int | None] = ()) -> tuple[int, ...]:
-    """Ids that end an answer by the tokenizer of ``folder``: its end-of-text, its end-of-turn tokens, and padding.
+    """Ids that end an answer by the tokenizer of ``folder``: its end-of-text, its end-of-turn tokens, and
+    padding.
 
-    Padding (the tokenizer's, or ``pad_id`` of the model's configuration) counts only where it is a special token, and so can be no
-    text, and is neither beginning of text nor mask. ``never``: ids that are no end whatever they are called (mask and beginning).
-    Empty without a tokenizer.
+    Padding (the tokenizer's, or ``pad_id`` of the model's configuration) counts only where it is a special
+    token, and so can be no text, and is neither beginning of text nor mask. ``never``: ids that are no end
+    whatever they are called (mask and beginning). Empty without a tokenizer.
     """
     files = _Files(folder)
     barred = {*never, *(files.id_of(files.role(name)) for name in ("bos_token", "mask_token", "unk_token"))}
     eos = files.id_of(files.role("eos_token"))
     padding = {files.special.get(files.role("pad_token") or ""), pad_id} & set(files.special.values())
     named = [files.special[text] for text in END_TOKENS if text in files.special]
-    found = dict.fromkeys([eos, *(token for token in [*named, *sorted(filter(None, padding))] if token not in barred or token == eos)])
+    found = dict.fromkeys(
+        [
+            eos,
+            *(
+                token
+                for token in [*named, *sorted(filter(None, padding))]
+                if token not in barred or token == eos
+            ),
+        ]
+    )
     return tuple(token for token in found if token is not None)
 
 

@@ -1,4 +1,6 @@
-"""What one family of checkpoints is: how its configuration is recognised and read, and what its weights are called."""
+"""What one family of checkpoints is: how its configuration is recognised and read, and what its weights are
+called.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from harness.model.spec import Alignment, Attention, ModelSpec
 class Family:
     """A family of checkpoints with the transformer's layers in common, as data; the defaults are Dream's.
 
-    ``name``: what records and messages call it; ``model_types``: the ``model_type`` of its config.json, in any case (default: its name).
+    ``name``: what records and messages call it; ``model_types``: the ``model_type`` of its config.json, in
+    any case (default: its name).
 
-    ``shift``, ``attention``, ``block_size``, ``block_align``, ``qk_norm``, ``uniform_state``: see ModelSpec; ``qkv_bias`` and
-    ``block_size`` count where the configuration does not say. ``mask_id`` counts where neither the configuration nor the tokenizer
-    has a mask, ``end_ids`` end an answer besides what they say.
+    ``shift``, ``attention``, ``block_size``, ``block_align``, ``qk_norm``, ``uniform_state``: see ModelSpec;
+    ``qkv_bias`` and ``block_size`` count where the configuration does not say. ``mask_id`` counts where
+    neither the configuration nor the tokenizer has a mask, ``end_ids`` end an answer besides what they say.
 
-    ``weights``: pairs of a regular expression for the beginning of a name in the checkpoint, up to a dot or the end, and our name for it
-    (Qwen2's names: ``model.layers.0.self_attn.q_proj``), which may hold groups as ``\\1``. The first match counts; other names stay.
+    ``weights``: pairs of a regular expression for the beginning of a name in the checkpoint, up to a dot or
+    the end, and our name for it (Qwen2's names: ``model.layers.0.self_attn.q_proj``), which may hold groups
+    as ``\\1``. The first match counts; other names stay.
 
     A family that needs more overrides ``claims`` or ``spec``.
     """
@@ -39,7 +43,9 @@ class Family:
     weights: tuple[tuple[str, str], ...] = ()
 
     def claims(self, raw: dict[str, Any]) -> bool:
-        """Whether a ``config.json`` is of this family. Of the installed families only one may claim a configuration."""
+        """Whether a ``config.json`` is of this family. Of the installed families only one may claim a
+        configuration.
+        """
         return str(raw.get("model_type", "")).lower() in (self.model_types or (self.name.lower(),))
 
     def canonical_name(self, name: str) -> str:
@@ -82,7 +88,9 @@ class Family:
             shift=self.shift,
             uniform_state=self.uniform_state,
             attention=self.attention,
-            block_size=raw.get("bd_size") or raw.get("block_size") or self.block_size if self.block_size else None,
+            block_size=raw.get("bd_size") or raw.get("block_size") or self.block_size
+            if self.block_size
+            else None,
             block_align=self.block_align,
         )
 

@@ -1,7 +1,8 @@
 """GGUF files (version 3): header, metadata and dequantised tensors, with nothing but numpy.
 
-The layout is that of ggml's specification: little-endian, strings and arrays with 64-bit lengths, a directory of tensors, then their data
-at multiples of ``general.alignment``. Shapes are stored fastest dimension first. Types read: F32, F16, Q4_1, Q8_0.
+The layout is that of ggml's specification: little-endian, strings and arrays with 64-bit lengths, a directory
+of tensors, then their data at multiples of ``general.alignment``. Shapes are stored fastest dimension first.
+Types read: F32, F16, Q4_1, Q8_0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Bytes = NDArray[np.uint8]
 
 
 def _q4_1(raw: Bytes) -> Floats:
-    """Blocks of 32 weights d * q + m: f16 d, f16 m, 16 bytes, the first 16 weights in the low nibbles, the others in the high."""
+    """Blocks of 32 weights d * q + m: f16 d, f16 m, 16 bytes, the first 16 weights in the low nibbles, the
+    others in the high.
+    """
     blocks = raw.reshape(-1, 20)
     scale, least = (blocks[:, k : k + 2].copy().view(np.float16).astype(np.float32) for k in (0, 2))
     nibbles = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1)
@@ -35,7 +38,9 @@ def _q4_1(raw: Bytes) -> Floats:
 def _q8_0(raw: Bytes) -> Floats:
     """Blocks of 32 weights d * q: f16 d, 32 signed bytes."""
     blocks = raw.reshape(-1, 34)
-    return blocks[:, 2:].copy().view(np.int8).astype(np.float32) * blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    return blocks[:, 2:].copy().view(np.int8).astype(np.float32) * blocks[:, :2].copy().view(
+        np.float16
+    ).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,9 @@ class GGUF:
 
     def _scalar(self, kind: int) -> Any:
         if kind not in _SCALARS:
-            raise CheckpointError(f"{self.path} holds a metadata value of type {kind}, which GGUF version 3 does not have")
+            raise CheckpointError(
+                f"{self.path} holds a metadata value of type {kind}, which GGUF version 3 does not have"
+            )
         code = "<" + _SCALARS[kind]
         (value,) = struct.unpack_from(code, self._data, self._at)
         self._at += struct.calcsize(code)
@@ -114,13 +121,17 @@ class GGUF:
         return list(self._directory)
 
     def tensor(self, name: str) -> Floats:
-        """A tensor in float32, shaped as in PyTorch. CheckpointError for a storage type we do not read or missing bytes."""
+        """A tensor in float32, shaped as in PyTorch. CheckpointError for a storage type we do not read or
+        missing bytes.
+        """
         if name not in self._directory:
             raise CheckpointError(f"{self.path} has no tensor {name}")
         shape, code, offset = self._directory[name]
         if code not in _KINDS:
             known = ", ".join(kind.name for kind in _KINDS.values())
-            raise CheckpointError(f"{self.path}: tensor {name} is stored as GGUF type {code}; read are {known}")
+            raise CheckpointError(
+                f"{self.path}: tensor {name} is stored as GGUF type {code}; read are {known}"
+            )
         kind = _KINDS[code]
         size = int(np.prod(shape)) // kind.weights * kind.size
         begin = self._start + offset

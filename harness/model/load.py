@@ -1,7 +1,7 @@
 """Checkpoints and adapters: real layouts in, one Transformer out.
 
-Sharded or single-file safetensors, with the names of their family (harness.model.family), plus PEFT LoRA adapters. Published remote
-code is never executed.
+Sharded or single-file safetensors, with the names of their family (harness.model.family), plus PEFT LoRA
+adapters. Published remote code is never executed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def resolve(name: str) -> Path:
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"{name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, or nano")
+        raise CheckpointError(
+            f"{name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, "
+            "or nano"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -40,7 +43,10 @@ def resolve(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(PATTERNS)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        text = f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass --model FOLDER"
+        text = (
+            f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass "
+            "--model FOLDER"
+        )
         raise CheckpointError(text) from None
 
 
@@ -53,7 +59,9 @@ def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
         files = [folder / f"{stem}.safetensors"]
     for file in files:
         if not file.exists():
-            raise CheckpointError(f"weights {file.name} not found in {folder}: only safetensors checkpoints are read")
+            raise CheckpointError(
+                f"weights {file.name} not found in {folder}: only safetensors checkpoints are read"
+            )
         with safe_open(str(file), framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - not a mapping
                 yield name, handle.get_tensor(name)
@@ -84,7 +92,9 @@ def _harmless(name: str, spec: ModelSpec) -> bool:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Modules built under it draw no first weights: on a meta tensor that does nothing but import torch's tracer (1.6 s)."""
+    """Modules built under it draw no first weights: on a meta tensor that does nothing but import torch's
+    tracer (1.6 s).
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -92,7 +102,9 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device, spec: ModelSpec | None = None) -> Transformer:
+def load_transformer(
+    folder: Path, dtype: torch.dtype, device: torch.device, spec: ModelSpec | None = None
+) -> Transformer:
     """Build the model of ``folder`` (as ``spec`` says, else its configuration) and fill every parameter.
 
     CheckpointError names what is missing.
@@ -110,16 +122,22 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device, spe
             unknown += [] if _harmless(ours, spec) else [name]
             continue
         if tuple(tensor.shape) != wanted[ours]:
-            raise CheckpointError(f"{name} has shape {tuple(tensor.shape)}, config.json implies {wanted[ours]}")
+            raise CheckpointError(
+                f"{name} has shape {tuple(tensor.shape)}, config.json implies {wanted[ours]}"
+            )
         state[ours] = tensor.to(device, dtype)
     missing = sorted(set(wanted) - set(state))
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]}")
     if unknown:
         text = (
-            f"{folder} holds {len(unknown)} weight{'s' * (len(unknown) > 1)} that a model of type {spec.family.capitalize()} does not have"
+            f"{folder} holds {len(unknown)} weight{'s' * (len(unknown) > 1)} that a model of type "
+            f"{spec.family.capitalize()} does not have"
         )
-        raise CheckpointError(f"{text}, first {min(unknown)}: its config.json names another family than its weights; change --model")
+        raise CheckpointError(
+            f"{text}, first {min(unknown)}: its config.json names another family than its weights; change "
+            "--model"
+        )
     model.load_state_dict(state, strict=False, assign=True)
     if spec.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight

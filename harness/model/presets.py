@@ -1,4 +1,5 @@
-"""Settings of published evaluations per model, method and suite, each with its source (``bench run --preset published``).
+"""Settings of published evaluations per model, method and suite, each with its source
+(``bench run --preset published``).
 
 The list itself is data (``methods/models/presets.yaml``), so that the harness names no model or method.
 """
@@ -29,7 +30,9 @@ class _Part(BaseModel):
 
 
 class Values(_Part):
-    """What one evaluation set for one suite; null: its group's, or where that says nothing, the suite's own."""
+    """What one evaluation set for one suite; null: its group's, or where that says nothing, the suite's
+    own.
+    """
 
     settings: dict[str, Any] = {}
     num_fewshot: int | None = None
@@ -38,7 +41,9 @@ class Values(_Part):
 
 
 class Group(_Part):
-    """Evaluations of one project with one method: values that all suites share, and each suite's own on top of them."""
+    """Evaluations of one project with one method: values that all suites share, and each suite's own on top
+    of them.
+    """
 
     by: str
     source: str
@@ -52,9 +57,11 @@ class Group(_Part):
 
 @dataclass(frozen=True)
 class Preset:
-    """The values for one (model, method, suite). ``settings``: decoder settings, the canvas (max_new_tokens) among them.
+    """The values for one (model, method, suite). ``settings``: decoder settings, the canvas (max_new_tokens)
+    among them.
 
-    ``num_fewshot`` and ``chat`` are null where the source names none; ``note`` says what cannot be repeated here.
+    ``num_fewshot`` and ``chat`` are null where the source names none; ``note`` says what cannot be repeated
+    here.
     """
 
     name: str
@@ -97,14 +104,19 @@ def preset(name: str, model: str, method: str, suite: str) -> Preset:
             note = "; ".join(part for part in (group.note, own.note) if part)
             merged = {**group.settings, **own.settings}
             return Preset(name, group.by, group.source, merged, own.num_fewshot, own.chat or group.chat, note)
-    raise PresetError(f"--preset {name} has no values for {model} with {method} on {suite}; {_offer(known, model)}")
+    raise PresetError(
+        f"--preset {name} has no values for {model} with {method} on {suite}; {_offer(known, model)}"
+    )
 
 
 def _of(name: str) -> list[Group]:
     kind, _, project = name.partition(":")
     projects = list(dict.fromkeys(group.by for group in groups()))
     if kind != PUBLISHED or (":" in name and project not in projects):
-        raise PresetError(f"--preset {name} is unknown; use {PUBLISHED}, or {PUBLISHED}:PROJECT with one of {', '.join(projects)}")
+        raise PresetError(
+            f"--preset {name} is unknown; use {PUBLISHED}, or {PUBLISHED}:PROJECT with one of "
+            f"{', '.join(projects)}"
+        )
     return [group for group in groups() if project in ("", group.by)]
 
 
@@ -115,5 +127,9 @@ def _offer(known: list[Group], model: str) -> str:
         return f"it has some for {', '.join(dict.fromkeys(name for group in known for name in group.models))}"
     methods: dict[str, list[str]] = {}
     for group in mine:
-        methods.setdefault(group.method, []).extend(suite for suite in group.suites if suite not in methods.get(group.method, []))
-    return "for this model it has " + "; ".join(f"{method} on {', '.join(suites)}" for method, suites in methods.items())
+        methods.setdefault(group.method, []).extend(
+            suite for suite in group.suites if suite not in methods.get(group.method, [])
+        )
+    return "for this model it has " + "; ".join(
+        f"{method} on {', '.join(suites)}" for method, suites in methods.items()
+    )

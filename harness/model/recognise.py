@@ -1,4 +1,6 @@
-"""From a checkpoint's configuration to its family and spec. Families are found by entry point, or in a Python file given by path."""
+"""From a checkpoint's configuration to its family and spec. Families are found by entry point, or in a Python
+file given by path.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,33 @@ MASK_TOKENS = ("<|mask|>", "<|MASK|>", "|<MASK>|")
 """How the published tokenizers write their mask."""
 
 _ADDED: dict[str, Plugin] = {}
-"""Families registered in this process, by name; they are asked before the installed ones, the latest first."""
+"""Families registered in this process, by name; they are asked before the installed ones, the latest
+first.
+"""
 
 
 @cache
 def _installed() -> dict[str, Plugin]:
     """Families by entry point, those of other distributions first."""
-    found = [_checked(from_entry_point(point), f"entry point {name}") for name, point in sorted(registered(GROUP).items())]
+    found = [
+        _checked(from_entry_point(point), f"entry point {name}")
+        for name, point in sorted(registered(GROUP).items())
+    ]
     if not any(plugin.source == "built-in" for plugin in found):
-        raise CheckpointError("this installation is older than its files and knows no model family: pip install -e . (or make install)")
-    return {plugin.value.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.source == "built-in")}
+        raise CheckpointError(
+            "this installation is older than its files and knows no model family: pip install -e . (or make "
+            "install)"
+        )
+    return {
+        plugin.value.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.source == "built-in")
+    }
 
 
 def _known() -> dict[str, Plugin]:
-    return {**dict(reversed(_ADDED.items())), **{name: plugin for name, plugin in _installed().items() if name not in _ADDED}}
+    return {
+        **dict(reversed(_ADDED.items())),
+        **{name: plugin for name, plugin in _installed().items() if name not in _ADDED},
+    }
 
 
 def _checked(plugin: Plugin, origin: str) -> Plugin:
@@ -46,40 +61,58 @@ def family_names() -> list[str]:
 
 
 def register_family(family: Family, source: str = "this process") -> Family:
-    """Make a family known in this process; it is asked before the installed ones, and one of the same name gives way."""
+    """Make a family known in this process; it is asked before the installed ones, and one of the same name
+    gives way.
+    """
     _ADDED.pop(family.name, None)
     _ADDED[family.name] = _checked(Plugin(family, source), source)
     return family
 
 
 def open_family(name: str) -> Family:
-    """A family by name, or the FAMILY of a Python file, which is registered; CheckpointError if there is none."""
+    """A family by name, or the FAMILY of a Python file, which is registered; CheckpointError if there is
+    none.
+    """
     if name.endswith(".py") or "/" in name:
         path = Path(name).expanduser()
         if not path.is_file():
-            raise CheckpointError(f"family file {name!r} not found: --family takes a Python file or one of {', '.join(family_names())}")
+            raise CheckpointError(
+                f"family file {name!r} not found: --family takes a Python file or one of "
+                f"{', '.join(family_names())}"
+            )
         plugin = _checked(from_file(path, "FAMILY", CheckpointError), f"FAMILY of {path}")
         return register_family(plugin.value, plugin.source)
     if name not in _known():
-        text = f"unknown family {name!r}: {did_you_mean(name, family_names())}--family takes {', '.join(family_names())}"
+        text = (
+            f"unknown family {name!r}: {did_you_mean(name, family_names())}--family takes "
+            f"{', '.join(family_names())}"
+        )
         raise CheckpointError(f"{text}, or a file such as ./mine.py")
     return _known()[name].value
 
 
 def family_source(name: str) -> str | None:
-    """Where a family comes from that this package does not ship (a file's sha256, a distribution), else None."""
+    """Where a family comes from that this package does not ship (a file's sha256, a distribution), else
+    None.
+    """
     source = _known()[name].source
     return None if source == "built-in" else source
 
 
 def _refuse_experts(raw: dict[str, Any]) -> None:
-    """CheckpointError, by name, for a mixture of experts, whoever claims it: ``model_type: llada`` is shared with LLaDA-MoE."""
+    """CheckpointError, by name, for a mixture of experts, whoever claims it: ``model_type: llada`` is shared
+    with LLaDA-MoE.
+    """
     named = str(raw.get("model_type", ""))
     architecture = str(next(iter(raw.get("architectures") or []), named))
     count = raw.get("num_experts") or raw.get("n_routed_experts") or raw.get("num_local_experts")
     if count or "moe" in named.lower():
-        text = f"{architecture} (model_type {named}) is a mixture of {count} experts, which are not built here"
-        raise CheckpointError(f"{text}: --model needs a dense model such as GSAI-ML/LLaDA-8B-Instruct or JetLM/SDAR-1.7B-Chat")
+        text = (
+            f"{architecture} (model_type {named}) is a mixture of {count} experts, which are not built here"
+        )
+        raise CheckpointError(
+            f"{text}: --model needs a dense model such as GSAI-ML/LLaDA-8B-Instruct or JetLM/SDAR-1.7B-Chat"
+        )
 
 
 def family_of(raw: dict[str, Any]) -> Family:
@@ -106,7 +139,8 @@ def spec_of_config(raw: dict[str, Any], family: Family | None = None) -> ModelSp
 
 
 def read_spec(folder: Path, family: Family | None = None) -> ModelSpec:
-    """Read ``config.json``, and ``generation_config.json`` and the tokenizer's files for further ids that end an answer.
+    """Read ``config.json``, and ``generation_config.json`` and the tokenizer's files for further ids that end
+    an answer.
 
     Raises CheckpointError for a missing file or a family we do not know.
     """
@@ -119,18 +153,30 @@ def read_spec(folder: Path, family: Family | None = None) -> ModelSpec:
         raise CheckpointError(f"{path} is not valid JSON ({error})") from None
     generation = folder / "generation_config.json"
     if generation.exists():
-        raw = {**raw, "eos_token_id": ids(raw.get("eos_token_id")) + ids(json.loads(generation.read_text()).get("eos_token_id"))}
+        raw = {
+            **raw,
+            "eos_token_id": ids(raw.get("eos_token_id"))
+            + ids(json.loads(generation.read_text()).get("eos_token_id")),
+        }
     chosen = family_of(raw) if family is None else family
     if raw.get("mask_token_id") is None:
         found = None if chosen.attention == "causal" else mask_in_tokenizer(folder)
-        raw = {key: value for key, value in raw.items() if key != "mask_token_id"} | ({} if found is None else {"mask_token_id": found})
+        raw = {key: value for key, value in raw.items() if key != "mask_token_id"} | (
+            {} if found is None else {"mask_token_id": found}
+        )
     spec = spec_of_config(raw, chosen)
-    further = [token for token in end_ids(folder, spec.pad_id, (spec.mask_id, spec.bos_id)) if token < spec.vocab_size]
+    further = [
+        token
+        for token in end_ids(folder, spec.pad_id, (spec.mask_id, spec.bos_id))
+        if token < spec.vocab_size
+    ]
     return replace(spec, name=folder.name, eos_ids=tuple(dict.fromkeys([*spec.eos_ids, *further])))
 
 
 def mask_in_tokenizer(folder: Path) -> int | None:
-    """The mask id that ``tokenizer_config.json`` or ``added_tokens.json`` tells: its mask token, else a token written like a mask."""
+    """The mask id that ``tokenizer_config.json`` or ``added_tokens.json`` tells: its mask token, else a token
+    written like a mask.
+    """
     path, more = folder / "tokenizer_config.json", folder / "added_tokens.json"
     told = json.loads(path.read_text()) if path.exists() else {}
     added = {entry["content"]: int(key) for key, entry in (told.get("added_tokens_decoder") or {}).items()}

@@ -22,12 +22,13 @@ class ModelSpec:
     ``family``: the name it was registered with (harness.model.family). ``name`` is the checkpoint folder's.
 
     ``shift`` is true where raw logits at position p predict token p + 1 (Dream, inherited from its
-    AR parent, Fast-dLLM v2, and the AR families themselves); LLaDA, SDAR, A2D and uniform-state models predict in place.
-    ``uniform_state``: noise is a random token and not a mask.
+    AR parent, Fast-dLLM v2, and the AR families themselves); LLaDA, SDAR, A2D and uniform-state models
+    predict in place. ``uniform_state``: noise is a random token and not a mask.
 
-    ``attention``: what a pass is masked with unless the decoder says otherwise. ``block_size``: tokens per block of a model whose blocks
-    can be told to attend to themselves and earlier ones (null: it never learned that); ``block_align``: whether these count from position
-    0, or so that one starts where the prompt ends. ``qk_norm``: Qwen3's norms of each head's query and key before RoPE.
+    ``attention``: what a pass is masked with unless the decoder says otherwise. ``block_size``: tokens per
+    block of a model whose blocks can be told to attend to themselves and earlier ones (null: it never learned
+    that); ``block_align``: whether these count from position 0, or so that one starts where the prompt ends.
+    ``qk_norm``: Qwen3's norms of each head's query and key before RoPE.
     """
 
     family: str
@@ -68,5 +69,7 @@ class ModelSpec:
 
     @property
     def data_tokens(self) -> int:
-        """Size of the vocabulary without the ids that tell a uniform-state model its noise level (the last ones)."""
+        """Size of the vocabulary without the ids that tell a uniform-state model its noise level (the last
+        ones).
+        """
         return self.vocab_size - self.noise_levels

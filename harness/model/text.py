@@ -12,7 +12,9 @@ from harness.model.spec import CheckpointError
 
 _MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
 ANSWER = "[A]"
-"""What stands in front of the answer in the text of a canvas that its suite divided into reasoning and answer."""
+"""What stands in front of the answer in the text of a canvas that its suite divided into reasoning and
+answer.
+"""
 
 
 class MarkerError(UserError, ValueError):
@@ -31,14 +33,20 @@ def encode(tokenizer: Any, text: str, add_bos: bool) -> list[int]:
 
 
 def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
-    """Messages ({"role", "content"}) as the model's chat template writes them; CheckpointError if it has none.
+    """Messages ({"role", "content"}) as the model's chat template writes them; CheckpointError if it has
+    none.
 
     Without a generation prompt the last message is left open, for an answer whose beginning is given.
     """
     if tokenizer is None or not tokenizer.chat_template:
-        raise CheckpointError("--apply_chat_template: this checkpoint has no chat template; leave the flag out for a base model")
+        raise CheckpointError(
+            "--apply_chat_template: this checkpoint has no chat template; leave the flag out for a base model"
+        )
     return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+        messages,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=not add_generation_prompt,
     )
 
 
@@ -59,8 +67,8 @@ def before_eos(ids: Sequence[int], steps: Sequence[int], eos_ids: Collection[int
 def cut_at_stops(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str]:
     """(number of useful ids, text) in front of the earliest stop string.
 
-    The text position of the match is mapped back to ids: an id counts if all of its text lies before it. Stop strings with special
-    tokens in them are looked for in the text that shows those.
+    The text position of the match is mapped back to ids: an id counts if all of its text lies before it. Stop
+    strings with special tokens in them are looked for in the text that shows those.
     """
     marks = [stop for stop in stops if _has_special(tokenizer, stop)]
     plain = [stop for stop in stops if stop not in marks]
@@ -79,12 +87,19 @@ class StopStrings:
         wanted = [stop for stop in stops if stop]
         marks = [stop for stop in wanted if _has_special(tokenizer, stop)]
         plain = [stop for stop in wanted if stop not in marks]
-        self._looks = [(found, shown) for found, shown in ((plain, decode_text), (marks, _full_text)) if found]
+        self._looks = [
+            (found, shown) for found, shown in ((plain, decode_text), (marks, _full_text)) if found
+        ]
         self.reach = max((len(stop.encode()) for stop in wanted), default=0)
 
     def within(self, ids: Sequence[int]) -> bool:
         """Whether the text of ``ids`` holds a stop string."""
-        return any(stop in text for stops, shown in self._looks for text in [shown(self._tokenizer, ids)] for stop in stops)
+        return any(
+            stop in text
+            for stops, shown in self._looks
+            for text in [shown(self._tokenizer, ids)]
+            for stop in stops
+        )
 
     def end(self, ids: Sequence[int]) -> int | None:
         """The least number of leading ids whose text holds a stop string, if the text of all of them does."""
@@ -102,7 +117,9 @@ def _has_special(tokenizer: Any, stop: str) -> bool:
     return any(token.special and token.content in stop for token in added.values())
 
 
-def _cut(tokenizer: Any, ids: Sequence[int], stops: Sequence[str], shown: Callable[[Any, Sequence[int]], str]) -> tuple[int, str]:
+def _cut(
+    tokenizer: Any, ids: Sequence[int], stops: Sequence[str], shown: Callable[[Any, Sequence[int]], str]
+) -> tuple[int, str]:
     text = shown(tokenizer, ids)
     found = [text.find(stop) for stop in stops if stop]
     cut = min((index for index in found if index >= 0), default=None)
@@ -124,10 +141,11 @@ def answer_of_blocks(
     stops: Sequence[str],
     marked: bool = False,
 ) -> tuple[list[int], str | None]:
-    """(number of useful ids of each block, text) of an output whose ``blocks`` [start, stop) are texts of their own.
+    """(number of useful ids of each block, text) of an output whose ``blocks`` [start, stop) are texts of
+    their own.
 
-    Each block counts up to its first end-of-text, hole or stop string; the texts are joined by ANSWER if ``marked``, else
-    by a line break where neither side has one. Text is None without a tokenizer.
+    Each block counts up to its first end-of-text, hole or stop string; the texts are joined by ANSWER if
+    ``marked``, else by a line break where neither side has one. Text is None without a tokenizer.
     """
     useful: list[int] = []
     text = ""
@@ -146,20 +164,26 @@ def behind_marker(text: str) -> str:
 
 
 def split_markers(prompt: str) -> tuple[str, dict[str, int]]:
-    """A prompt ending in ``[R] [A]`` (or with lengths in tokens, ``[R:48] [A:16]``): (text before it, given lengths).
+    """A prompt ending in ``[R] [A]`` (or with lengths in tokens, ``[R:48] [A:16]``): (text before it, given
+    lengths).
 
-    Without any marker the prompt comes back unchanged. Raises MarkerError unless exactly R, then A, close the prompt.
+    Without any marker the prompt comes back unchanged. Raises MarkerError unless exactly R, then A, close the
+    prompt.
     """
     found = list(_MARKER.finditer(prompt))
     if not found:
         return prompt, {}
     names = [match[1] for match in found]
     if names != ["R", "A"]:
-        raise MarkerError(f"prompt has the markers {' '.join(match[0] for match in found)}: end it with one [R] and then one [A]")
+        raise MarkerError(
+            f"prompt has the markers {' '.join(match[0] for match in found)}: end it with one [R] and then "
+            "one [A]"
+        )
     between, behind = prompt[found[0].end() : found[1].start()], prompt[found[1].end() :]
     if between.strip() or behind.strip():
         raise MarkerError(
-            f"text {(between.strip() or behind.strip())!r} stands behind [R]: put it before the markers, which end the prompt"
+            f"text {(between.strip() or behind.strip())!r} stands behind [R]: put it before the markers, "
+            "which end the prompt"
         )
     lengths = {match[1]: int(match[2]) for match in found if match[2]}
     if empty := [name for name, length in lengths.items() if length == 0]:

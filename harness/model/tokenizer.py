@@ -20,8 +20,8 @@ def has_tokenizer(folder: Path) -> bool:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """The folder's tokenizer, or None if it has none (ids in, ids out).
 
-    Dream ships a custom Python class around Qwen2's byte-level BPE; the same files load with the stock class. The
-    automatic class is the last resort, because it asks to run whatever code config.json points to.
+    Dream ships a custom Python class around Qwen2's byte-level BPE; the same files load with the stock class.
+    The automatic class is the last resort, because it asks to run whatever code config.json points to.
     """
     if not has_tokenizer(folder):
         return None
@@ -51,9 +51,11 @@ def tokenizer_hash(folder: Path) -> str | None:
 
 
 def vocabulary_hash(folder: Path) -> str | None:
-    """sha256 over the ordinary words and merges, 16 hex digits: equal where text becomes the same ids; None without tokenizer.
+    """sha256 over the ordinary words and merges, 16 hex digits: equal where text becomes the same ids; None
+    without tokenizer.
 
-    Special tokens are left out, and it does not matter which files hold the rest: Dream's tokenizer is Qwen2.5's with a mask added.
+    Special tokens are left out, and it does not matter which files hold the rest: Dream's tokenizer is
+    Qwen2.5's with a mask added.
     """
     if not has_tokenizer(folder):
         return None
@@ -62,11 +64,17 @@ def vocabulary_hash(folder: Path) -> str | None:
         read = json.loads(whole.read_text())
         special = {entry["content"] for entry in read.get("added_tokens", [])}
         words = read["model"].get("vocab", {})
-        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in read["model"].get("merges", [])]
+        merges = [
+            " ".join(pair) if isinstance(pair, list) else pair for pair in read["model"].get("merges", [])
+        ]
     elif (folder / "vocab.json").exists():
         special, words = set(), json.loads((folder / "vocab.json").read_text())
         lines = (folder / "merges.txt").read_text().splitlines() if (folder / "merges.txt").exists() else []
-        merges = [line for number, line in enumerate(lines) if line and not (number == 0 and line.startswith("#version"))]
+        merges = [
+            line
+            for number, line in enumerate(lines)
+            if line and not (number == 0 and line.startswith("#version"))
+        ]
     else:
         return hashlib.sha256((folder / "tokenizer.model").read_bytes()).hexdigest()[:16]
     if isinstance(words, dict):

@@ -20,7 +20,9 @@ class Attend(Protocol):
     """How one forward pass attends: what is stored, who sees whom (see harness.decoding.batch)."""
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Mixed values, shaped like ``query`` [batch, heads, query, head_dim]; key and value have kv_heads."""
+        """Mixed values, shaped like ``query`` [batch, heads, query, head_dim]; key and value have
+        kv_heads.
+        """
         ...
 
 
@@ -48,7 +50,9 @@ class Rotary(nn.Module):
 
     @torch.inference_mode(False)
     def grow(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Make the tables cover positions below ``length``; a model in training that was decoded from may go on with them."""
+        """Make the tables cover positions below ``length``; a model in training that was decoded from may go
+        on with them.
+        """
         if self.cos.shape[0] >= length and self.cos.device == device and self.cos.dtype == dtype:
             return
         length = max(256, 1 << (length - 1).bit_length())
@@ -94,7 +98,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads, self.kv_heads, self.head_dim = layer, spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self.layer, self.heads, self.kv_heads, self.head_dim = (
+            layer,
+            spec.num_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+        )
         self.q_proj = nn.Linear(spec.hidden_size, spec.num_heads * spec.head_dim, bias=spec.qkv_bias)
         self.k_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
         self.v_proj = nn.Linear(spec.hidden_size, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
@@ -103,7 +112,9 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps) if spec.qk_norm else None
 
     def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [batch, heads, length, head_dim], key and value [batch, kv_heads, length, head_dim] of ``x`` [batch, length, hidden]."""
+        """Query [batch, heads, length, head_dim], key and value [batch, kv_heads, length, head_dim] of ``x``
+        [batch, length, hidden].
+        """
         batch, length, _ = x.shape
         query = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         key = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -115,18 +126,24 @@ class Attention(nn.Module):
         """Value [batch, kv_heads, length, head_dim]."""
         return self.v_proj(x).view(*x.shape[:2], self.kv_heads, self.head_dim).transpose(1, 2)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool
+    ) -> Tensor:
         query, key, value = self.project(x, rope)
         if attend is not None:
             mixed = attend(self.layer, query, key, value)
         else:
-            mixed = _matmul_attention(query, key, value, mask) if matmul else attention(query, key, value, mask)
+            mixed = (
+                _matmul_attention(query, key, value, mask) if matmul else attention(query, key, value, mask)
+            )
         return self.o_proj(mixed.transpose(1, 2).reshape(*x.shape[:2], -1))
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention with grouped heads; ``mask`` boolean, true = may attend."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
+    )
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -160,7 +177,9 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
         self.post_attention_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool
+    ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, attend, matmul)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -189,7 +208,9 @@ class Transformer(nn.Module):
         self.matmul_attention = False
 
     def rope(self, positions: Tensor | slice, longest: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Tables of RoPE at ``positions`` (a slice, [query] or [batch, query]), all below ``longest``, for inputs as ``like``."""
+        """Tables of RoPE at ``positions`` (a slice, [query] or [batch, query]), all below ``longest``, for
+        inputs as ``like``.
+        """
         self.model.rotary.grow(longest, like.device, torch.float32 if self.spec.rope_fp32 else like.dtype)
         return self.model.rotary(positions)
 
@@ -201,14 +222,20 @@ class Transformer(nn.Module):
         attend: Attend | None = None,
         longest: int | None = None,
     ) -> Tensor:
-        """Final-norm hidden states [batch, query, hidden] of ``ids`` [batch, query], or of embeddings [batch, query, hidden].
+        """Final-norm hidden states [batch, query, hidden] of ``ids`` [batch, query], or of embeddings [batch,
+        query, hidden].
 
-        ``positions`` (a slice, [query] or [batch, query]) default to 0..query-1, all below ``longest``; ``mask`` is boolean, true = may
-        attend, broadcastable to [batch, heads, query, key]; ``attend`` replaces plain attention under ``mask``.
+        ``positions`` (a slice, [query] or [batch, query]) default to 0..query-1, all below ``longest``;
+        ``mask`` is boolean, true = may attend, broadcastable to [batch, heads, query, key]; ``attend``
+        replaces plain attention under ``mask``.
         """
         x = ids if ids.is_floating_point() else self.model.embed_tokens(ids)
         where = slice(0, ids.shape[1]) if positions is None else positions
-        reach = longest if longest is not None else int(where.stop if isinstance(where, slice) else where.max() + 1)
+        reach = (
+            longest
+            if longest is not None
+            else int(where.stop if isinstance(where, slice) else where.max() + 1)
+        )
         rope = self.rope(where, reach, x)
         for block in self.model.layers:
             x = block(x, rope, mask, attend, self.matmul_attention)

@@ -1,7 +1,8 @@
-"""Stored runs are evidence: each sample must agree with its run and with itself, and a complete run has all of its samples.
+"""Stored runs are evidence: each sample must agree with its run and with itself, and a complete run has all
+of its samples.
 
-A line that was edited or comes from another run is refused by file, line and field. This finds damage and careless edits; who computes
-every field anew, the seal included, is stopped by running the command again.
+A line that was edited or comes from another run is refused by file, line and field. This finds damage and
+careless edits; who computes every field anew, the seal included, is stopped by running the command again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def sealed(sample: Sample) -> bytes:
 
 
 def read_evidence(folder: Path, run: Run) -> list[Sample]:
-    """Samples of a run in (doc_id, repeat) order, each with its batch number; RecordError for the first line that cannot be its.
+    """Samples of a run in (doc_id, repeat) order, each with its batch number; RecordError for the first line
+    that cannot be its.
 
     Where no batch number is stored, neighbours in the order of decoding made up a batch.
     """
@@ -35,9 +37,16 @@ def read_evidence(folder: Path, run: Run) -> list[Sample]:
     samples: dict[tuple[int, int], Sample] = {}
     for number, line, sample in sample_lines(folder):
         key = sample.doc_id, sample.repeat
-        fault = f"document {key[0]}, repeat {key[1]} is there already" if key in samples else next(_faults(run, sample, line), None)
+        fault = (
+            f"document {key[0]}, repeat {key[1]} is there already"
+            if key in samples
+            else next(_faults(run, sample, line), None)
+        )
         if fault is not None:
-            raise RecordError(f"{path} line {number}: {fault}; this is not what the run wrote: move the folder away or use --fresh")
+            raise RecordError(
+                f"{path} line {number}: {fault}; this is not what the run wrote: move the folder away or use "
+                "--fresh"
+            )
         if sample.batch is None:
             sample.batch = sample.order // run.plan.batch_size
         samples[key] = sample
@@ -52,7 +61,12 @@ def lacking(run: Run, samples: int) -> str | None:
 
 def _faults(run: Run, sample: Sample, line: bytes) -> Iterator[str]:
     plan = run.plan
-    for name, told in (("run_id", run.run_id), ("suite", plan.suite), ("method", plan.method), ("template", plan.template)):
+    for name, told in (
+        ("run_id", run.run_id),
+        ("suite", plan.suite),
+        ("method", plan.method),
+        ("template", plan.template),
+    ):
         if getattr(sample, name) != told:
             yield f"{name} is {getattr(sample, name)!r}, the run's is {told!r}"
     if not 0 <= sample.repeat < max(plan.repeats, MOST_PASSES):
@@ -84,7 +98,9 @@ def _counts(sample: Sample) -> Iterator[str]:
     if sample.nfe != len(sample.forwards):
         yield f"nfe is {sample.nfe}, but {len(sample.forwards)} forwards are listed"
     # The mean over layers: a policy may compute the whole row, as far as it is stored, in some of them.
-    if sample.positions is not None and not 0 <= sample.positions <= sum(max(query, cached) for query, cached, _ in sample.forwards):
+    if sample.positions is not None and not 0 <= sample.positions <= sum(
+        max(query, cached) for query, cached, _ in sample.forwards
+    ):
         yield f"positions is {sample.positions}, more than the forwards sum to"
     if max(sample.step_map, default=-1) >= sample.nfe:
         yield f"step_map names a forward behind the last of {sample.nfe}"
@@ -103,7 +119,11 @@ def _times(batch_size: int, sample: Sample) -> Iterator[str]:
     if sample.latency_s is not None and not 0 <= sample.latency_s <= SLACK * call:
         yield f"latency_s {sample.latency_s} lies outside the call of {call} s"
     # Alone in its call, a row is finished when the call is, or earlier where the method goes on.
-    if sample.first_block_s is not None and sample.latency_s is not None and sample.first_block_s > SLACK * sample.latency_s:
+    if (
+        sample.first_block_s is not None
+        and sample.latency_s is not None
+        and sample.first_block_s > SLACK * sample.latency_s
+    ):
         yield f"latency_s {sample.latency_s} is before first_block_s {sample.first_block_s}"
 
 

@@ -1,4 +1,6 @@
-"""Files that survive a kill: whole files replaced at once, JSON lines with a torn end (plain or packed), pages with a generated part."""
+"""Files that survive a kill: whole files replaced at once, JSON lines with a torn end (plain or packed),
+pages with a generated part.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,15 @@ class PackedError(UserError, ValueError):
 
 def digest(value: Any) -> str:
     """sha256 of canonical JSON, 16 hex digits."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=True, default=str).encode()
+    ).hexdigest()[:16]
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file so that a kill or a full disk (OSError) leaves either the old or the new one, and nothing beside it."""
+    """Replace a file so that a kill or a full disk (OSError) leaves either the old or the new one, and
+    nothing beside it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb", buffering=0) as file:
@@ -48,7 +54,8 @@ def packed(path: Path) -> Path:
 
 
 def content_of(path: Path) -> bytes:
-    """Content of a file of lines, plain or else packed. FileNotFoundError if neither is there, PackedError for a damaged one.
+    """Content of a file of lines, plain or else packed. FileNotFoundError if neither is there, PackedError
+    for a damaged one.
 
     Where both are there, packing or unpacking was cut short; the plain one is whole and may hold more.
     """
@@ -61,7 +68,9 @@ def content_of(path: Path) -> bytes:
 
 
 def pack(path: Path) -> None:
-    """Replace a file of lines by its packed form, without loss; the same lines give the same bytes (of one version of liblzma)."""
+    """Replace a file of lines by its packed form, without loss; the same lines give the same bytes (of one
+    version of liblzma).
+    """
     content = path.read_bytes()
     write_atomic(packed(path), lzma.compress(content, lzma.FORMAT_XZ, preset=6 | lzma.PRESET_EXTREME))
     path.unlink()
@@ -78,8 +87,8 @@ def unpack(path: Path) -> None:
 def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line) of every finished line that is not empty; nothing for a file that is not there.
 
-    Lines end at a line feed and nowhere else: JSON may hold any other separator inside a string. What a kill cut short at the end is
-    no line.
+    Lines end at a line feed and nowhere else: JSON may hold any other separator inside a string. What a kill
+    cut short at the end is no line.
     """
     try:
         *lines, _ = content_of(path).split(b"\n")
@@ -89,7 +98,9 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 class LineFile:
-    """Lines appended to a file, each forced to the disk before the next; at opening it is unpacked and a torn last line cut off."""
+    """Lines appended to a file, each forced to the disk before the next; at opening it is unpacked and a torn
+    last line cut off.
+    """
 
     def __init__(self, path: Path) -> None:
         unpack(path)
@@ -111,7 +122,9 @@ class LineFile:
 
 
 def around(page: Path, flag: str, begin: str, end: str, error: type[UserError]) -> tuple[str, str]:
-    """Text up to and with marker ``begin``, and from ``end`` on. ``error`` naming ``flag`` for no page or not exactly one pair."""
+    """Text up to and with marker ``begin``, and from ``end`` on. ``error`` naming ``flag`` for no page or not
+    exactly one pair.
+    """
     try:
         text = page.read_text()
     except OSError as reason:
@@ -119,5 +132,8 @@ def around(page: Path, flag: str, begin: str, end: str, error: type[UserError]) 
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed or begin in rest or end in after:
-        raise error(f"{flag} {page} needs one line {begin} and, below it, one line {end}; what is generated goes between them")
+        raise error(
+            f"{flag} {page} needs one line {begin} and, below it, one line {end}; what is generated goes "
+            "between them"
+        )
     return before + begin, end + after

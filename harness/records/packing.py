@@ -1,4 +1,6 @@
-"""Finished runs made small: their samples compressed in place (xz, about a tenth), read as before by everything that reads runs."""
+"""Finished runs made small: their samples compressed in place (xz, about a tenth), read as before by
+everything that reads runs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from harness.records.store import Lock
 def pack_run(folder: Path) -> str | None:
     """Pack the samples of one run; None: done (or packed already), else why it was left as it is.
 
-    The run is locked and its samples are read first: RecordError for a damaged line, StoreError while another process writes.
+    The run is locked and its samples are read first: RecordError for a damaged line, StoreError while another
+    process writes.
     """
     lock = Lock(folder)
     try:

@@ -1,4 +1,5 @@
-"""The stored truth of a run: ``run.json`` and one line of ``samples.jsonl`` (packed: ``samples.jsonl.xz``) per finished sample.
+"""The stored truth of a run: ``run.json`` and one line of ``samples.jsonl`` (packed: ``samples.jsonl.xz``)
+per finished sample.
 
 Unknown is null, never 0. Reports read these records and nothing else.
 """
@@ -10,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from harness.errors import UserError
 from harness.records.files import PackedError, whole_lines, write_atomic
@@ -38,36 +46,58 @@ class Plan(Record):
     weights_hash: str = Field(description="sha256 over the checkpoint's weights, 16 hex digits")
     adapter: str | None = None
     adapter_hash: str | None = None
-    merged: bool | None = Field(default=None, description="adapter merged into the weights; null without adapter")
+    merged: bool | None = Field(
+        default=None, description="adapter merged into the weights; null without adapter"
+    )
     tokenizer_hash: str | None = None
     method: str
-    method_source: str = Field(description="'built-in', the distribution that provides it, or sha256 of the file it was loaded from")
+    method_source: str = Field(
+        description="'built-in', the distribution that provides it, or sha256 of the file it was loaded from"
+    )
     isolated: bool | None = Field(
-        default=None, description="whether the decoder ran in a jail; null: the project's own, in the harness' process by default"
+        default=None,
+        description="whether the decoder ran in a jail; null: the project's own, in the harness' process by "
+        "default",
     )
     settings: dict[str, Any] = Field(description="all settings of the method, defaults included")
     suite: str
     prompts_hash: str = Field(description="sha256 over all rendered prompts of the run, in order")
     limit: int | None = Field(default=None, description="number of documents asked for; null: all")
     max_new_tokens: int = Field(description="canvas length in tokens")
-    blocks: list[int] = Field(default=[], description="tokens of reasoning and answer where the suite divides the canvas; empty: one text")
+    blocks: list[int] = Field(
+        default=[],
+        description="tokens of reasoning and answer where the suite divides the canvas; empty: one text",
+    )
     stop_rule: StopRule = "harness"
     chat_template: bool = False
     template: str = Field(default="default", description="which of the suite's prompt templates")
-    num_fewshot: int | None = Field(default=None, description="solved examples in the prompt; null: the suite's own number")
-    fewshot_seed: int | None = Field(default=None, description="seed that drew them; null: the suite's own examples")
+    num_fewshot: int | None = Field(
+        default=None, description="solved examples in the prompt; null: the suite's own number"
+    )
+    fewshot_seed: int | None = Field(
+        default=None, description="seed that drew them; null: the suite's own examples"
+    )
     batch_size: int = 1
     repeats: int = 1
-    protocol: str = Field(default="quick", description="how the run is timed: quick, standard or publish; see harness.measuring.protocol")
+    protocol: str = Field(
+        default="quick",
+        description="how the run is timed: quick, standard or publish; see harness.measuring.protocol",
+    )
     device: str = Field(description="torch device: cpu, cuda:0")
     device_name: str = Field(description="device slug, first folder of the run's path")
     dtype: str
     attention: str = Field(description="attention kernel")
     threads: int | None = None
     seed: int = 0
-    stop_strings: list[str] = Field(default=[], description="texts of the suite at which an answer ends under the harness' stop rule")
-    family_source: str | None = Field(default=None, description="where the model's family comes from unless it is built in")
-    overrides: dict[str, Any] = Field(default={}, description="fields of the model's spec that the list of models replaces")
+    stop_strings: list[str] = Field(
+        default=[], description="texts of the suite at which an answer ends under the harness' stop rule"
+    )
+    family_source: str | None = Field(
+        default=None, description="where the model's family comes from unless it is built in"
+    )
+    overrides: dict[str, Any] = Field(
+        default={}, description="fields of the model's spec that the list of models replaces"
+    )
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -107,7 +137,8 @@ class Summary(Record):
     useful: float | None = Field(description="mean useful tokens per sample")
     output_entropy: float | None = Field(
         default=None,
-        description="mean over samples of the entropy (nats) of the histogram of useful tokens; low: answers repeat themselves",
+        description="mean over samples of the entropy (nats) of the histogram of useful tokens; low: answers "
+        "repeat themselves",
     )
     waste: float | None = Field(description="1 - useful / committed")
     latency_p50: float | None
@@ -116,10 +147,16 @@ class Summary(Record):
     first_block_p50: float | None
     time_s: float = Field(description="sum of decode time")
     forward_share: float | None = Field(description="share of decode time inside model forwards")
-    select_share: float | None = Field(default=None, description="share of decode time in the method's own code; the rest is the harness'")
+    select_share: float | None = Field(
+        default=None, description="share of decode time in the method's own code; the rest is the harness'"
+    )
     peak_memory_bytes: int | None
-    call_memory_bytes: int | None = Field(default=None, description="largest peak of a decode call above the level at its start")
-    roof_share: float | None = Field(default=None, description="least time the hardware allows for the forwards of the run / decode time")
+    call_memory_bytes: int | None = Field(
+        default=None, description="largest peak of a decode call above the level at its start"
+    )
+    roof_share: float | None = Field(
+        default=None, description="least time the hardware allows for the forwards of the run / decode time"
+    )
 
 
 class Run(Record):
@@ -132,32 +169,48 @@ class Run(Record):
     finished: str | None = None
     command: str
     plan: Plan
-    changed: dict[str, Any] | None = Field(default=None, description="settings that differ from the method's defaults; null: not recorded")
+    changed: dict[str, Any] | None = Field(
+        default=None, description="settings that differ from the method's defaults; null: not recorded"
+    )
     comparability_key: str = Field(description="hash of what all rows of one table must share")
     comparability: dict[str, Any] = Field(description="the fields behind the key")
     environment: dict[str, Any]
     prompting: dict[str, Any] | None = Field(
         default=None,
-        description="whose tokenizer and chat template wrote the prompts: checkpoint, tokenizer_hash, chat_template (a hash; "
+        description="whose tokenizer and chat template wrote the prompts: checkpoint, tokenizer_hash, "
+        "chat_template (a hash; "
         "null: none), fewshot_as_multiturn; null: a run from before this was recorded",
     )
     preset: dict[str, Any] | None = Field(
         default=None,
-        description="name, project, source, note and values of the preset that was asked for, and which of them flags replaced",
+        description="name, project, source, note and values of the preset that was asked for, and which of "
+        "them flags replaced",
     )
     tuning: dict[str, Any] | None = Field(
         default=None, description="settings tried for this method and on which split; null: none recorded"
     )
-    expected: int | None = Field(default=None, description="samples of the whole run; null: a run from before this was recorded")
-    weights_bytes: int | None = Field(default=None, description="bytes of the weights that the method computes with")
+    expected: int | None = Field(
+        default=None, description="samples of the whole run; null: a run from before this was recorded"
+    )
+    weights_bytes: int | None = Field(
+        default=None, description="bytes of the weights that the method computes with"
+    )
     isolation: dict[str, Any] | None = Field(
-        default=None, description="of a decoder in a jail: which jail, what it cannot do here, seconds per request of an empty model"
+        default=None,
+        description="of a decoder in a jail: which jail, what it cannot do here, seconds per request of an "
+        "empty model",
     )
     load_s: float | None = None
-    wall_s: float | None = Field(default=None, description="end-to-end seconds of this process, loading and grading included")
-    roofline: dict[str, Any] | None = Field(default=None, description="measured bandwidth and matmul rate, cost of the model's forwards")
+    wall_s: float | None = Field(
+        default=None, description="end-to-end seconds of this process, loading and grading included"
+    )
+    roofline: dict[str, Any] | None = Field(
+        default=None, description="measured bandwidth and matmul rate, cost of the model's forwards"
+    )
     protocol: dict[str, Any] | None = Field(
-        default=None, description="what was done: warm-up runs and variation per shape, timing passes, determinism rate over repeats"
+        default=None,
+        description="what was done: warm-up runs and variation per shape, timing passes, determinism rate "
+        "over repeats",
     )
     audit: Audit | None = None
     summary: Summary | None = None
@@ -168,21 +221,35 @@ class Measured(Record):
 
     committed: int | None = Field(default=None, description="generated ids that are written")
     nfe: int | None = Field(default=None, description="forward passes; null if nothing could be decoded")
-    positions: int | None = Field(default=None, description="query positions fed to the layers, summed over forwards")
+    positions: int | None = Field(
+        default=None, description="query positions fed to the layers, summed over forwards"
+    )
     computed: int | None = Field(
-        default=None, description="positions' worth of linear maps multiplied, padding and partial layers included; null: not recorded"
+        default=None,
+        description="positions' worth of linear maps multiplied, padding and partial layers included; null: "
+        "not recorded",
     )
     kv_read: int | None = Field(default=None, description="key positions attended to, summed over forwards")
-    time_s: float | None = Field(default=None, description="decode seconds; in a batch the batch's wall time divided by its rows")
+    time_s: float | None = Field(
+        default=None, description="decode seconds; in a batch the batch's wall time divided by its rows"
+    )
     rows: int | None = Field(default=None, description="rows of the decode call, which share its clock")
     latency_s: float | None = Field(default=None, description="seconds until this row was finished")
     first_block_s: float | None = None
     forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
-    select_s: float | None = Field(default=None, description="part of time_s spent in the method's own code, between forwards")
+    select_s: float | None = Field(
+        default=None, description="part of time_s spent in the method's own code, between forwards"
+    )
     peak_memory_bytes: int | None = None
-    call_memory_bytes: int | None = Field(default=None, description="peak above the level at the call's start; all rows of the call")
-    random: bool | None = Field(default=None, description="whether the decoder asked for the row's random stream")
-    forwards: list[tuple[int, int, int]] = Field(default=[], description="[query, cached, stored] positions of each forward")
+    call_memory_bytes: int | None = Field(
+        default=None, description="peak above the level at the call's start; all rows of the call"
+    )
+    random: bool | None = Field(
+        default=None, description="whether the decoder asked for the row's random stream"
+    )
+    forwards: list[tuple[int, int, int]] = Field(
+        default=[], description="[query, cached, stored] positions of each forward"
+    )
 
 
 class Sample(Measured):
@@ -196,26 +263,44 @@ class Sample(Measured):
     template: str = "default"
     repeat: int = 0
     order: int = Field(description="place in the order of decoding")
-    batch: int | None = Field(default=None, description="number of the decode call within the run; its rows share one clock")
+    batch: int | None = Field(
+        default=None, description="number of the decode call within the run; its rows share one clock"
+    )
     prompt_tokens: int
-    output_ids: list[int] = Field(description="ids of the generation region up to the last written one; holes hold the mask (or fill) id")
-    pieces: list[str] = Field(default=[], description="string of each output id, for the decode viewer; empty: not recorded")
+    output_ids: list[int] = Field(
+        description="ids of the generation region up to the last written one; holes hold the mask (or "
+        "fill) id"
+    )
+    pieces: list[str] = Field(
+        default=[], description="string of each output id, for the decode viewer; empty: not recorded"
+    )
     text: str | None = Field(description="decoded useful ids")
     program: str | None = Field(
-        default=None, description="program that was executed; null where it holds a third party's prompt, text rebuilds it"
+        default=None,
+        description="program that was executed; null where it holds a third party's prompt, text rebuilds it",
     )
     answer: str | None = Field(default=None, description="extracted answer (other suites)")
     correct: bool | None = None
     useful: int | None = Field(description="ids before the first end-of-text and the first stop string")
-    block_useful: list[int] = Field(default=[], description="the same for each of the blocks; empty: one text")
-    output_hash: str = Field(description="sha256 over output_ids, 16 hex digits; where batch is null, over the unwritten rest too")
-    step_map: list[int] = Field(default=[], description="per output id: index of the forward that wrote it, -1: none")
+    block_useful: list[int] = Field(
+        default=[], description="the same for each of the blocks; empty: one text"
+    )
+    output_hash: str = Field(
+        description="sha256 over output_ids, 16 hex digits; where batch is null, over the unwritten rest too"
+    )
+    step_map: list[int] = Field(
+        default=[], description="per output id: index of the forward that wrote it, -1: none"
+    )
     confidence: list[float | None] = []
-    blocks: list[tuple[int, int]] = Field(default=[], description="[start, stop) in output_ids of each text; empty: one text")
+    blocks: list[tuple[int, int]] = Field(
+        default=[], description="[start, stop) in output_ids of each text; empty: one text"
+    )
     status: Status = "ok"
     error: str | None = None
     grading: Grading = "not_run"
-    seal: str | None = Field(default=None, description="sha256 over the rest of the line, 16 hex digits; null: not sealed")
+    seal: str | None = Field(
+        default=None, description="sha256 over the rest of the line, 16 hex digits; null: not sealed"
+    )
 
 
 def read_run(folder: Path) -> Run:
@@ -226,7 +311,9 @@ def read_run(folder: Path) -> Run:
     except FileNotFoundError:
         raise RecordError(f"{path} not found: not a run folder") from None
     except (ValidationError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} is damaged ({_first(error)}); move the folder away or use --fresh") from None
+        raise RecordError(
+            f"{path} is damaged ({_first(error)}); move the folder away or use --fresh"
+        ) from None
 
 
 def _first(error: Exception) -> str:
@@ -239,7 +326,8 @@ def _first(error: Exception) -> str:
 def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
     """(number from 1, line, sample) of ``samples.jsonl`` as it was written.
 
-    A torn last line (the process was killed while writing) is ignored; any other damaged line is a RecordError.
+    A torn last line (the process was killed while writing) is ignored; any other damaged line is a
+    RecordError.
     """
     path = folder / "samples.jsonl"
     advice = "move the folder away or use --fresh"
@@ -254,7 +342,9 @@ def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """All samples of a run in (doc_id, repeat) order, as they stand; ``harness.records.evidence`` reads those that agree with their run."""
+    """All samples of a run in (doc_id, repeat) order, as they stand; ``harness.records.evidence`` reads those
+    that agree with their run.
+    """
     samples = {(sample.doc_id, sample.repeat): sample for _, _, sample in sample_lines(folder)}
     return [samples[key] for key in sorted(samples)]
 
@@ -266,4 +356,6 @@ def find_runs(root: Path) -> Iterator[Path]:
 
 def write_run(folder: Path, run: Run) -> None:
     """Write ``run.json`` atomically, indented for reading and diffing."""
-    write_atomic(folder / "run.json", json.dumps(run.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    write_atomic(
+        folder / "run.json", json.dumps(run.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    )

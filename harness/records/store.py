@@ -48,7 +48,10 @@ class Lock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.close()
-                raise StoreError(f"{folder} is being written by another process: wait for it or choose another --output_path") from None
+                raise StoreError(
+                    f"{folder} is being written by another process: wait for it or choose another "
+                    "--output_path"
+                ) from None
             # Who held the lock before may have removed this file in between: then it guards nothing.
             if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
                 return file
@@ -76,7 +79,9 @@ class RunFolder:
                     shutil.rmtree(self.path)
                 self.path.mkdir(exist_ok=True)
                 self.run = self._continue(run)
-            self.samples = {(sample.doc_id, sample.repeat): sample for sample in read_evidence(self.path, self.run)}
+            self.samples = {
+                (sample.doc_id, sample.repeat): sample for sample in read_evidence(self.path, self.run)
+            }
         except BaseException:
             self.close()
             raise
@@ -100,7 +105,8 @@ class RunFolder:
         return stored
 
     def expect(self, keys: Sequence[Key], prompt_hashes: Mapping[int, str] | None = None) -> None:
-        """Name the (doc_id, repeat) keys of the whole run; StoreError if a stored sample is none of them or had another prompt.
+        """Name the (doc_id, repeat) keys of the whole run; StoreError if a stored sample is none of them or
+        had another prompt.
 
         A run that calls itself complete and lacks some is open again.
         """
@@ -112,10 +118,17 @@ class RunFolder:
                 what = f"document {document} with another prompt"
             else:
                 continue
-            raise StoreError(f"{self.path / 'samples.jsonl'} holds {what}: move the folder away or use --fresh")
+            raise StoreError(
+                f"{self.path / 'samples.jsonl'} holds {what}: move the folder away or use --fresh"
+            )
         self._expected = keys
         if self.complete and (missing := self.missing(keys)):
-            log.warning("%s calls itself complete and lacks %d of %d samples: they are run now", self.path, len(missing), len(keys))
+            log.warning(
+                "%s calls itself complete and lacks %d of %d samples: they are run now",
+                self.path,
+                len(missing),
+                len(keys),
+            )
             self.run.status, self.run.finished = "running", None
 
     @property
@@ -134,7 +147,9 @@ class RunFolder:
     @property
     def next_batch(self) -> int:
         """A number that no stored batch has."""
-        return 1 + max((sample.batch for sample in self.samples.values() if sample.batch is not None), default=-1)
+        return 1 + max(
+            (sample.batch for sample in self.samples.values() if sample.batch is not None), default=-1
+        )
 
     def append(self, sample: Sample) -> None:
         """Write one sample and force it to the disk."""
@@ -151,7 +166,11 @@ class RunFolder:
     @property
     def progress(self) -> str:
         """``3 of 10 samples``."""
-        return f"{len(self.samples)} of {len(self._expected)} samples" if self._expected else f"{len(self.samples)} of its samples"
+        return (
+            f"{len(self.samples)} of {len(self._expected)} samples"
+            if self._expected
+            else f"{len(self.samples)} of its samples"
+        )
 
     def ordered(self) -> list[Sample]:
         """Samples in (doc_id, repeat) order."""

@@ -71,7 +71,9 @@ class Cell:
 
     def __post_init__(self) -> None:
         self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
-        self.keys = self.options.protocol.keys([item.doc_id for item in self.items], self.options.repeats, self.options.batch_size)
+        self.keys = self.options.protocol.keys(
+            [item.doc_id for item in self.items], self.options.repeats, self.options.batch_size
+        )
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
         try:
             self.folder.expect(self.keys, {item.doc_id: digest(item.prompt) for item in self.items})
@@ -111,7 +113,9 @@ class Cell:
             comparability=shared,
             environment=capture(loaded.held.device),
             prompting=prompting(loaded, self.suite.rendering),
-            preset=None if self.preset is None else self.preset.record(settings_of(self.generator.config), self.suite.rendering.told()),
+            preset=None
+            if self.preset is None
+            else self.preset.record(settings_of(self.generator.config), self.suite.rendering.told()),
             expected=len(self.keys),
             **(self._of_weights() if loaded.held.in_memory else {}),
         )
@@ -139,7 +143,12 @@ class Cell:
     def label(self) -> str:
         """Suite, method and the settings that differ from the defaults, for progress lines."""
         changed = self.folder.run.changed or {}
-        return " ".join([f"{self.suite.name:<10} {self.method.name}", *(f"{key}={value}" for key, value in changed.items())])
+        return " ".join(
+            [
+                f"{self.suite.name:<10} {self.method.name}",
+                *(f"{key}={value}" for key, value in changed.items()),
+            ]
+        )
 
     @property
     def pending(self) -> list[Key]:
@@ -155,12 +164,15 @@ class Cell:
                 yield chunk
 
     def shape(self, chunk: Sequence[Key]) -> tuple[int, int]:
-        """(rows, longest prompt in tokens rounded up to a power of two): batches of one shape are warmed up together."""
+        """(rows, longest prompt in tokens rounded up to a power of two): batches of one shape are warmed up
+        together.
+        """
         prompts = {item.doc_id: item.prompt for item in self.items}
         return len(chunk), max(bucket(len(self.generator.prompt_ids(prompts[doc_id]))) for doc_id, _ in chunk)
 
     def warm_up(self) -> None:
-        """Unrecorded answers to the first batch of each shape that will run, until the protocol calls it warm.
+        """Unrecorded answers to the first batch of each shape that will run, until the protocol calls it
+        warm.
 
         So lazy initialisation is outside every clock, that of ragged batches and their masks included.
         """
@@ -172,7 +184,10 @@ class Cell:
         for (rows, prompt), chunk in sorted(first.items()):
             times = self._warm(chunk)
             steady = round(variation(times[-STEADY_RUNS:]), 4) if len(times) > 1 else None
-            done[f"prompt<={prompt}" + (f", {rows} rows" if rows > 1 else "")] = {"runs": len(times), "variation": steady}
+            done[f"prompt<={prompt}" + (f", {rows} rows" if rows > 1 else "")] = {
+                "runs": len(times),
+                "variation": steady,
+            }
         if done:
             self.note(name=protocol.name, passes=protocol.passes, warm_up=done)
 
@@ -185,7 +200,11 @@ class Cell:
         items, times = {item.doc_id: item for item in self.items}, list[float]()
         requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
         while not self.options.protocol.warm(times):
-            rows = [generation.decoded for batch in self.generator.run(requests, len(requests)) for generation in batch]
+            rows = [
+                generation.decoded
+                for batch in self.generator.run(requests, len(requests))
+                for generation in batch
+            ]
             if any(row is None for row in rows):
                 break
             times.append(sum(row.time_s for row in rows if row is not None))
@@ -207,7 +226,9 @@ class Cell:
                 self.folder.append(self._sample(items[doc_id], repeat, generation, number, jail))
 
     def _request(self, item: Item, repeat: int) -> Request:
-        return Request(item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat, blocks=self.suite.blocks)
+        return Request(
+            item.prompt, self.canvas, tuple(self.suite.stop), repeat=repeat, blocks=self.suite.blocks
+        )
 
     def _sample(self, item: Item, repeat: int, generation: Generation, batch: int, jail: Any) -> Sample:
         row = generation.decoded
@@ -232,7 +253,10 @@ class Cell:
             block_useful=generation.block_useful,
             status=generation.status,
             error=generation.error,
-            **(measured(row, self.generator.loaded.tokenizer) | ({"time_s": generation.spent_s, "rows": 1} if row is None else {})),
+            **(
+                measured(row, self.generator.loaded.tokenizer)
+                | ({"time_s": generation.spent_s, "rows": 1} if row is None else {})
+            ),
         )
 
     def finish(self) -> None:
@@ -244,7 +268,11 @@ class Cell:
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
         share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True))
         run.summary = summarise(samples).model_copy(update={"roof_share": share})
-        run.protocol = {"name": self.options.protocol.name, **(run.protocol or {}), "determinism": determinism(samples)}
+        run.protocol = {
+            "name": self.options.protocol.name,
+            **(run.protocol or {}),
+            "determinism": determinism(samples),
+        }
         more = [weights_check(self.generator.loaded.backbone, self.weights)] if self.weights else []
         run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"), more=more)
         if run.isolation is not None:

@@ -14,8 +14,8 @@ WORK = 1.2
 
 @dataclass(frozen=True)
 class Packing:
-    """``packs``: sets of weights that are in memory together, one pack after the other. ``size`` and ``free``: bytes of all weights and
-    of the room for them."""
+    """``packs``: sets of weights that are in memory together, one pack after the other. ``size`` and
+    ``free``: bytes of all weights and of the room for them."""
 
     packs: list[list[Held]]
     size: int
@@ -28,17 +28,24 @@ class Packing:
     def told(self) -> str:
         """One line for people."""
         what = f"weights of {len(self.packs)} packs take {_gb(self.size)}, {_gb(self.free)} are free"
-        return f"{what}: loaded in turn, and only methods whose weights are in memory together are interleaved"
+        return (
+            f"{what}: loaded in turn, and only methods whose weights are in memory together are interleaved"
+        )
 
 
 def pack(weights: Sequence[Held]) -> Packing:
-    """Distinct weights in the order of their first use, as many together as there is room for; a pack has one at least.
+    """Distinct weights in the order of their first use, as many together as there is room for; a pack has one
+    at least.
 
     Weights that are in memory already take no further room there, but count when packs are needed.
     """
     distinct = list({id(held): held for held in weights}.values())
     sizes = {id(held): held.size for held in distinct}
-    room = memory.free(distinct[0].device) + sum(sizes[id(held)] for held in distinct if held.in_memory) if distinct else 0
+    room = (
+        memory.free(distinct[0].device) + sum(sizes[id(held)] for held in distinct if held.in_memory)
+        if distinct
+        else 0
+    )
     packs: list[list[Held]] = []
     for held in distinct:
         last = packs[-1] if packs else []

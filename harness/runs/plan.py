@@ -28,7 +28,9 @@ def prompts_hash(prompts: Sequence[str]) -> str:
 
 def run_id(plan: Plan) -> str:
     """Method, suite and the plan's hash: stable across machines that make the same plan."""
-    unsaid = {"isolated"} if plan.isolated is None else set[str]()  # as it was before there was a jail for decoders
+    unsaid = (
+        {"isolated"} if plan.isolated is None else set[str]()
+    )  # as it was before there was a jail for decoders
     return f"{plan.method}-{plan.suite}-{digest(plan.model_dump(mode='json', exclude=unsaid))[:10]}"
 
 
@@ -49,7 +51,15 @@ def make_plan(
 ) -> Plan:
     """Freeze everything that decides the answers."""
     device = loaded.held.device
-    provenance = ("model", "checkpoint", "weights_hash", "adapter", "adapter_hash", "merged", "tokenizer_hash")
+    provenance = (
+        "model",
+        "checkpoint",
+        "weights_hash",
+        "adapter",
+        "adapter_hash",
+        "merged",
+        "tokenizer_hash",
+    )
     return Plan(
         **{name: getattr(loaded, name) for name in provenance},
         method=method.name,
@@ -82,9 +92,18 @@ def make_plan(
 
 def comparability(plan: Plan) -> dict[str, Any]:
     """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
-    # Named only where they are not the suite's own, so that the key of a plain run does not depend on what else could be chosen.
-    unusual = {name: value for name in ("blocks", "num_fewshot", "fewshot_seed") if (value := getattr(plan, name)) not in (None, [])}
-    unusual |= {name: value for name in ("stop_strings", "family_source", "overrides") if (value := getattr(plan, name))}
+    # Named only where they are not the suite's own, so that the key of a plain run does not depend on what
+    # else could be chosen.
+    unusual = {
+        name: value
+        for name in ("blocks", "num_fewshot", "fewshot_seed")
+        if (value := getattr(plan, name)) not in (None, [])
+    }
+    unusual |= {
+        name: value
+        for name in ("stop_strings", "family_source", "overrides")
+        if (value := getattr(plan, name))
+    }
     unusual |= {"template": plan.template} if plan.template != "default" else {}
     return {
         **unusual,

@@ -1,4 +1,6 @@
-"""What a run needs of a suite: documents, prompts, grades. The suites themselves are a package of their own."""
+"""What a run needs of a suite: documents, prompts, grades. The suites themselves are a package of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ FEWSHOT_SEED = 1234
 class Rendering:
     """How prompts are written, where that is not the suite's own way.
 
-    template: one of the suite's templates. num_fewshot: solved examples in front (None: the suite's number), drawn with fewshot_seed
-    from the split that the task names for it. chat: messages to text, with the model's chat template. multiturn: examples become turns of
-    their own (one turn holds them and the question otherwise).
+    template: one of the suite's templates. num_fewshot: solved examples in front (None: the suite's number),
+    drawn with fewshot_seed from the split that the task names for it. chat: messages to text, with the
+    model's chat template. multiturn: examples become turns of their own (one turn holds them and the question
+    otherwise).
     """
 
     template: str = "default"
@@ -27,15 +30,19 @@ class Rendering:
 
     def told(self) -> dict[str, Any]:
         """Number of examples and prompt format, in the words of a preset."""
-        return {"num_fewshot": self.num_fewshot, "chat": "none" if self.chat is None else "turns" if self.multiturn else "one_turn"}
+        return {
+            "num_fewshot": self.num_fewshot,
+            "chat": "none" if self.chat is None else "turns" if self.multiturn else "one_turn",
+        }
 
 
 @dataclass(frozen=True)
 class Grade:
     """The verdict on one text.
 
-    correct: None when it could not be graded. grading: passed, failed, timeout, memory, crashed or not_run. program: the program that was
-    run (code suites). answer: the extracted answer (other suites). detail: one line for people.
+    correct: None when it could not be graded. grading: passed, failed, timeout, memory, crashed or not_run.
+    program: the program that was run (code suites). answer: the extracted answer (other suites). detail: one
+    line for people.
     """
 
     correct: bool | None
@@ -48,9 +55,9 @@ class Grade:
 class Suite(Protocol):
     """One evaluation suite.
 
-    stop: strings that end an answer. canvas: default number of new tokens. blocks: tokens of reasoning and of answer if the canvas is
-    divided into them, else empty. needs_code: whether answers are programs that have to be run in a jail. embedded: whether stored runs
-    may repeat its prompts.
+    stop: strings that end an answer. canvas: default number of new tokens. blocks: tokens of reasoning and of
+    answer if the canvas is divided into them, else empty. needs_code: whether answers are programs that have
+    to be run in a jail. embedded: whether stored runs may repeat its prompts.
     """
 
     name: str

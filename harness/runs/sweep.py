@@ -1,7 +1,8 @@
 """Sweeps: methods x settings x suites x batch sizes, one process per cell, resumable.
 
-Every cell is a ``bench run`` of its own, so a crash ends one cell and is recorded, and a killed sweep continues: finished cells are
-skipped by the state file, the interrupted one by the run store with exactly its missing samples.
+Every cell is a ``bench run`` of its own, so a crash ends one cell and is recorded, and a killed sweep
+continues: finished cells are skipped by the state file, the interrupted one by the run store with exactly its
+missing samples.
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ class Sweep(_Part):
     suites: list[str] = Field(min_length=1)
     templates: list[str] = Field(default=["default"], min_length=1)
     num_fewshot: list[int | None] = Field(default=[None], min_length=1)
-    fewshot_seeds: list[int] = Field(default=[1234], min_length=1, description="for the numbers of examples that are not null or 0")
+    fewshot_seeds: list[int] = Field(
+        default=[1234], min_length=1, description="for the numbers of examples that are not null or 0"
+    )
     apply_chat_template: bool = False
     preset: str | None = None
     batch_sizes: list[int] = [1]
     limit: int | None = None
     repeats: int = 1
     seed: int = 0
-    threads: int | None = Field(default=1, description="CPU threads of each cell; part of a run's plan, so fixed here and not by --workers")
+    threads: int | None = Field(
+        default=1,
+        description="CPU threads of each cell; part of a run's plan, so fixed here and not by --workers",
+    )
     device: str | None = None
     dtype: str = "auto"
     adapter: str | None = None
@@ -109,16 +115,26 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def cells(sweep: Sweep, output: Path) -> list[Job]:
-    """All cells in a fixed order: suite by suite, batch size by batch size. SweepError if two are the same."""
+    """All cells in a fixed order: suite by suite, batch size by batch size. SweepError if two are the
+    same.
+    """
     found = []
-    for suite, prompt, batch, grid in product(sweep.suites, _prompts(sweep), sweep.batch_sizes, sweep.methods):
+    for suite, prompt, batch, grid in product(
+        sweep.suites, _prompts(sweep), sweep.batch_sizes, sweep.methods
+    ):
         for settings in _combinations(grid.settings):
             text = ", ".join(f"{key}={value}" for key, value in settings.items())
-            label = f"{suite} {grid.method}{f' ({text})' if text else ''}" + (f" batch {batch}" if batch != 1 else "")
+            label = f"{suite} {grid.method}{f' ({text})' if text else ''}" + (
+                f" batch {batch}" if batch != 1 else ""
+            )
             label += "".join(f" {flag.removeprefix('--')} {value}" for flag, value in prompt.items())
-            found.append(Job(label, tuple(_arguments(sweep, suite, prompt, batch, grid.method, settings, output))))
+            found.append(
+                Job(label, tuple(_arguments(sweep, suite, prompt, batch, grid.method, settings, output)))
+            )
     if len({cell.key for cell in found}) != len(found):
-        raise SweepError("the sweep names one cell twice: remove the repeated method, setting, suite or batch size")
+        raise SweepError(
+            "the sweep names one cell twice: remove the repeated method, setting, suite or batch size"
+        )
     return found
 
 
@@ -142,9 +158,25 @@ def _plain(value: Scalar) -> str:
 
 
 def _arguments(
-    sweep: Sweep, suite: str, prompt: dict[str, str], batch: int, method: str, settings: dict[str, str], output: Path
+    sweep: Sweep,
+    suite: str,
+    prompt: dict[str, str],
+    batch: int,
+    method: str,
+    settings: dict[str, str],
+    output: Path,
 ) -> Iterator[str]:
-    yield from ("run", "--model", sweep.model, "--method", method, "--suite", suite, "--batch_size", str(batch))
+    yield from (
+        "run",
+        "--model",
+        sweep.model,
+        "--method",
+        method,
+        "--suite",
+        suite,
+        "--batch_size",
+        str(batch),
+    )
     for key, value in settings.items():
         yield from ("--set", f"{key}={value}")
     options = {
@@ -165,12 +197,21 @@ def _arguments(
             yield from (flag, str(value))
     for pair in prompt.items():
         yield from pair
-    yield from (flag for flag, wanted in {"--apply_chat_template": sweep.apply_chat_template, "--wandb": sweep.wandb}.items() if wanted)
+    yield from (
+        flag
+        for flag, wanted in {
+            "--apply_chat_template": sweep.apply_chat_template,
+            "--wandb": sweep.wandb,
+        }.items()
+        if wanted
+    )
     yield from ("--output_path", str(output))
 
 
 class State:
-    """Outcomes by cell, one JSON line each in ``<output>/sweep.jsonl``, forced to the disk as they come; the last line of a cell counts."""
+    """Outcomes by cell, one JSON line each in ``<output>/sweep.jsonl``, forced to the disk as they come; the
+    last line of a cell counts.
+    """
 
     def __init__(self, output: Path) -> None:
         self.path = output / "sweep.jsonl"
@@ -179,7 +220,9 @@ class State:
             output.mkdir(parents=True, exist_ok=True)
             self._file = LineFile(self.path)
         except OSError as error:
-            raise SweepError(f"cannot write to {output} ({error.strerror}): choose another folder with --output_path") from None
+            raise SweepError(
+                f"cannot write to {output} ({error.strerror}): choose another folder with --output_path"
+            ) from None
         for number, line in whole_lines(self.path):
             self._keep(line, number)
 
@@ -187,7 +230,9 @@ class State:
         try:
             outcome = Outcome(**json.loads(line))
         except (ValueError, TypeError):
-            raise SweepError(f"{self.path} line {number} is damaged: remove that line to run its cell again") from None
+            raise SweepError(
+                f"{self.path} line {number} is damaged: remove that line to run its cell again"
+            ) from None
         self.outcomes[outcome.key] = outcome
 
     def add(self, outcome: Outcome) -> None:
@@ -196,7 +241,11 @@ class State:
 
     def pending(self, wanted: Sequence[Job], retry: bool) -> list[Job]:
         """Cells without an outcome; with ``retry`` those that did not complete too."""
-        return [cell for cell in wanted if (known := self.outcomes.get(cell.key)) is None or (retry and known.status != "complete")]
+        return [
+            cell
+            for cell in wanted
+            if (known := self.outcomes.get(cell.key)) is None or (retry and known.status != "complete")
+        ]
 
     def log(self, cell: Job) -> Path:
         return self.path.parent / "sweep-logs" / f"{cell.key}.log"

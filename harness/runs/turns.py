@@ -17,10 +17,13 @@ from harness.runs.packing import Packing, pack
 Progress = Callable[[Cell, int], None]
 
 
-def run_cells(cells: Sequence[Cell], jail: Any, progress: Progress, tell: Callable[[str], None] | None = None) -> None:
+def run_cells(
+    cells: Sequence[Cell], jail: Any, progress: Progress, tell: Callable[[str], None] | None = None
+) -> None:
     """Run all cells to the end; ``progress`` is called with (cell, samples done) after each batch.
 
-    Cells of one suite whose weights fit into memory together take turns document by document; ``tell`` gets a line if not all fit.
+    Cells of one suite whose weights fit into memory together take turns document by document; ``tell`` gets a
+    line if not all fit.
     """
     unfinished = [cell for cell in cells if not cell.folder.complete]
     packing = pack([cell.generator.loaded.held for cell in unfinished])
@@ -57,9 +60,19 @@ def _run_group(group: Sequence[Cell], packing: Packing, jail: Any, progress: Pro
 
 
 def _note_company(cell: Cell, group: Sequence[Cell], packing: Packing) -> None:
-    """Say in the run which runs it was interleaved with, whether they computed with the same weights, and what was in memory."""
+    """Say in the run which runs it was interleaved with, whether they computed with the same weights, and
+    what was in memory.
+    """
     if cell.pending:
         others = [other for other in group if other is not cell and other.pending]
         shared = any(other.generator.loaded.held is cell.generator.loaded.held for other in others)
-        memory = {"weights": "together" if packing.together else "in turn", "bytes": packing.size, "free_bytes": packing.free}
-        cell.note(interleaved_with=[other.folder.run.run_id for other in others], weights_shared=shared, memory=memory)
+        memory = {
+            "weights": "together" if packing.together else "in turn",
+            "bytes": packing.size,
+            "free_bytes": packing.free,
+        }
+        cell.note(
+            interleaved_with=[other.folder.run.run_id for other in others],
+            weights_shared=shared,
+            memory=memory,
+        )

@@ -27,12 +27,15 @@ def package() -> Any:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise WandbError("--wandb needs the package wandb: pip install 'dllm-bench[wandb]', or leave --wandb out") from None
+        raise WandbError(
+            "--wandb needs the package wandb: pip install 'dllm-bench[wandb]', or leave --wandb out"
+        ) from None
     return wandb
 
 
 def start(name: str, config: Mapping[str, Any], job: str = "run") -> Any:
-    """A W&B run in the project ``WANDB_PROJECT`` (default: dllm-bench); the caller logs to it and finishes it.
+    """A W&B run in the project ``WANDB_PROJECT`` (default: dllm-bench); the caller logs to it and finishes
+    it.
 
     ``job`` sorts runs by kind. Nothing printed is captured, because progress bars are no log.
     """
@@ -47,4 +50,6 @@ def start(name: str, config: Mapping[str, Any], job: str = "run") -> Any:
         )
     except wandb.Error as error:
         reason = str(error).strip().split("\n")[0]
-        raise WandbError(f"--wandb: {reason} Set WANDB_MODE=offline to log without network and account.") from None
+        raise WandbError(
+            f"--wandb: {reason} Set WANDB_MODE=offline to log without network and account."
+        ) from None

@@ -28,7 +28,9 @@ class Process:
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {})}
         command = [sys.executable, "-m", "harness.cli.child", str(os.getpid()), *cell.arguments]
         with log.open("wb") as file:
-            self.popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            self.popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
 
     def poll(self) -> Outcome | None:
         """The outcome once the process has ended (or has had its time)."""
@@ -39,7 +41,9 @@ class Process:
             self.kill()
         elif code is None:
             return None
-        status: CellStatus = "timeout" if late else "complete" if code == 0 else "refused" if code == 2 else "crashed"
+        status: CellStatus = (
+            "timeout" if late else "complete" if code == 0 else "refused" if code == 2 else "crashed"
+        )
         error = "" if status == "complete" else self._last_line()
         return Outcome(self.cell.key, self.cell.label, status, code, round(seconds, 2), error)
 
@@ -54,15 +58,26 @@ class Process:
 Watcher = Callable[[Job, Outcome | None], None]
 
 
-def run_local(pending: Sequence[Job], state: State, workers: int, gpus: Sequence[str], timeout_s: float | None, watch: Watcher) -> None:
-    """Run cells in up to ``workers`` processes, slot k on GPU k; ``watch(cell, None)`` at its start and with its outcome at its end."""
+def run_local(
+    pending: Sequence[Job],
+    state: State,
+    workers: int,
+    gpus: Sequence[str],
+    timeout_s: float | None,
+    watch: Watcher,
+) -> None:
+    """Run cells in up to ``workers`` processes, slot k on GPU k; ``watch(cell, None)`` at its start and with
+    its outcome at its end.
+    """
     waiting, running = list(pending), dict[int, Process]()
     try:
         while waiting or running:
             for slot in range(workers):
                 if slot not in running and waiting:
                     cell = waiting.pop(0)
-                    running[slot] = Process(cell, state.log(cell), gpus[slot % len(gpus)] if gpus else None, timeout_s)
+                    running[slot] = Process(
+                        cell, state.log(cell), gpus[slot % len(gpus)] if gpus else None, timeout_s
+                    )
                     watch(cell, None)
             time.sleep(POLL_S)
             for slot, process in list(running.items()):
@@ -76,22 +91,39 @@ def run_local(pending: Sequence[Job], state: State, workers: int, gpus: Sequence
             process.kill()
 
 
-def run_ray(pending: Sequence[Job], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher) -> None:
-    """The same cells through Ray with up to ``workers`` at a time; Ray gives each task a GPU of its own if ``use_gpu``."""
+def run_ray(
+    pending: Sequence[Job], state: State, workers: int, use_gpu: bool, timeout_s: float | None, watch: Watcher
+) -> None:
+    """The same cells through Ray with up to ``workers`` at a time; Ray gives each task a GPU of its own if
+    ``use_gpu``.
+    """
     for name, value in RAY.items():
         os.environ.setdefault(name, value)
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise SweepError("--ray needs Ray: pip install 'dllm-bench[train]', or leave --ray out and use --workers") from None
+        raise SweepError(
+            "--ray needs Ray: pip install 'dllm-bench[train]', or leave --ray out and use --workers"
+        ) from None
     cpus = None if use_gpu else workers
     try:
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True, object_store_memory=STORE_BYTES)
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            ignore_reinit_error=True,
+            object_store_memory=STORE_BYTES,
+        )
     except Exception as error:
-        raise SweepError(f"--ray: Ray did not start ({str(error).splitlines()[0]}): leave --ray out and use --workers") from error
+        raise SweepError(
+            f"--ray: Ray did not start ({str(error).splitlines()[0]}): leave --ray out and use --workers"
+        ) from error
     try:
         task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0, max_retries=0)(_to_the_end)
-        futures = {task.remote(cell, str(state.log(cell).resolve()), timeout_s, os.getcwd()): cell for cell in pending}
+        futures = {
+            task.remote(cell, str(state.log(cell).resolve()), timeout_s, os.getcwd()): cell
+            for cell in pending
+        }
         for cell in futures.values():
             watch(cell, None)
         while futures:

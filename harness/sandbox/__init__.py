@@ -1,7 +1,8 @@
 """The jail: runs model-written programs without letting them touch the machine or the verdict.
 
 with open_jail() as jail:
-    verdict = jail.run(Check(program="def add(a, b):\\n    return a + b", names=("add",), tests="assert add(2, 3) == 5"))
+    verdict = jail.run(Check(program="def add(a, b):\\n    return a + b", names=("add",), tests="assert add(2,
+    3) == 5"))
 """
 
 from harness.sandbox.check import Cases, Check, Grading, JailError, Judgement, Limits

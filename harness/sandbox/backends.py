@@ -59,7 +59,8 @@ class Guest:
 class Order:
     """What a backend is to start.
 
-    role: of the runner. read: files and folders shown read-only, at their own place. numpy: shown beside the runner. guest: for that role.
+    role: of the runner. read: files and folders shown read-only, at their own place. numpy: shown beside the
+    runner. guest: for that role.
     """
 
     role: Literal["candidate", "judge", "guest"]
@@ -70,10 +71,26 @@ class Order:
 
     def plan(self, mode: str, who: Identity, work: str, **more: Any) -> dict[str, Any]:
         """The runner's plan: see inside/runner.py and, for a guest, inside/guest.py."""
-        plan = {"role": self.role, "mode": mode, "user": who.user, "own_user": who.own, "work": work, "fatherly": False, **more}
+        plan = {
+            "role": self.role,
+            "mode": mode,
+            "user": who.user,
+            "own_user": who.own,
+            "work": work,
+            "fatherly": False,
+            **more,
+        }
         if self.guest is not None:
-            plan.update(script=str(self.guest.script), arguments=list(self.guest.arguments), limits=asdict(self.limits))
-            plan.update(path=[str(path) for path in (*self.guest.path, *self.guest.search)], fatherly=True, server=self.guest.server)
+            plan.update(
+                script=str(self.guest.script),
+                arguments=list(self.guest.arguments),
+                limits=asdict(self.limits),
+            )
+            plan.update(
+                path=[str(path) for path in (*self.guest.path, *self.guest.search)],
+                fatherly=True,
+                server=self.guest.server,
+            )
         return plan
 
     def shown(self) -> tuple[Path, ...]:
@@ -83,7 +100,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one jail: the command, its environment, a folder to discard afterwards, and where to start."""
+    """How to start one jail: the command, its environment, a folder to discard afterwards, and where to
+    start.
+    """
 
     command: list[str]
     scratch: Scratch | None = None
@@ -93,15 +112,23 @@ class Launch:
 
 @functools.cache
 def interpreter() -> tuple[str, str, str]:
-    """Paths of the real interpreter, its standard library and its shared library ("" when it is linked statically)."""
+    """Paths of the real interpreter, its standard library and its shared library ("" when it is linked
+    statically).
+    """
     library = sysconfig.get_config_var("LIBDIR") or ""
     shared = os.path.join(library, str(sysconfig.get_config_var("INSTSONAME") or ""))
-    return os.path.realpath(sys.executable), sysconfig.get_path("stdlib"), shared if shared.endswith(".so") or ".so." in shared else ""
+    return (
+        os.path.realpath(sys.executable),
+        sysconfig.get_path("stdlib"),
+        shared if shared.endswith(".so") or ".so." in shared else "",
+    )
 
 
 @functools.cache
 def system_paths() -> list[str]:
-    """Where the system keeps shared libraries: the folder of this processor where there is one, else all of /usr/lib."""
+    """Where the system keeps shared libraries: the folder of this processor where there is one, else all of
+    /usr/lib.
+    """
     own = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}"
     return [path for path in (own if os.path.isdir(own) else "/usr/lib", *SYSTEM) if os.path.exists(path)]
 
@@ -117,7 +144,9 @@ def packages(numpy: bool) -> list[Path]:
 
 
 def hidden_folders() -> list[str]:
-    """Folders with installed packages: they may hold benchmark data with its answers, so no jail shows them."""
+    """Folders with installed packages: they may hold benchmark data with its answers, so no jail shows
+    them.
+    """
     names = {
         sysconfig.get_path("purelib"),
         sysconfig.get_path("platlib"),
@@ -125,13 +154,17 @@ def hidden_folders() -> list[str]:
         *site.getsitepackages([sys.base_prefix]),
     }
     stdlib = interpreter()[1]
-    names |= {os.path.join(stdlib, name) for name in ("site-packages", "dist-packages")} | {"/usr/lib/python3"}
+    names |= {os.path.join(stdlib, name) for name in ("site-packages", "dist-packages")} | {
+        "/usr/lib/python3"
+    }
     return sorted(os.path.realpath(name) for name in names if os.path.isdir(name))
 
 
 @dataclass(frozen=True)
 class RootView:
-    """What a jail with a root of its own sees: read-only binds (source, target), symbolic links (text, path), folders to cover."""
+    """What a jail with a root of its own sees: read-only binds (source, target), symbolic links (text, path),
+    folders to cover.
+    """
 
     binds: list[tuple[str, str]]
     links: list[tuple[str, str]]
@@ -139,16 +172,27 @@ class RootView:
 
 
 def view(order: Order) -> RootView:
-    """The interpreter under /python, the system's shared libraries, the runner under /jail, numpy beside it, and what is asked for."""
+    """The interpreter under /python, the system's shared libraries, the runner under /jail, numpy beside it,
+    and what is asked for.
+    """
     binary, stdlib, shared = interpreter()
     system = system_paths()
     binds = [(binary, PYTHON), (stdlib, f"/python/lib/{os.path.basename(stdlib)}")]
     binds += [(shared, f"/python/lib/{os.path.basename(shared)}")] if os.path.exists(shared) else []
     binds += [(path, path) for path in system if not os.path.islink(path)]
-    covers = [target + folder[len(source) :] for folder in hidden_folders() for source, target in binds if folder.startswith(source + "/")]
-    binds += [(str(path), f"/jail/{path.name}") for path in (*sorted(INSIDE.glob("*.py")), *packages(order.numpy))]
+    covers = [
+        target + folder[len(source) :]
+        for folder in hidden_folders()
+        for source, target in binds
+        if folder.startswith(source + "/")
+    ]
+    binds += [
+        (str(path), f"/jail/{path.name}") for path in (*sorted(INSIDE.glob("*.py")), *packages(order.numpy))
+    ]
     binds += [(str(path), str(path)) for path in order.shown()]
-    return RootView(binds, [(os.readlink(path), path) for path in system if os.path.islink(path)], sorted(set(covers)))
+    return RootView(
+        binds, [(os.readlink(path), path) for path in system if os.path.islink(path)], sorted(set(covers))
+    )
 
 
 def readable(order: Order) -> list[str]:
@@ -156,7 +200,12 @@ def readable(order: Order) -> list[str]:
     binary, stdlib, shared = interpreter()
     paths = [path for path in (binary, stdlib, shared, *system_paths()) if os.path.exists(path)]
     found = [part for path in paths for part in _without(os.path.realpath(path), hidden_folders())]
-    return [*found, str(INSIDE), *(str(path) for path in (*packages(order.numpy), *order.shown())), *DEVICES[1:]]
+    return [
+        *found,
+        str(INSIDE),
+        *(str(path) for path in (*packages(order.numpy), *order.shown())),
+        *DEVICES[1:],
+    ]
 
 
 def _without(path: str, hidden: list[str]) -> list[str]:
@@ -175,11 +224,22 @@ def _python(runner: str, plan: dict[str, Any]) -> list[str]:
 def _needed(order: Order) -> list[Path]:
     """Files and folders whose modes tell whether a user without rights can run Python in the jail."""
     binary, stdlib, _ = interpreter()
-    return [Path(binary), Path(stdlib), Path(stdlib, "os.py"), INSIDE / "runner.py", *packages(order.numpy), *order.shown()]
+    return [
+        Path(binary),
+        Path(stdlib),
+        Path(stdlib, "os.py"),
+        INSIDE / "runner.py",
+        *packages(order.numpy),
+        *order.shown(),
+    ]
 
 
 def _in_namespaces(order: Order) -> Identity:
-    return identity.choose(_needed(order), whole_way=False) if identity.privileged() else identity.inherited(namespace=True)
+    return (
+        identity.choose(_needed(order), whole_way=False)
+        if identity.privileged()
+        else identity.inherited(namespace=True)
+    )
 
 
 def bubblewrap_binary() -> str | None:
@@ -191,25 +251,48 @@ def bubblewrap_binary() -> str | None:
 
 
 def bubblewrap(order: Order) -> Launch:
-    """All namespaces, an empty read-only root with the interpreter and the runner, a work folder of limited size.
+    """All namespaces, an empty read-only root with the interpreter and the runner, a work folder of limited
+    size.
 
-    Root makes them without a user namespace, so that the runner can take an id that owns nothing. There is no /proc.
+    Root makes them without a user namespace, so that the runner can take an id that owns nothing. There is no
+    /proc.
     """
     binary = bubblewrap_binary()
     if binary is None:
         raise JailError("bubblewrap is not installed")
     who = _in_namespaces(order)
-    command = [binary, "--die-with-parent", "--new-session", "--hostname", "jail", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
+    command = [
+        binary,
+        "--die-with-parent",
+        "--new-session",
+        "--hostname",
+        "jail",
+        "--cap-drop",
+        "ALL",
+        "--cap-add",
+        "CAP_SYS_ADMIN",
+    ]
     command += ["--cap-add", "CAP_SETPCAP"]
     if who.user is None:
         command += ["--unshare-all", "--uid", "65534", "--gid", "65534"]
     else:
-        command += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+        command += [
+            "--unshare-ipc",
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]
         command += [word for name in ("CHOWN", "SETUID", "SETGID") for word in ("--cap-add", f"CAP_{name}")]
     seen = view(order)
     targets = [*DEVICES, *(path for _, path in (*seen.binds, *seen.links))]
     for folder in sorted({str(parent) for path in targets for parent in Path(path).parents} - {"/"}):
-        command += ["--perms", "0755", "--dir", folder]  # else they are closed to the user that the jail becomes
+        command += [
+            "--perms",
+            "0755",
+            "--dir",
+            folder,
+        ]  # else they are closed to the user that the jail becomes
     for device in DEVICES:
         command += ["--dev-bind", device, device]
     for option, pairs in (("--ro-bind", seen.binds), ("--symlink", seen.links)):
@@ -217,8 +300,23 @@ def bubblewrap(order: Order) -> Launch:
             command += [option, source, target]
     for folder in seen.covers:
         command += ["--tmpfs", folder, "--remount-ro", folder]
-    command += ["--size", str(order.limits.file_mb << 20), "--perms", "0700", "--tmpfs", WORK, "--chdir", WORK, "--remount-ro", "/"]
-    return Launch([*command, *_python(IN_JAIL, order.plan("namespaces", who, WORK, devices=DEVICES))], None, INNER_ENVIRONMENT)
+    command += [
+        "--size",
+        str(order.limits.file_mb << 20),
+        "--perms",
+        "0700",
+        "--tmpfs",
+        WORK,
+        "--chdir",
+        WORK,
+        "--remount-ro",
+        "/",
+    ]
+    return Launch(
+        [*command, *_python(IN_JAIL, order.plan("namespaces", who, WORK, devices=DEVICES))],
+        None,
+        INNER_ENVIRONMENT,
+    )
 
 
 def unshare(order: Order) -> Launch:
@@ -229,16 +327,33 @@ def unshare(order: Order) -> Launch:
     who = _in_namespaces(order)
     scratch = Scratch()
     seen = view(order)
-    plan = {"role": order.role, "mode": "pivot", "root": str(scratch.path), "links": seen.links, "covers": seen.covers}
-    plan.update(binds=[*seen.binds, *((device, device) for device in DEVICES)], work=WORK, work_bytes=order.limits.file_mb << 20)
+    plan = {
+        "role": order.role,
+        "mode": "pivot",
+        "root": str(scratch.path),
+        "links": seen.links,
+        "covers": seen.covers,
+    }
+    plan.update(
+        binds=[*seen.binds, *((device, device) for device in DEVICES)],
+        work=WORK,
+        work_bytes=order.limits.file_mb << 20,
+    )
     then = {**order.plan("namespaces", who, WORK, devices=DEVICES), "fatherly": True}
     plan.update(then=_python(IN_JAIL, then), environment=INNER_ENVIRONMENT)
-    spaces = [*NAMESPACES, *(["--user", "--map-root-user"] if who.user is None else []), "--fork", "--kill-child"]
+    spaces = [
+        *NAMESPACES,
+        *(["--user", "--map-root-user"] if who.user is None else []),
+        "--fork",
+        "--kill-child",
+    ]
     return Launch([binary, *spaces, *_python(str(INSIDE / "runner.py"), plan)], scratch)
 
 
 def landlock(order: Order) -> Launch:
-    """No namespace: Landlock for files, a system-call filter for network, processes and signals, resource limits for the rest."""
+    """No namespace: Landlock for files, a system-call filter for network, processes and signals, resource
+    limits for the rest.
+    """
     if order.limits.processes:
         raise JailError("landlock+seccomp cannot watch over child processes; set the process limit to 0")
     if os.geteuid() != 0:
@@ -246,7 +361,8 @@ def landlock(order: Order) -> Launch:
     who = identity.choose(_needed(order), whole_way=True)
     if who.user is not None:
         return _in_place(order, "landlock", who, [])
-    # A Python in root's own home: its folders are opened before the id changes, if they are readable themselves.
+    # A Python in root's own home: its folders are opened before the id changes, if they are readable
+    # themselves.
     who = identity.choose(_needed(order), whole_way=False)
     closed = [
         interpreter()[1],
@@ -274,7 +390,15 @@ def _in_place(order: Order, mode: str, who: Identity, closed: list[str]) -> Laun
         *(str(path.parent) for path in extra[:1]),
         *(str(path) for path in (order.guest.search if order.guest else ())),
     ]
-    plan = order.plan(mode, who, str(work), read=readable(order), listed=listed, write=[str(work), "/dev/null"], closed=closed)
+    plan = order.plan(
+        mode,
+        who,
+        str(work),
+        read=readable(order),
+        listed=listed,
+        write=[str(work), "/dev/null"],
+        closed=closed,
+    )
     environment = {**ENVIRONMENT, **({"PYTHONPATH": str(extra[0].parent)} if extra else {})}
     return Launch(_python(str(INSIDE / "runner.py"), plan), scratch, environment, work)
 
@@ -288,15 +412,25 @@ BACKENDS: dict[Backend, Callable[[Order], Launch]] = {
 
 
 def weaknesses(backend: Backend, numpy: bool = False) -> list[str]:
-    """In words, what this backend cannot do on this machine that the strongest jail can; empty for the full strength."""
+    """In words, what this backend cannot do on this machine that the strongest jail can; empty for the full
+    strength.
+    """
     if backend == "none":
         return ["programs can read and change this user's files"]
     order = Order("candidate", Limits(), numpy)
     found = []
     if backend == "landlock+seccomp":
-        who = identity.choose(_needed(order), whole_way=False) if os.geteuid() == 0 else identity.inherited(namespace=False)
-        found.append("a program can see which files exist, their sizes and owners, though not what is in them")
-        found.append("the size of the work folder is looked at ten times a second, not bounded by the file system")
+        who = (
+            identity.choose(_needed(order), whole_way=False)
+            if os.geteuid() == 0
+            else identity.inherited(namespace=False)
+        )
+        found.append(
+            "a program can see which files exist, their sizes and owners, though not what is in them"
+        )
+        found.append(
+            "the size of the work folder is looked at ten times a second, not bounded by the file system"
+        )
     else:
         who = _in_namespaces(order)
     if not syscalls.supported():

@@ -21,10 +21,11 @@ class JailError(UserError, RuntimeError):
 class Limits:
     """Limits of one check.
 
-    seconds: wall clock. cpu_seconds: processor time of the program (default: as `seconds`); with a longer wall clock, a busy machine
-    fails no correct program while an endless loop still ends early. memory_mb: address space of each process. processes: children
-    the program may start (0: fork and exec are refused). threads: at the same time (1: the first alone). files: open files. file_mb: size
-    of one file, and of the work folder. output_kb: size of one message out of the jail.
+    seconds: wall clock. cpu_seconds: processor time of the program (default: as `seconds`); with a longer
+    wall clock, a busy machine fails no correct program while an endless loop still ends early. memory_mb:
+    address space of each process. processes: children the program may start (0: fork and exec are refused).
+    threads: at the same time (1: the first alone). files: open files. file_mb: size of one file, and of the
+    work folder. output_kb: size of one message out of the jail.
     """
 
     seconds: float = 10.0
@@ -39,10 +40,12 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Inputs and expected outputs of one problem; reuse the object for every program of the problem, it keeps its encoded form.
+    """Inputs and expected outputs of one problem; reuse the object for every program of the problem, it keeps
+    its encoded form.
 
-    inputs: argument lists. expected: one output per input. atol: tolerance of EvalPlus' comparison rule. oracle: trusted source text that
-    defines `same(given, output, expected, atol) -> bool`, with `close` and `is_floats` at hand, to be used instead of that rule.
+    inputs: argument lists. expected: one output per input. atol: tolerance of EvalPlus' comparison rule.
+    oracle: trusted source text that defines `same(given, output, expected, atol) -> bool`, with `close` and
+    `is_floats` at hand, to be used instead of that rule.
     """
 
     inputs: Sequence[Any]
@@ -57,7 +60,10 @@ class Cases:
     @cached_property
     def encoded(self) -> str:
         """The cases as JSON text. Raises WireError for values that cannot cross into a jail."""
-        values = {"inputs": [wire.encode(list(item)) for item in self.inputs], "expected": [wire.encode(item) for item in self.expected]}
+        values = {
+            "inputs": [wire.encode(list(item)) for item in self.inputs],
+            "expected": [wire.encode(item) for item in self.expected],
+        }
         return wire.to_text({**values, "atol": self.atol, "oracle": self.oracle})
 
 
@@ -65,11 +71,12 @@ class Cases:
 class Check:
     """One program to judge, by a test program (`tests`) or by inputs and expected outputs (`cases`).
 
-    program: untrusted source text. names: the functions (or other names) of the program that the tests use; cases call the first.
-    tests: trusted source text with assertions; it runs in a jail that the program never enters.
-    setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
-    fixtures: trusted source text run after the program, in its jail; the tests may pass names it binds to the program's functions.
-    limits: overrides the jail's limits (but for the size of the work folder). numpy: let the program import numpy, read-only.
+    program: untrusted source text. names: the functions (or other names) of the program that the tests use;
+    cases call the first. tests: trusted source text with assertions; it runs in a jail that the program never
+    enters. setup: trusted source text run before the tests, in the tests' jail only (helpers of the prompt).
+    fixtures: trusted source text run after the program, in its jail; the tests may pass names it binds to the
+    program's functions. limits: overrides the jail's limits (but for the size of the work folder). numpy: let
+    the program import numpy, read-only.
     """
 
     program: str
@@ -90,7 +97,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The result of a check. detail: one line for people. seconds: wall-clock time. calls: uses of the program that the tests made."""
+    """The result of a check. detail: one line for people. seconds: wall-clock time. calls: uses of the
+    program that the tests made.
+    """
 
     grading: Grading
     detail: str = ""

@@ -20,7 +20,9 @@ COUNTS_PER_NAMESPACE = (5, 14)  # since this Linux a user's tasks are counted fo
 
 @dataclass(frozen=True)
 class Identity:
-    """user: the id to take in the jail (None: this process' own, without capabilities). own: no other process has it. weakness: or ""."""
+    """user: the id to take in the jail (None: this process' own, without capabilities). own: no other process
+    has it. weakness: or "".
+    """
 
     user: int | None
     own: bool
@@ -44,25 +46,40 @@ def privileged() -> bool:
 def choose(paths: Iterable[Path], whole_way: bool) -> Identity:
     """The identity for a jail that root starts without a user namespace.
 
-    paths: what the jail must read. whole_way: the folders above them must be passable too (the jail keeps the machine's root).
+    paths: what the jail must read. whole_way: the folders above them must be passable too (the jail keeps the
+    machine's root).
     """
     if not has("chown", "setgid", "setuid"):
-        return Identity(None, False, "programs run as root, without its rights: this process may not change its user")
+        return Identity(
+            None, False, "programs run as root, without its rights: this process may not change its user"
+        )
     for path in paths:
         closed = closed_at(path, whole_way)
         if closed is not None:
-            return Identity(None, False, f"programs run as root, without its rights: other users cannot read {closed}")
+            return Identity(
+                None, False, f"programs run as root, without its rights: other users cannot read {closed}"
+            )
     if _covers(FIRST_ID + IDS):
         return Identity(FIRST_ID + secrets.randbelow(IDS), True)
-    return Identity(NOBODY, False, f"all programs run as user {NOBODY}: this container has no other id to spare")
+    return Identity(
+        NOBODY, False, f"all programs run as user {NOBODY}: this container has no other id to spare"
+    )
 
 
 def inherited(namespace: bool) -> Identity:
     """The identity of a jail that keeps this process' user; namespace: in a user namespace of its own."""
     if os.geteuid() == 0:
-        return Identity(None, False, "programs run as root, without its rights: this process may not make namespaces as root")
+        return Identity(
+            None,
+            False,
+            "programs run as root, without its rights: this process may not make namespaces as root",
+        )
     counted = namespace and _kernel() >= COUNTS_PER_NAMESPACE
-    return Identity(None, counted, "" if counted else "a program's threads are counted together with all tasks of this machine")
+    return Identity(
+        None,
+        counted,
+        "" if counted else "a program's threads are counted together with all tasks of this machine",
+    )
 
 
 def closed_at(path: Path, whole_way: bool) -> Path | None:
@@ -83,7 +100,10 @@ def _covers(number: int) -> bool:
     """Whether this process' user namespace has both a user and a group of this number."""
     for name in ("uid_map", "gid_map"):
         try:
-            rows = [[int(word) for word in line.split()] for line in Path(f"/proc/self/{name}").read_text().splitlines()]
+            rows = [
+                [int(word) for word in line.split()]
+                for line in Path(f"/proc/self/{name}").read_text().splitlines()
+            ]
         except (OSError, ValueError):
             return False
         if not any(first <= number < first + count for first, _, count in rows):

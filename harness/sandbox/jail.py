@@ -1,8 +1,9 @@
 """The supervisor: persistent jails, one pair per worker, and the verdict on each check.
 
-A worker owns two jails. The program runs in the first; the suite's test code runs in the second, which untrusted code never enters. The
-two talk over a socket pair made for one check, and only plain values travel. The verdict "passed" is said by the second jail, never by the
-first, so a program that takes over its whole jail gains nothing but the right to return values.
+A worker owns two jails. The program runs in the first; the suite's test code runs in the second, which
+untrusted code never enters. The two talk over a socket pair made for one check, and only plain values travel.
+The verdict "passed" is said by the second jail, never by the first, so a program that takes over its whole
+jail gains nothing but the right to return values.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ class ForkServer:
     """One jail: a fork server behind a control socket. Restarted when it dies or is killed."""
 
     def __init__(
-        self, role: Literal["candidate", "judge"], backend: Backend, limits: Limits, numpy: bool, starter: ThreadPoolExecutor
+        self,
+        role: Literal["candidate", "judge"],
+        backend: Backend,
+        limits: Limits,
+        numpy: bool,
+        starter: ThreadPoolExecutor,
     ) -> None:
         self.start = functools.partial(launch.start, backend, Order(role, limits, numpy))
         self.starter = starter
@@ -46,7 +52,8 @@ class ForkServer:
         """The control socket of a living jail. Raises JailError when none can be started."""
         if self.running is None or self.running.process.poll() is not None:
             self.kill()
-            # The kernel ties "die with parent" to the thread that started the jail, so one long-lived thread starts them all.
+            # The kernel ties "die with parent" to the thread that started the jail, so one long-lived thread
+            # starts them all.
             self.running = self.starter.submit(self.start).result()
             self.starts += 1
         return self.running.control
@@ -66,7 +73,9 @@ class ForkServer:
                     raise JailError(f"the jail does not take requests: {error}") from None
 
     def report(self, seconds: float) -> dict[str, Any] | None:
-        """How the check's process ended, or None when the jail died or did not answer in time (it is then killed)."""
+        """How the check's process ended, or None when the jail died or did not answer in time (it is then
+        killed).
+        """
         if self.running is None:
             return None
         try:
@@ -91,13 +100,18 @@ class Worker:
 
     def __init__(self, backend: Backend, limits: Limits, starter: ThreadPoolExecutor) -> None:
         self.limits = limits
-        self.candidates = {numpy: ForkServer("candidate", backend, limits, numpy, starter) for numpy in (False, True)}
+        self.candidates = {
+            numpy: ForkServer("candidate", backend, limits, numpy, starter) for numpy in (False, True)
+        }
         self.judge = ForkServer("judge", backend, limits, False, starter)
 
     def run(self, check: Check) -> Judgement:
         """Judge one check; every failure of the jail itself becomes a verdict."""
         if len(check.program) > PROGRAM_CHARACTERS:
-            return Judgement("failed", f"the program has {len(check.program)} characters, over the limit of {PROGRAM_CHARACTERS}")
+            return Judgement(
+                "failed",
+                f"the program has {len(check.program)} characters, over the limit of {PROGRAM_CHARACTERS}",
+            )
         candidate = self.candidates[check.numpy]
         try:
             candidate.ready()
@@ -117,9 +131,17 @@ class Worker:
         verdict, outside = socket.socketpair()
         with data, peer, verdict, outside:
             deadline = time.monotonic() + limits.seconds
-            candidate.post(wire.to_text({"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}), [data])
+            candidate.post(
+                wire.to_text(
+                    {"program": check.program, "fixtures": check.fixtures, "limits": asdict(limits)}
+                ),
+                [data],
+            )
             # The judge also waits for the program, so its own limit on processor time is a second line only.
-            self.judge.post(_question(check, replace(limits, seconds=2 * limits.seconds, cpu_seconds=None)), [peer, verdict])
+            self.judge.post(
+                _question(check, replace(limits, seconds=2 * limits.seconds, cpu_seconds=None)),
+                [peer, verdict],
+            )
             for item in (data, peer, verdict):
                 item.close()
             answer = _receive_before(outside, deadline)
@@ -149,7 +171,11 @@ def _bound_names(source: str) -> list[str]:
         for node in ast.parse(source).body:
             targets = node.targets if isinstance(node, ast.Assign) else [node]
             for target in targets:
-                space.update(part.id for part in ast.walk(target) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store))
+                space.update(
+                    part.id
+                    for part in ast.walk(target)
+                    if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+                )
                 name = getattr(target, "name", None)
                 space.update([name] if name else [])
     return sorted(space)
@@ -165,7 +191,9 @@ def _receive_before(sock: socket.socket, deadline: float) -> Any:
 
 
 def _verdict(answer: Any, ending: dict[str, Any] | None, late: bool, cpu_seconds: float) -> Judgement:
-    """The verdict from the judge's report and, for anything but a pass, from how the program's process ended."""
+    """The verdict from the judge's report and, for anything but a pass, from how the program's process
+    ended.
+    """
     if late:
         return Judgement("timeout", "over the time limit")
     answer = answer if isinstance(answer, list) and answer else ["gone", "gone", ""]
@@ -210,7 +238,9 @@ class Jail:
         self._closed = threading.Event()
 
     def run(self, check: Check) -> Judgement:
-        """Judge one check. Never raises for what the program does; a jail that cannot start gives "not_run"."""
+        """Judge one check. Never raises for what the program does; a jail that cannot start gives
+        "not_run".
+        """
         worker = self._idle.get()
         try:
             return worker.run(check)
@@ -248,7 +278,9 @@ class Jail:
     def __enter__(self) -> Jail:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -265,8 +297,9 @@ def open_jail(
     """A jail with the strongest isolation that works here.
 
     workers: checks at the same time (default: the number of usable cores).
-    allow_unsafe: where no isolation works, run the programs unprotected instead of refusing. backend: take this one, without a probe.
-    Raises JailError naming `--allow-unsafe-code` when there is no isolation and `allow_unsafe` is false.
+    allow_unsafe: where no isolation works, run the programs unprotected instead of refusing. backend: take
+    this one, without a probe. Raises JailError naming `--allow-unsafe-code` when there is no isolation and
+    `allow_unsafe` is false.
     """
     sweep()
     backend, failures = (backend, {}) if backend else launch.probe()

@@ -1,4 +1,6 @@
-"""Starting a jail: the process, its control socket, the probe that says which backend works here, and jails for whole programs."""
+"""Starting a jail: the process, its control socket, the probe that says which backend works here, and jails
+for whole programs.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Running:
             self.scratch.discard()
 
     def ending(self, seconds: float) -> list[str] | None:
-        """What a guest's jail said last: ["ended", exception's name or "", its text]; None when it was killed. May raise TimeoutError."""
+        """What a guest's jail said last: ["ended", exception's name or "", its text]; None when it was
+        killed. May raise TimeoutError.
+        """
         self.control.settimeout(seconds)
         try:
             answer: Any = wire.receive(self.control, 1 << 16)
@@ -54,7 +58,9 @@ class Running:
 
 
 def start(backend: Backend, order: Order) -> Running:
-    """Start a jail and wait for its first message. Raises JailError with the jail's own words when it does not come up."""
+    """Start a jail and wait for its first message. Raises JailError with the jail's own words when it does
+    not come up.
+    """
     launch = backends.BACKENDS[backend](order)
     here, there = socket.socketpair()
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
@@ -99,16 +105,19 @@ def start_guest(
     search: Iterable[Path] = (),
     server: bool = False,
 ) -> Running:
-    """Run one Python program in a jail of its own, without network, until it ends or is killed; `Running.kill` must be called.
+    """Run one Python program in a jail of its own, without network, until it ends or is killed;
+    `Running.kill` must be called.
 
-    script: source file; it need not be visible in the jail. arguments: its `sys.argv[1:]`. path: folders put before `sys.path`, and shown.
-    search: folders put before `sys.path` of which only what `read` names is shown (the folder of installed packages).
-    read: further files and folders that it may read, shown at their own places; installed packages are hidden unless named here.
-    descriptors: open files and sockets (a memfd, one end of a socket pair) that it keeps under their own numbers, from 3; close your
-    copies after the start. backend: default, the strongest here.
-    It has the rights of a model-written program: a work folder of limited size, `limits.threads` threads, no child processes unless
-    `limits.processes`, and `limits.cpu_seconds` (else `limits.seconds`) of processor time; nobody watches its wall clock.
-    The jail ends with the thread that called this. Raises JailError when it cannot be started, or nothing isolates here.
+    script: source file; it need not be visible in the jail. arguments: its `sys.argv[1:]`. path: folders put
+    before `sys.path`, and shown. search: folders put before `sys.path` of which only what `read` names is
+    shown (the folder of installed packages). read: further files and folders that it may read, shown at their
+    own places; installed packages are hidden unless named here. descriptors: open files and sockets (a memfd,
+    one end of a socket pair) that it keeps under their own numbers, from 3; close your copies after the
+    start. backend: default, the strongest here. It has the rights of a model-written program: a work folder
+    of limited size, `limits.threads` threads, no child processes unless `limits.processes`, and
+    `limits.cpu_seconds` (else `limits.seconds`) of processor time; nobody watches its wall clock. The jail
+    ends with the thread that called this. Raises JailError when it cannot be started, or nothing isolates
+    here.
     """
     backend = backend or probe()[0]
     if backend == "none":

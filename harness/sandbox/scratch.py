@@ -1,4 +1,6 @@
-"""Folders that a jail needs on the machine's own disk, and their removal at the next start when a supervisor was killed."""
+"""Folders that a jail needs on the machine's own disk, and their removal at the next start when a supervisor
+was killed.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,15 @@ PREFIX = "bench-jail-"
 
 
 class Scratch:
-    """A folder that its maker holds locked: the kernel lets go of the lock when the maker ends, however it ends."""
+    """A folder that its maker holds locked: the kernel lets go of the lock when the maker ends, however it
+    ends.
+    """
 
     def __init__(self) -> None:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-            # A start beside this one may take the new folder for an abandoned one before the lock is there; then another is made.
+            # A start beside this one may take the new folder for an abandoned one before the lock is there;
+            # then another is made.
             with contextlib.suppress(FileNotFoundError):
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
                 fcntl.flock(self._handle, fcntl.LOCK_EX)

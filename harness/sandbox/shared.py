@@ -1,4 +1,6 @@
-"""One jail for the whole process, opened at first use: what lm-eval's scoring uses, since it passes no jail around."""
+"""One jail for the whole process, opened at first use: what lm-eval's scoring uses, since it passes no jail
+around.
+"""
 
 from __future__ import annotations
 

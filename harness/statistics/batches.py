@@ -1,6 +1,7 @@
 """Documents that shared decode calls: the unit of everything that a clock says.
 
-Rows of a batch share one clock, so a slow call makes all of them slow at once: sixteen rows are one observation.
+Rows of a batch share one clock, so a slow call makes all of them slow at once: sixteen rows are one
+observation.
 """
 
 from __future__ import annotations

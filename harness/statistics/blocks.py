@@ -1,4 +1,6 @@
-"""Statistics of the texts that a sample was written as side by side (its ``blocks``), from its step map alone."""
+"""Statistics of the texts that a sample was written as side by side (its ``blocks``), from its step map
+alone.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,15 @@ class BlockStats:
     @property
     def per_forward(self) -> float | None:
         """Tokens committed per forward pass between the block's first and last commit."""
-        return None if self.first is None or self.last is None else self.written / (self.last - self.first + 1)
+        return (
+            None if self.first is None or self.last is None else self.written / (self.last - self.first + 1)
+        )
 
 
 def block_stats(sample: Sample) -> list[BlockStats]:
-    """One entry per block in order; a sample that was written as one text has one block, one without a trace none."""
+    """One entry per block in order; a sample that was written as one text has one block, one without a trace
+    none.
+    """
     if not sample.step_map:
         return []
     blocks = sample.blocks or [(0, len(sample.step_map))]
@@ -49,8 +55,8 @@ def block_stats(sample: Sample) -> list[BlockStats]:
 class BlockMeans:
     """One block over the finished samples of a run.
 
-    useful: mean tokens before its end-of-text. done: mean number of forward passes up to its last commit. confidence: mean
-    probability of its committed tokens, None if the decoder gave none.
+    useful: mean tokens before its end-of-text. done: mean number of forward passes up to its last commit.
+    confidence: mean probability of its committed tokens, None if the decoder gave none.
     """
 
     name: str
@@ -61,7 +67,9 @@ class BlockMeans:
 
 def block_means(samples: Sequence[Sample]) -> list[BlockMeans]:
     """One entry per block in order; empty where answers are one text."""
-    divided = [sample for sample in samples if sample.status == "ok" and sample.block_useful and sample.step_map]
+    divided = [
+        sample for sample in samples if sample.status == "ok" and sample.block_useful and sample.step_map
+    ]
     if not divided:
         return []
     stats = [block_stats(sample) for sample in divided]

@@ -1,6 +1,8 @@
-"""Paired comparison of the accuracy of two runs over the same documents: McNemar, bootstrap, non-inferiority, Holm.
+"""Paired comparison of the accuracy of two runs over the same documents: McNemar, bootstrap, non-inferiority,
+Holm.
 
-The document is the unit everywhere; repeats of a document are nested in it. scipy is loaded only when a test is run.
+The document is the unit everywhere; repeats of a document are nested in it. scipy is loaded only when a test
+is run.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class Interval:
 class NonInferiority:
     """Whether accuracy is at most ``margin`` (a fraction) below the baseline's.
 
-    ``low`` and ``high`` bound the difference (Tango's score interval). ``documents_needed`` would decide with 80% power
-    if the observed difference and discordance are the true ones; None: no affordable number would.
+    ``low`` and ``high`` bound the difference (Tango's score interval). ``documents_needed`` would decide with
+    80% power if the observed difference and discordance are the true ones; None: no affordable number would.
     """
 
     decision: Decision
@@ -66,12 +68,17 @@ def changes(baseline: Sequence[Sample], other: Sequence[Sample]) -> Floats:
 
 
 def paired_bootstrap_difference(
-    baseline: Sequence[Sample], other: Sequence[Sample], *, draws: int = 4000, seed: int = 0, level: float = 0.95
+    baseline: Sequence[Sample],
+    other: Sequence[Sample],
+    *,
+    draws: int = 4000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval:
     """Difference of pass@1 (other minus baseline, a fraction) over the documents both sides graded.
 
-    Documents are resampled with replacement, then the repeats of each drawn document on each side. The p-value is
-    McNemar's, on the sign of each document's change.
+    Documents are resampled with replacement, then the repeats of each drawn document on each side. The
+    p-value is McNemar's, on the sign of each document's change.
     """
     before, after = outcomes(baseline), outcomes(other)
     shared = sorted(before.keys() & after.keys())
@@ -96,10 +103,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def tango(gains: float, losses: float, documents: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a paired difference of proportions (Tango 1998), valid with few or no discordant documents.
+    """Score interval of a paired difference of proportions (Tango 1998), valid with few or no discordant
+    documents.
 
-    ``gains`` and ``losses`` are the summed positive and negative changes per document: counts with one repeat,
-    fractional with several.
+    ``gains`` and ``losses`` are the summed positive and negative changes per document: counts with one
+    repeat, fractional with several.
     """
     from scipy.optimize import root_scalar
     from scipy.stats import norm
@@ -108,7 +116,11 @@ def tango(gains: float, losses: float, documents: int, level: float = 0.95) -> t
 
     def score(delta: float) -> float:
         b = (2 * n - gains + losses) * delta - gains - losses
-        q = (math.sqrt(b * b + 8 * n * losses * delta * (1 - delta)) - b) / (4 * n) if -1 < delta < 1 else abs(delta)
+        q = (
+            (math.sqrt(b * b + 8 * n * losses * delta * (1 - delta)) - b) / (4 * n)
+            if -1 < delta < 1
+            else abs(delta)
+        )
         variance = n * (2 * q + delta * (1 - delta))
         return 0.0 if variance <= 1e-12 else (gains - losses - n * delta) / math.sqrt(variance)
 
@@ -118,14 +130,18 @@ def tango(gains: float, losses: float, documents: int, level: float = 0.95) -> t
     return float(low), float(high)
 
 
-def non_inferiority(gains: float, losses: float, documents: int, margin: float = 0.03, level: float = 0.95) -> NonInferiority:
+def non_inferiority(
+    gains: float, losses: float, documents: int, margin: float = 0.03, level: float = 0.95
+) -> NonInferiority:
     """Decide from the discordant counts (see ``tango``) whether the loss of accuracy stays within ``margin``.
 
     yes: the whole interval lies above -margin; no: below it; otherwise there are not enough samples.
     ValueError for a margin outside (0, 1) or no documents.
     """
     if not 0 < margin < 1 or documents < 1:
-        raise ValueError(f"non-inferiority needs a margin in (0, 1) and documents, got {margin} and {documents}")
+        raise ValueError(
+            f"non-inferiority needs a margin in (0, 1) and documents, got {margin} and {documents}"
+        )
     low, high = tango(gains, losses, documents, level)
     decision: Decision = "yes" if low > -margin else "no" if high < -margin else "not enough samples"
     # Agresti and Min's half counts: no discordant document seen does not mean that there are none.
@@ -134,14 +150,18 @@ def non_inferiority(gains: float, losses: float, documents: int, margin: float =
     return NonInferiority(decision, margin, low, high, needed)
 
 
-def documents_to_decide(difference: float, discordance: float, margin: float, level: float = 0.95) -> int | None:
+def documents_to_decide(
+    difference: float, discordance: float, margin: float, level: float = 0.95
+) -> int | None:
     """Documents after which the interval clears -margin with 80% power; None beyond LARGEST_SAMPLE."""
     distance = difference + margin
     z, _ = quantiles(level)
     if abs(distance) < 1e-9:
         return None
     spread = max(discordance - difference * difference, 0.0)
-    needed = max(sum(quantiles(level)) ** 2 * spread / distance**2, z * z * (1 / margin - 1) if distance > 0 else 0.0)
+    needed = max(
+        sum(quantiles(level)) ** 2 * spread / distance**2, z * z * (1 / margin - 1) if distance > 0 else 0.0
+    )
     return math.ceil(needed) if needed <= LARGEST_SAMPLE else None
 
 

@@ -1,4 +1,6 @@
-"""Resampling of documents with their repeats nested in them; scipy is loaded only when an interval is asked for."""
+"""Resampling of documents with their repeats nested in them; scipy is loaded only when an interval is asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ Pairs = Sequence[tuple[Floats, Floats]]
 
 
 def bootstrap(pairs: Pairs, draws: int, seed: int) -> Floats:
-    """[draws] means over resampled documents of (mean of the second side - mean of the first), repeats resampled too."""
+    """[draws] means over resampled documents of (mean of the second side - mean of the first), repeats
+    resampled too.
+    """
     rng = np.random.default_rng(seed)
     sides = [_padded([pair[side] for pair in pairs]) for side in (0, 1)]
-    chunks = list(_chunks(draws, max(1, 2_000_000 // (len(pairs) * sum(values.shape[1] for values, _ in sides)))))
+    chunks = list(
+        _chunks(draws, max(1, 2_000_000 // (len(pairs) * sum(values.shape[1] for values, _ in sides))))
+    )
     means: list[Floats] = []
     for size in chunks:
         chosen = rng.integers(len(pairs), size=(size, len(pairs)))
@@ -25,7 +31,9 @@ def bootstrap(pairs: Pairs, draws: int, seed: int) -> Floats:
     return np.concatenate(means)
 
 
-def _nested_mean(values: Floats, counts: NDArray[np.int64], chosen: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+def _nested_mean(
+    values: Floats, counts: NDArray[np.int64], chosen: NDArray[np.int64], rng: np.random.Generator
+) -> Floats:
     """[draws, documents] mean of the repeats resampled within each chosen document."""
     width = values.shape[1]
     if width == 1:

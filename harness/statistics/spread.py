@@ -1,4 +1,6 @@
-"""How far the mean of paired gains may lie from the truth: documents (or batches) and passes of the machine are crossed random effects."""
+"""How far the mean of paired gains may lie from the truth: documents (or batches) and passes of the machine
+are crossed random effects.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Costs = Sequence[tuple[dict[int, float], dict[int, float]]]
 
 @dataclass(frozen=True)
 class Spread:
-    """Half width of Student's interval, the factor by which passes widen one of documents alone, and the p-value that the mean is 0."""
+    """Half width of Student's interval, the factor by which passes widen one of documents alone, and the
+    p-value that the mean is 0.
+    """
 
     half: float
     widening: float
@@ -26,9 +30,10 @@ class Spread:
 def drift(gain: Floats, weights: Floats, costs: Costs, level: float) -> Spread:
     """The spread of the weighted mean of ``gain``, one entry per document (or batch).
 
-    Passes and documents are crossed random effects; their variances add, with Satterthwaite's degrees of freedom. These are counted from
-    the mean square of passes as it was found: two or three passes say little of how far passes differ, also where they happen to agree.
-    The half width is at least what passes alone give with their own degrees of freedom.
+    Passes and documents are crossed random effects; their variances add, with Satterthwaite's degrees of
+    freedom. These are counted from the mean square of passes as it was found: two or three passes say little
+    of how far passes differ, also where they happen to agree. The half width is at least what passes alone
+    give with their own degrees of freedom.
     """
     from scipy.stats import t
 
@@ -47,10 +52,16 @@ def drift(gain: Floats, weights: Floats, costs: Costs, level: float) -> Spread:
 
 
 def _of_passes(costs: Costs) -> tuple[float, float, int]:
-    """(mean square of passes, the variance that they add, degrees of freedom) of a mean over those who have all passes; zeros: one pass."""
+    """(mean square of passes, the variance that they add, degrees of freedom) of a mean over those who have
+    all passes; zeros: one pass.
+    """
     common = [sorted(before.keys() & after.keys()) for before, after in costs]
     full = max(common, key=len)
-    rows = [[before[r] - after[r] for r in full] for (before, after), repeats in zip(costs, common, strict=True) if repeats == full]
+    rows = [
+        [before[r] - after[r] for r in full]
+        for (before, after), repeats in zip(costs, common, strict=True)
+        if repeats == full
+    ]
     if len(full) < 2 or len(rows) < 2:
         return 0.0, 0.0, 1
     table = np.array(rows)

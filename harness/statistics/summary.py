@@ -33,8 +33,8 @@ def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, floa
 def graded(sample: Sample) -> bool | None:
     """Whether a sample counts as solved; None: unknown.
 
-    A sample that ended in an error gave no answer and counts as not solved: leaving it out would reward a method
-    for failing on hard prompts. A finished sample that was never graded is unknown and left out.
+    A sample that ended in an error gave no answer and counts as not solved: leaving it out would reward a
+    method for failing on hard prompts. A finished sample that was never graded is unknown and left out.
     """
     if sample.correct is not None:
         return sample.correct
@@ -42,7 +42,9 @@ def graded(sample: Sample) -> bool | None:
 
 
 def outcomes(samples: Iterable[Sample]) -> dict[int, list[bool]]:
-    """Per document: whether each of its repeats is solved. Ungraded documents are absent; all of them if nothing was graded."""
+    """Per document: whether each of its repeats is solved. Ungraded documents are absent; all of them if
+    nothing was graded.
+    """
     solved_by_document: dict[int, list[bool]] = defaultdict(list)
     any_graded = False
     for sample in samples:
@@ -61,14 +63,18 @@ def pass_rates(samples: Iterable[Sample]) -> dict[int, float]:
 def summarise(samples: Sequence[Sample]) -> Summary:
     """Figures of a run. Every field that no sample knows is None.
 
-    Rates (``tps``, ``tps_committed``, ``tpf``, ``work``) are ratios of sums over all samples: an errored sample costs what
-    it cost and delivers the tokens it is known to have delivered, else none. Means and percentiles are over finished samples. The
-    Wilson interval counts documents, not repeats, because repeats of one prompt are not independent.
+    Rates (``tps``, ``tps_committed``, ``tpf``, ``work``) are ratios of sums over all samples: an errored
+    sample costs what it cost and delivers the tokens it is known to have delivered, else none. Means and
+    percentiles are over finished samples. The Wilson interval counts documents, not repeats, because repeats
+    of one prompt are not independent.
     """
     finished = [sample for sample in samples if sample.status == "ok"]
     rates = pass_rates(samples)
     low, high = wilson(sum(rates.values()), len(rates)) if rates else (None, None)
-    useful_share, tokens_per_position = _rate(samples, "useful", "committed"), _rate(samples, "useful", "positions")
+    useful_share, tokens_per_position = (
+        _rate(samples, "useful", "committed"),
+        _rate(samples, "useful", "positions"),
+    )
     latency = _known(finished, "latency_s")
     return Summary(
         samples=len(samples),
@@ -96,8 +102,11 @@ def summarise(samples: Sequence[Sample]) -> Summary:
     )
 
 
-def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float] | None:
-    """Bootstrap interval of tokens per second over documents (repeats stay with their document); None below two of them.
+def tps_interval(
+    samples: Sequence[Sample], draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Bootstrap interval of tokens per second over documents (repeats stay with their document); None below
+    two of them.
 
     Documents whose rows shared a clock are drawn together.
     """
@@ -106,7 +115,12 @@ def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, le
         if sample.time_s is not None and (sample.useful is not None or sample.status != "ok"):
             totals[sample.doc_id][0] += sample.useful or 0
             totals[sample.doc_id][1] += sample.time_s
-    table = np.array([np.sum([totals[document] for document in group], axis=0) for group in clusters([samples], list(totals))])
+    table = np.array(
+        [
+            np.sum([totals[document] for document in group], axis=0)
+            for group in clusters([samples], list(totals))
+        ]
+    )
     if len(table) < 2 or not table[:, 1].all():
         return None
     chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
@@ -116,10 +130,11 @@ def tps_interval(samples: Sequence[Sample], draws: int = 2000, seed: int = 0, le
 
 
 def token_entropy(sample: Sample) -> float | None:
-    """Entropy (nats) of the histogram of an answer's useful ids: how varied the answer is, at most log of its length.
+    """Entropy (nats) of the histogram of an answer's useful ids: how varied the answer is, at most log of its
+    length.
 
-    None for an answer without useful ids, and for one in several blocks, whose useful ids are not the leading ones. Generative quality at
-    few steps is only meaningful beside it (Sahoo et al. 2025, section 5).
+    None for an answer without useful ids, and for one in several blocks, whose useful ids are not the leading
+    ones. Generative quality at few steps is only meaningful beside it (Sahoo et al. 2025, section 5).
     """
     if not sample.useful or sample.blocks:
         return None
@@ -135,7 +150,11 @@ def _known(samples: Sequence[Sample], name: str) -> list[float]:
 def _rate(samples: Sequence[Sample], top: str, bottom: str) -> float | None:
     """Ratio of sums of two fields; None if no sample knows both or the denominator is 0."""
     pairs = [(getattr(sample, top), getattr(sample, bottom), sample.status) for sample in samples]
-    paid = [(gain, cost) for gain, cost, status in pairs if cost is not None and (gain is not None or status != "ok")]
+    paid = [
+        (gain, cost)
+        for gain, cost, status in pairs
+        if cost is not None and (gain is not None or status != "ok")
+    ]
     total = sum(cost for _, cost in paid)
     if total == 0 or all(gain is None for gain, _ in paid):
         return None

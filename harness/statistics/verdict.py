@@ -1,4 +1,6 @@
-"""The one-line verdict on a run against its baseline: faster or not, how sure, and at what cost in accuracy."""
+"""The one-line verdict on a run against its baseline: faster or not, how sure, and at what cost in
+accuracy.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,29 @@ AccuracyWord = Literal["better", "worse", "no difference", "near zero", "unknown
 
 SIGNIFICANCE = 0.05
 RESOLUTION = 1.02
-"""Smallest speed ratio called a difference: warm-up ends at a coefficient of variation of 2%, so less is within the clock's noise."""
+"""Smallest speed ratio called a difference: warm-up ends at a coefficient of variation of 2%, so less is
+within the clock's noise.
+"""
 LENGTH_RANGE = (0.9, 1.1)
-"""Useful tokens per document relative to the baseline's; outside, time per token compares different answers."""
+"""Useful tokens per document relative to the baseline's; outside, time per token compares different
+answers.
+"""
 FEWEST_DOCUMENTS = 10
-"""Problems below which nothing is claimed about speed, and no interval shown: the spread of so few is itself unknown."""
+"""Problems below which nothing is claimed about speed, and no interval shown: the spread of so few is itself
+unknown.
+"""
 NEAR_ZERO = 0.05
-"""pass@1 below which a model does not solve a suite: where both sides are below, their accuracies say nothing about a decoder."""
+"""pass@1 below which a model does not solve a suite: where both sides are below, their accuracies say nothing
+about a decoder.
+"""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A run against its baseline. ``length_ratio`` is useful tokens per shared document, other over baseline.
 
-    ``speed_p`` and ``accuracy_p`` are two-sided, adjusted by Holm's method once ``adjust`` has seen the whole table.
-    ``near_zero``: neither side solves NEAR_ZERO of the problems.
+    ``speed_p`` and ``accuracy_p`` are two-sided, adjusted by Holm's method once ``adjust`` has seen the whole
+    table. ``near_zero``: neither side solves NEAR_ZERO of the problems.
     """
 
     speedup: Interval
@@ -97,7 +107,10 @@ class Verdict:
             return "speed unknown (no document with useful tokens on both sides)"
         text = times(ratio)
         if self.speed == "not enough samples":
-            return f"{text} not enough samples ({ratio.documents} problems; at least {FEWEST_DOCUMENTS} for an interval)" + self._left_out()
+            return (
+                f"{text} not enough samples ({ratio.documents} problems; at least {FEWEST_DOCUMENTS} for an "
+                "interval)" + self._left_out()
+            )
         if self.flag and self.length_ratio is not None:
             text += f" void: {self.flag} ({self.length_ratio:.0%} of the baseline's useful tokens)"
         elif self.speed != "faster":
@@ -108,7 +121,10 @@ class Verdict:
         ratio = self.speedup
         if not ratio.left_out:
             return ""
-        return f" ({ratio.left_out} of {ratio.left_out + ratio.documents} documents without useful tokens left out)"
+        return (
+            f" ({ratio.left_out} of {ratio.left_out + ratio.documents} documents without useful tokens "
+            "left out)"
+        )
 
     def _accuracy_text(self) -> str:
         decided, estimate = self.non_inferiority, self.accuracy.estimate
@@ -122,26 +138,48 @@ class Verdict:
         if decided.decision == "not enough samples":
             needed = decided.documents_needed
             text += (
-                f" ({self.accuracy.documents} documents; {f'about {needed:,} needed' if needed else 'no affordable number would decide'})"
+                f" ({self.accuracy.documents} documents; "
+                f"{f'about {needed:,} needed' if needed else 'no affordable number would decide'})"
             )
         return text
 
 
-def verdict(baseline: Sequence[Sample], other: Sequence[Sample], *, margin: float = 0.03, draws: int = 4000, seed: int = 0) -> Verdict:
+def verdict(
+    baseline: Sequence[Sample],
+    other: Sequence[Sample],
+    *,
+    margin: float = 0.03,
+    draws: int = 4000,
+    seed: int = 0,
+) -> Verdict:
     """Compare two runs document by document; ``margin`` is the tolerated loss of pass@1 as a fraction."""
     ratio = speedup(baseline, other, draws=draws, seed=seed)
     difference = paired_bootstrap_difference(baseline, other, draws=draws, seed=seed)
     change = changes(baseline, other)
     decided = (
-        non_inferiority(float(change[change > 0].sum()), float(-change[change < 0].sum()), len(change), margin) if len(change) else None
+        non_inferiority(
+            float(change[change > 0].sum()), float(-change[change < 0].sum()), len(change), margin
+        )
+        if len(change)
+        else None
     )
     rates = [list(pass_rates(run).values()) for run in (baseline, other)]
     near_zero = all(rate and sum(rate) / len(rate) < NEAR_ZERO for rate in rates)
-    return Verdict(ratio, _length_ratio(baseline, other), difference, decided, ratio.p_value, difference.p_value, near_zero)
+    return Verdict(
+        ratio,
+        _length_ratio(baseline, other),
+        difference,
+        decided,
+        ratio.p_value,
+        difference.p_value,
+        near_zero,
+    )
 
 
 def rank(verdict: Verdict | None) -> int:
-    """Place in the order of a table: 0 for the baseline and what is non-inferior to it, 1 where that is open, 2 for what is worse."""
+    """Place in the order of a table: 0 for the baseline and what is non-inferior to it, 1 where that is open,
+    2 for what is worse.
+    """
     if verdict is None or verdict.near_zero:
         return 0
     decided = verdict.non_inferiority
@@ -155,14 +193,21 @@ def speed_text(verdict: Verdict) -> str:
 
 
 def adjust(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Holm's correction over the methods of one table, for speed and for accuracy; unknown p-values stay unknown."""
+    """Holm's correction over the methods of one table, for speed and for accuracy; unknown p-values stay
+    unknown.
+    """
     speeds = _holm_known([one.speed_p for one in verdicts])
     accuracies = _holm_known([one.accuracy_p for one in verdicts])
-    return [replace(one, speed_p=speed, accuracy_p=accuracy) for one, speed, accuracy in zip(verdicts, speeds, accuracies, strict=True)]
+    return [
+        replace(one, speed_p=speed, accuracy_p=accuracy)
+        for one, speed, accuracy in zip(verdicts, speeds, accuracies, strict=True)
+    ]
 
 
 def times(ratio: Interval) -> str:
-    """A speed-up with its interval: ``3.1x [2.9, 3.3]``; two decimals while they matter, no interval below FEWEST_DOCUMENTS."""
+    """A speed-up with its interval: ``3.1x [2.9, 3.3]``; two decimals while they matter, no interval below
+    FEWEST_DOCUMENTS.
+    """
     if ratio.estimate is None:
         return ""
     digits = 2 if ratio.estimate < 2 else 1

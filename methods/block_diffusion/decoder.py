@@ -1,14 +1,17 @@
-"""Block diffusion: blocks from left to right, each filled by diffusion, attention causal between blocks, so that caching is exact.
+"""Block diffusion: blocks from left to right, each filled by diffusion, attention causal between blocks, so
+that caching is exact.
 
-Presets give the rules of SDAR (``generate.py``), dLLM's BD3LM and LLaDA2 samplers, Fast-dLLM v2 (``generate`` under the harness' stop
-rule, ``batch_sample`` under the reference's) and SGLang's LowConfidence and JointThreshold. Errors of the published code that are not
-here: Fast-dLLM v2 never sees a prompt of exactly one block (its prefill needs more than one) and overlooks a stop token that the stored
-block hands on; SDAR divides by temperature 0, overwrites known tokens when a schedule asks for more places than are masked, and crashes
-in its entropy-bounded strategy; BD3LM takes a generated pad token for padding and runs the whole prefix anew at every block (its finished
-blocks are stored here: same ids, same number of passes); LLaDA2 may commit more places than are masked.
+Presets give the rules of SDAR (``generate.py``), dLLM's BD3LM and LLaDA2 samplers, Fast-dLLM v2 (``generate``
+under the harness' stop rule, ``batch_sample`` under the reference's) and SGLang's LowConfidence and
+JointThreshold. Errors of the published code that are not here: Fast-dLLM v2 never sees a prompt of exactly
+one block (its prefill needs more than one) and overlooks a stop token that the stored block hands on; SDAR
+divides by temperature 0, overwrites known tokens when a schedule asks for more places than are masked, and
+crashes in its entropy-bounded strategy; BD3LM takes a generated pad token for padding and runs the whole
+prefix anew at every block (its finished blocks are stored here: same ids, same number of passes); LLaDA2 may
+commit more places than are masked.
 
-A block cut by the end of the canvas is short. Under the harness' stop rule a row ends with its first finished text, so the last block is
-neither stored nor edited once it is full.
+A block cut by the end of the canvas is short. Under the harness' stop rule a row ends with its first finished
+text, so the last block is neither stored nor edited once it is full.
 """
 
 from __future__ import annotations
@@ -78,12 +81,16 @@ def _fill(row: Row, spec: ModelSpec, plan: RowPlan, block: Span) -> Program:
             whole = plan.cache != "block" or passes == 0 or part[0] in live
             logits = yield _look(plan, block, part, live, whole)
             candidates = _candidates(logits, row, spec, plan, live)
-            commit_indices(row, live, candidates, _choose(candidates.probability, plan, plan.quota(quotas, passes)))
+            commit_indices(
+                row, live, candidates, _choose(candidates.probability, plan, plan.quota(quotas, passes))
+            )
             passes += 1
 
 
 def _fill_and_edit(row: Row, spec: ModelSpec, plan: RowPlan, block: Span, edit_threshold: float) -> Program:
-    """Fill one block; in the same passes rewrite what the model now sees differently, until a pass over the full block changes nothing."""
+    """Fill one block; in the same passes rewrite what the model now sees differently, until a pass over the
+    full block changes nothing.
+    """
     settings = plan.settings
     quotas, passes, posts = plan.quotas(block[1] - block[0]), 0, 0
     region = list(range(max(block[0], row.prompt_length), block[1]))
@@ -99,19 +106,31 @@ def _fill_and_edit(row: Row, spec: ModelSpec, plan: RowPlan, block: Span, edit_t
         candidates = _candidates(logits, row, spec, plan, region)
         values, ids = candidates.probability.tolist(), candidates.ids.tolist()
         masked = [k for k, position in enumerate(region) if position in live]
-        chosen = [masked[k] for k in _choose(candidates.probability[masked], plan, plan.quota(quotas, passes))] if live else []
+        chosen = (
+            [masked[k] for k in _choose(candidates.probability[masked], plan, plan.quota(quotas, passes))]
+            if live
+            else []
+        )
         limit = torch.tensor(edit_threshold, dtype=candidates.probability.dtype).item()
-        rewritten = [k for k, position in enumerate(region) if position not in live and values[k] > limit and ids[k] != row.token(position)]
+        rewritten = [
+            k
+            for k, position in enumerate(region)
+            if position not in live and values[k] > limit and ids[k] != row.token(position)
+        ]
         commit_indices(row, region, candidates, chosen)
         if rewritten:
-            row.revise([region[k] for k in rewritten], [ids[k] for k in rewritten], [values[k] for k in rewritten])
+            row.revise(
+                [region[k] for k in rewritten], [ids[k] for k in rewritten], [values[k] for k in rewritten]
+            )
         if not live and not rewritten:
             return
         passes += 1
 
 
 def _look(plan: RowPlan, block: Span, part: Span, at: list[int], whole: bool) -> Forward:
-    """A pass over the block, or over a part of it whose surroundings are kept from the last pass over the whole."""
+    """A pass over the block, or over a part of it whose surroundings are kept from the last pass over the
+    whole.
+    """
     if plan.cache == "none":
         return Forward(feed=(0, block[1]), at=at, mask=plan.mask)
     if plan.cache == "exact":
@@ -159,7 +178,9 @@ def _take_over(row: Row, spec: ModelSpec, config: Any, at: list[int], logits: Te
 def _ended(row: Row, span: Span) -> bool:
     """Whether the answer's end-of-text is written in the span."""
     region = range(max(span[0], row.prompt_length), min(span[1], row.length))
-    return any(row.written(position) and row.ends_answer(position, row.token(position)) for position in region)
+    return any(
+        row.written(position) and row.ends_answer(position, row.token(position)) for position in region
+    )
 
 
 METHOD = BlockDiffusion()

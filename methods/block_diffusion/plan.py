@@ -14,7 +14,9 @@ from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Fraction, Positive, SamplingConfig, SettingError
 
-Preset = Literal["sdar", "bd3lm", "fast_dllm_v2", "llada2", "llada2_edit", "low_confidence", "joint_threshold"]
+Preset = Literal[
+    "sdar", "bd3lm", "fast_dllm_v2", "llada2", "llada2_edit", "low_confidence", "joint_threshold"
+]
 Algorithm = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Cache = Literal["exact", "block", "none"]
 
@@ -23,36 +25,71 @@ Cache = Literal["exact", "block", "none"]
 class Config(SamplingConfig):
     """Settings; what is none is taken from the preset, the block size from the model."""
 
-    preset: Annotated[Preset | None, Field(description="whose rules; none: those the model was published with")] = None
-    block_size: Annotated[Positive | None, Field(description="tokens per block; none: the model's own")] = None
-    sub_block_size: Annotated[Positive | None, Field(description="a block is filled in parts of so many tokens")] = None
-    cache: Annotated[
-        Cache | None, Field(description="exact: finished blocks are stored; block: also the rest of the block (approximate); none")
+    preset: Annotated[
+        Preset | None, Field(description="whose rules; none: those the model was published with")
     ] = None
-    alg: Annotated[Algorithm | None, Field(description="commit above the threshold, a fixed number by confidence, or from the left")] = None
-    threshold: Annotated[Fraction | None, Field(description="commit every token with a confidence above it")] = None
-    num_to_transfer: Annotated[Positive | None, Field(description="least number of tokens per pass; none: the schedule's")] = None
-    steps_per_block: Annotated[Positive | None, Field(description="passes that the schedule spreads a block over")] = None
-    steps: Annotated[Positive | None, Field(description="bd3lm: passes that its schedule spreads the canvas over")] = None
-    minimal_topk: Annotated[Positive, Field(description="llada2: no more passes per block than max_new_tokens / minimal_topk")] = 1
+    block_size: Annotated[Positive | None, Field(description="tokens per block; none: the model's own")] = (
+        None
+    )
+    sub_block_size: Annotated[
+        Positive | None, Field(description="a block is filled in parts of so many tokens")
+    ] = None
+    cache: Annotated[
+        Cache | None,
+        Field(
+            description="exact: finished blocks are stored; block: also the rest of the block "
+            "(approximate); none"
+        ),
+    ] = None
+    alg: Annotated[
+        Algorithm | None,
+        Field(description="commit above the threshold, a fixed number by confidence, or from the left"),
+    ] = None
+    threshold: Annotated[
+        Fraction | None, Field(description="commit every token with a confidence above it")
+    ] = None
+    num_to_transfer: Annotated[
+        Positive | None, Field(description="least number of tokens per pass; none: the schedule's")
+    ] = None
+    steps_per_block: Annotated[
+        Positive | None, Field(description="passes that the schedule spreads a block over")
+    ] = None
+    steps: Annotated[
+        Positive | None, Field(description="bd3lm: passes that its schedule spreads the canvas over")
+    ] = None
+    minimal_topk: Annotated[
+        Positive, Field(description="llada2: no more passes per block than max_new_tokens / minimal_topk")
+    ] = 1
     edit_threshold: Annotated[
-        Fraction | None, Field(description="rewrite written tokens of the block whose argmax differs with a confidence above it")
+        Fraction | None,
+        Field(
+            description="rewrite written tokens of the block whose argmax differs with a confidence above it"
+        ),
     ] = None
     max_post_steps: Annotated[Positive, Field(description="editing: passes over a full block")] = 16
-    penalty_lambda: Annotated[float, Field(ge=0.0, description="joint_threshold: taken from the logit of the token to the left")] = 0.0
+    penalty_lambda: Annotated[
+        float, Field(ge=0.0, description="joint_threshold: taken from the logit of the token to the left")
+    ] = 0.0
     confidence: Annotated[
-        Literal["plain", "filtered"], Field(description="filtered: probability after top-k and top-p, as SDAR publishes it")
+        Literal["plain", "filtered"],
+        Field(description="filtered: probability after top-k and top-p, as SDAR publishes it"),
     ] = "plain"
 
 
 PRESETS: dict[Preset, Config] = {
     "sdar": Config(cache="exact", alg="low_confidence_dynamic", threshold=0.85),
     "bd3lm": Config(cache="exact", alg="low_confidence_static"),
-    "fast_dllm_v2": Config(cache="exact", alg="low_confidence_dynamic", threshold=0.9, num_to_transfer=1, sub_block_size=8),
+    "fast_dllm_v2": Config(
+        cache="exact", alg="low_confidence_dynamic", threshold=0.9, num_to_transfer=1, sub_block_size=8
+    ),
     "llada2": Config(cache="none", alg="low_confidence_dynamic", threshold=0.95),
-    "llada2_edit": Config(cache="none", alg="low_confidence_dynamic", threshold=0.95, num_to_transfer=1, edit_threshold=0.9),
+    "llada2_edit": Config(
+        cache="none", alg="low_confidence_dynamic", threshold=0.95, num_to_transfer=1, edit_threshold=0.9
+    ),
     "low_confidence": Config(cache="exact", alg="low_confidence_dynamic", threshold=0.95, num_to_transfer=1),
-    "joint_threshold": Config(cache="exact", alg="low_confidence_dynamic", threshold=0.7, num_to_transfer=1, edit_threshold=0.5),
+    "joint_threshold": Config(
+        cache="exact", alg="low_confidence_dynamic", threshold=0.7, num_to_transfer=1, edit_threshold=0.5
+    ),
 }
 
 
@@ -60,9 +97,9 @@ PRESETS: dict[Preset, Config] = {
 class RowPlan:
     """One row's settings, complete.
 
-    quotas: least number of tokens in each pass of a block of that many positions. hand_on: the pass that stores a block predicts the first
-    token of the next. store_last: the last block is stored too, which the answer does not need. closing_look: an edited block is looked at
-    once more after its last pass.
+    quotas: least number of tokens in each pass of a block of that many positions. hand_on: the pass that
+    stores a block predicts the first token of the next. store_last: the last block is stored too, which the
+    answer does not need. closing_look: an edited block is looked at once more after its last pass.
     """
 
     settings: Config
@@ -94,7 +131,11 @@ def plan_of(config: Config, row: Row, spec: ModelSpec) -> RowPlan:
     """SettingError for settings that do not go together or with the model."""
     preset = preset_of(config, spec)
     defaults = PRESETS[preset]
-    known = {name: getattr(config, name) for name in defaults.__dataclass_fields__ if getattr(config, name) is not None}
+    known = {
+        name: getattr(config, name)
+        for name in defaults.__dataclass_fields__
+        if getattr(config, name) is not None
+    }
     settings = replace(defaults, **known)
     size = config.block_size or spec.block_size
     if size is None:
@@ -130,7 +171,8 @@ def _quotas(preset: Preset, settings: Config, size: int, new: int) -> Callable[[
 
 
 def linear_schedule(places: int, passes: int) -> list[int]:
-    """Tokens per pass so that the masked share falls linearly: round half to even of left / (passes - i), zeros dropped.
+    """Tokens per pass so that the masked share falls linearly: round half to even of left / (passes - i),
+    zeros dropped.
 
     The published code takes the quotient of two shares in float32, and its rounding decides the halves.
     """

@@ -1,10 +1,12 @@
-"""d3LLM's delayed cache (arXiv 2601.07568): finished blocks are stored some steps after they were completed, prompt and blocks in order.
+"""d3LLM's delayed cache (arXiv 2601.07568): finished blocks are stored some steps after they were completed,
+prompt and blocks in order.
 
-A step feeds everything behind what is stored, unfinished blocks and suffix included. While a finished block waits for its turn, and every
-``refresh`` steps, the whole row is fed and what is stored is made anew, up to the start of the latest block that waits.
-As hao-ai-lab/d3LLM e5bfcac does it (read). Departures: nothing behind an unfinished block is ever stored, and a block inside its delay
-holds up its successors on every family (on Dream's there a later block may take one along); with shifted predictions the first position
-behind the store is predicted from the stored position before it (there from its own).
+A step feeds everything behind what is stored, unfinished blocks and suffix included. While a finished block
+waits for its turn, and every ``refresh`` steps, the whole row is fed and what is stored is made anew, up to
+the start of the latest block that waits. As hao-ai-lab/d3LLM e5bfcac does it (read). Departures: nothing
+behind an unfinished block is ever stored, and a block inside its delay holds up its successors on every
+family (on Dream's there a later block may take one along); with shifted predictions the first position behind
+the store is predicted from the stored position before it (there from its own).
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""dKV-Cache (arXiv 2505.15781): the keys of written tokens are stored one step late and not computed again until the next refresh.
+"""dKV-Cache (arXiv 2505.15781): the keys of written tokens are stored one step late and not computed again
+until the next refresh.
 
-Two forms, as in the authors' code (horseee/dKV-Cache, 49a76fc). Shifted (Dream): a row is stored once the token that it predicts is
-known; what is stored is not fed. Blocks (LLaDA): each block starts afresh, and rows known two steps ago are not fed. Every ``steps``
-steps the store is dropped and everything fed; 0: never. ``prefill`` stores the prompt alone and never refreshes.
+Two forms, as in the authors' code (horseee/dKV-Cache, 49a76fc). Shifted (Dream): a row is stored once the
+token that it predicts is known; what is stored is not fed. Blocks (LLaDA): each block starts afresh, and rows
+known two steps ago are not fed. Every ``steps`` steps the store is dropped and everything fed; 0: never.
+``prefill`` stores the prompt alone and never refreshes.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ Shift = Literal["un", "un_right"]
 class ShiftedDKV(CachePolicy):
     """dKV-Cache for models with shifted predictions.
 
-    rule: which rows may be stored: ``un`` those whose predicted token is known, ``un_right`` those that are known themselves too. The
-    authors' third rule, ``right``, leaves masked positions without logits and is not offered.
+    rule: which rows may be stored: ``un`` those whose predicted token is known, ``un_right`` those that are
+    known themselves too. The authors' third rule, ``right``, leaves masked positions without logits and is
+    not offered.
     """
 
     cached = True
@@ -45,7 +48,9 @@ class ShiftedDKV(CachePolicy):
         keep = [position for position in feed if position in self.next]
         return Forward(feed=feed, at=step.at, keep=keep, fresh=fresh)
 
-    def committed(self, row: Row, step: Step, written: Sequence[int], confidence: Tensor | None = None) -> None:
+    def committed(
+        self, row: Row, step: Step, written: Sequence[int], confidence: Tensor | None = None
+    ) -> None:
         assert self.next is not None
         self.stored = self.next
         if self.prefill:

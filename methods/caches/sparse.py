@@ -1,12 +1,15 @@
-"""Sparse-dLLM (arXiv 2508.02558): inside a block only the stored rows that its queries attend to most are kept.
+"""Sparse-dLLM (arXiv 2508.02558): inside a block only the stored rows that its queries attend to most are
+kept.
 
-The first pass of a block is full and stores nothing; the second is full, stores all rows and, in every layer, ranks those outside the
-block: attention that the block's queries give them, mean over queries and heads, maximum over ``kernel`` neighbours; the best
-``keep_ratio`` of them stay. Later passes feed the block alone and attend to it and to what stays. A block starts afresh.
-The states and what they feed follow OpenMOSS/Sparse-dLLM 3d13cc0 (read); its ranking is in a file that could not be read and follows the
-paper, where it leaves the reduction over heads open. With shifted predictions the window lies one position to the left, as in
-methods.caches.window (there the block's first position is predicted from its own row). Memory is not given back: the rows that are
-dropped are only not attended to, and the count of keys read takes in all rows.
+The first pass of a block is full and stores nothing; the second is full, stores all rows and, in every layer,
+ranks those outside the block: attention that the block's queries give them, mean over queries and heads,
+maximum over ``kernel`` neighbours; the best ``keep_ratio`` of them stay. Later passes feed the block alone
+and attend to it and to what stays. A block starts afresh. The states and what they feed follow
+OpenMOSS/Sparse-dLLM 3d13cc0 (read); its ranking is in a file that could not be read and follows the paper,
+where it leaves the reduction over heads open. With shifted predictions the window lies one position to the
+left, as in methods.caches.window (there the block's first position is predicted from its own row). Memory is
+not given back: the rows that are dropped are only not attended to, and the count of keys read takes in all
+rows.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from harness.decoding.rules import Span
 
 
 class SparseCache(CachePolicy):
-    """``keep_ratio``: share of the rows outside the block that stay; ``kernel``: odd width of the maximum over neighbours."""
+    """``keep_ratio``: share of the rows outside the block that stay; ``kernel``: odd width of the maximum
+    over neighbours.
+    """
 
     cached = True
 
@@ -56,7 +61,9 @@ class _Select:
         layer.keys[: len(x)], layer.values[: len(x)] = key, value
         out, weights = layer.attend_weighted(query, key, value)
         mass = weights[self.window[0] : self.window[1]].float().mean(0)
-        self.policy.kept[layer.index] = most_attended(mass, self.window, self.policy.keep_ratio, self.policy.kernel)
+        self.policy.kept[layer.index] = most_attended(
+            mass, self.window, self.policy.keep_ratio, self.policy.kernel
+        )
         behind = x + out
         return behind + layer.feed_forward(behind)
 
@@ -80,9 +87,15 @@ class _Reuse:
 
 
 def most_attended(mass: Tensor, window: Span, keep_ratio: float, kernel: int) -> Tensor:
-    """Ascending positions outside the window that stay, by attention mass [length]; of equal ones the lowest first."""
+    """Ascending positions outside the window that stay, by attention mass [length]; of equal ones the lowest
+    first.
+    """
     outside = [position for position in range(len(mass)) if not window[0] <= position < window[1]]
     index = torch.tensor(outside, dtype=torch.long, device=mass.device)
-    pooled = F.max_pool1d(mass[index][None, None], kernel, stride=1, padding=kernel // 2)[0, 0].tolist() if outside else []
+    pooled = (
+        F.max_pool1d(mass[index][None, None], kernel, stride=1, padding=kernel // 2)[0, 0].tolist()
+        if outside
+        else []
+    )
     best = sorted(range(len(outside)), key=lambda k: -pooled[k])[: int(keep_ratio * len(outside))]
     return index[sorted(best)]

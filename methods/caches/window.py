@@ -1,9 +1,11 @@
-"""Prefix and dual cache on a block loop (the d2Cache repository's form): a full pass opens a block, the others feed a window of it.
+"""Prefix and dual cache on a block loop (the d2Cache repository's form): a full pass opens a block, the
+others feed a window of it.
 
-The first pass of a block feeds and keeps the whole row and decodes like any other. Later passes feed the block (dual) or everything from
-the block on (prefix), replace those rows in the store and attend to all of it. For a model with shifted predictions the window lies one
-position to the left, so that the block's logits are exact and the row in front of the block is renewed; the last row of the block (dual)
-or of the canvas (prefix) keeps its value from the block's start. Not Fast-dLLM's own caches: those are ``fast_dllm``.
+The first pass of a block feeds and keeps the whole row and decodes like any other. Later passes feed the
+block (dual) or everything from the block on (prefix), replace those rows in the store and attend to all of
+it. For a model with shifted predictions the window lies one position to the left, so that the block's logits
+are exact and the row in front of the block is renewed; the last row of the block (dual) or of the canvas
+(prefix) keeps its value from the block's start. Not Fast-dLLM's own caches: those are ``fast_dllm``.
 """
 
 from __future__ import annotations

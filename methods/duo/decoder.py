@@ -1,8 +1,8 @@
 """Uniform-state sampling as a decoder: every position may change at every step, the tail settles them all.
 
-The noisy state lives in the forward passes (``Forward.assume``) and is written once, by the tail: until then no token is
-final, so nothing may count as decoded and no early exit may apply. steps + 1 forward passes per row, always. The first prompt token
-gives its place to the noise level in every pass (methods.duo.model).
+The noisy state lives in the forward passes (``Forward.assume``) and is written once, by the tail: until then
+no token is final, so nothing may count as decoded and no early exit may apply. steps + 1 forward passes per
+row, always. The first prompt token gives its place to the noise level in every pass (methods.duo.model).
 """
 
 from __future__ import annotations
@@ -24,13 +24,24 @@ from methods.duo.sampling import SAMPLING, Tail, draw, nucleus, settle, times, t
 
 @dataclass(frozen=True)
 class Config:
-    max_new_tokens: Annotated[int | None, Field(gt=0, description="canvas length in tokens; default: the suite's or model's")] = None
+    max_new_tokens: Annotated[
+        int | None, Field(gt=0, description="canvas length in tokens; default: the suite's or model's")
+    ] = None
     steps: Annotated[int, Field(gt=0, description="sampling steps; forward passes are one more")] = 8
     tail: Annotated[
-        Tail, Field(description="last step: argmax of the prediction (greedy_code), of the posterior (greedy_posterior), or a draw")
+        Tail,
+        Field(
+            description="last step: argmax of the prediction (greedy_code), of the posterior "
+            "(greedy_posterior), or a draw"
+        ),
     ] = "greedy_code"
-    kappa: Annotated[float, Field(ge=0.0, le=1.0, description="1 = ancestral; less mixes in fresh draws (Psi-sampler)")] = 1.0
-    temperature: Annotated[float, Field(gt=0.0, description="of the prediction; 1 = the model's own (sampling is not greedy at any)")] = 1.0
+    kappa: Annotated[
+        float, Field(ge=0.0, le=1.0, description="1 = ancestral; less mixes in fresh draws (Psi-sampler)")
+    ] = 1.0
+    temperature: Annotated[
+        float,
+        Field(gt=0.0, description="of the prediction; 1 = the model's own (sampling is not greedy at any)"),
+    ] = 1.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0, description="nucleus filter of the prediction")] = 1.0
 
 
@@ -48,7 +59,10 @@ class Duo(RowDecoder):
         for i in range(config.steps):
             logits = yield _forward(row, spec, z, alpha[i])
             x = _prediction(logits, vocab, config)
-            z = draw(transition(x, z, alpha[i + 1].expand(z.shape), alpha[i].expand(z.shape), config.kappa), row.rng)
+            z = draw(
+                transition(x, z, alpha[i + 1].expand(z.shape), alpha[i].expand(z.shape), config.kappa),
+                row.rng,
+            )
         logits = yield _forward(row, spec, z, alpha[-1])
         x = _prediction(logits, vocab, config)
         ids = settle(x, z, alpha[-1].expand(z.shape), config.tail, row.rng)

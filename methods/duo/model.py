@@ -1,9 +1,10 @@
-"""A small uniform-state denoiser: the harness' transformer, bidirectional and in place, that also reads soft tokens.
+"""A small uniform-state denoiser: the harness' transformer, bidirectional and in place, that also reads soft
+tokens.
 
-The noise level is a token: ids K .. K + levels - 1 of the vocabulary stand for alpha, and one of them takes the place of the
-first prompt token. So the network needs no input that a backbone does not have. The level matters: on the word task
-(2 layers, 1500 steps, one seed) the bound is 0.78 nats per token without it, 0.69 with an added embedding of the level and
-0.65 with the token; standard error 0.01.
+The noise level is a token: ids K .. K + levels - 1 of the vocabulary stand for alpha, and one of them takes
+the place of the first prompt token. So the network needs no input that a backbone does not have. The level
+matters: on the word task (2 layers, 1500 steps, one seed) the bound is 0.78 nats per token without it, 0.69
+with an added embedding of the level and 0.65 with the token; standard error 0.01.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from harness.model.transformer import Transformer
 
 
 class SoftEmbedding(nn.Embedding):
-    """An embedding that also takes probabilities [..., vocab]: the mixture of the rows. Its weights are a plain embedding's."""
+    """An embedding that also takes probabilities [..., vocab]: the mixture of the rows. Its weights are a
+    plain embedding's.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         if input.is_floating_point():
@@ -29,7 +32,9 @@ class SoftEmbedding(nn.Embedding):
         return F.embedding(input, self.weight)
 
 
-def denoiser_spec(vocab: int, hidden: int = 64, layers: int = 2, heads: int = 4, levels: int = 64) -> ModelSpec:
+def denoiser_spec(
+    vocab: int, hidden: int = 64, layers: int = 2, heads: int = 4, levels: int = 64
+) -> ModelSpec:
     """Shape of a uniform-state model over ``vocab`` data tokens and ``levels`` noise levels."""
     return ModelSpec(
         family="uniform",
@@ -53,7 +58,9 @@ def level_token(alpha: Tensor, spec: ModelSpec) -> Tensor:
 
 
 class Denoiser(Transformer):
-    """Called as ``denoise(z, alpha)``: ids or probabilities over data tokens in, logits over data tokens out."""
+    """Called as ``denoise(z, alpha)``: ids or probabilities over data tokens in, logits over data tokens
+    out.
+    """
 
     def __init__(self, spec: ModelSpec, seed: int = 0) -> None:
         super().__init__(spec)
@@ -63,11 +70,17 @@ class Denoiser(Transformer):
             torch.manual_seed(seed)
             for name, parameter in self.named_parameters():
                 if parameter.dim() == 2:
-                    scale = (2 * spec.num_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                    scale = (
+                        (2 * spec.num_layers) ** -0.5
+                        if name.endswith(("o_proj.weight", "down_proj.weight"))
+                        else 1.0
+                    )
                     nn.init.normal_(parameter, std=scale * spec.hidden_size**-0.5)
 
     def forward(self, ids: Tensor, alpha: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Logits [rows, length, K] for ``ids`` [rows, length] or probabilities [rows, length, K] at ``alpha`` [rows]."""
+        """Logits [rows, length, K] for ``ids`` [rows, length] or probabilities [rows, length, K] at ``alpha``
+        [rows].
+        """
         level = level_token(alpha, self.spec).unsqueeze(-1)
         if ids.is_floating_point():
             soft = F.pad(ids, (0, self.spec.noise_levels))

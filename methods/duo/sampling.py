@@ -1,7 +1,7 @@
 """Samplers of uniform-state models (Sahoo et al. 2025, section 5, and the Psi-samplers of arXiv 2602.21185).
 
-All categorical draws are made in float64: Gumbel noise in 32 bits or fewer lowers the entropy of the samples and flatters
-their generative perplexity.
+All categorical draws are made in float64: Gumbel noise in 32 bits or fewer lowers the entropy of the samples
+and flatters their generative perplexity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ SAMPLING = LogLinear()
 
 
 def times(steps: int) -> Tensor:
-    """Times [steps + 1], float64, from 1 down to 1e-5. With the tail, a sampler makes steps + 1 forward passes."""
+    """Times [steps + 1], float64, from 1 down to 1e-5. With the tail, a sampler makes steps + 1 forward
+    passes.
+    """
     return torch.linspace(1.0, LAST, steps + 1, dtype=torch.float64)
 
 
@@ -42,8 +44,8 @@ def nucleus(probs: Tensor, share: float) -> Tensor:
 def transition(x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor, kappa: float = 1.0) -> Tensor:
     """Distribution [..., K] of z_s given the prediction ``x`` [..., K] at ``z`` [...].
 
-    kappa = 1 is ancestral sampling; below it, the rest of the mass goes to a fresh draw at noise level s of the predicted clean
-    token (a predictor-corrector step that leaves the marginals alone).
+    kappa = 1 is ancestral sampling; below it, the rest of the mass goes to a fresh draw at noise level s of
+    the predicted clean token (a predictor-corrector step that leaves the marginals alone).
     """
     step = posterior(x, z, alpha_s, alpha_t)
     if kappa >= 1:
@@ -53,11 +55,14 @@ def transition(x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor, kappa: fl
     return kappa * step + (1 - kappa) * fresh
 
 
-def settle(x: Tensor, z: Tensor, alpha: Tensor, tail: Tail, generator: torch.Generator | None = None) -> Tensor:
+def settle(
+    x: Tensor, z: Tensor, alpha: Tensor, tail: Tail, generator: torch.Generator | None = None
+) -> Tensor:
     """Final ids [...] from the prediction ``x`` [..., K] at ``z`` [...] with little noise left.
 
-    "greedy_code" is argmax x_theta, as in the released code and behind the published figures; "greedy_posterior" the argmax
-    of p(clean | z) that the paper's text describes, which keeps z unless x_theta all but rules it out; "ancestral" draws from that.
+    "greedy_code" is argmax x_theta, as in the released code and behind the published figures;
+    "greedy_posterior" the argmax of p(clean | z) that the paper's text describes, which keeps z unless
+    x_theta all but rules it out; "ancestral" draws from that.
     """
     if tail == "greedy_code":
         return x.argmax(-1)

@@ -1,8 +1,9 @@
-"""Uniform-state diffusion: marginal, reverse posterior and continuous-time NELBO (Sahoo et al. 2025, sections 2 and 3).
+"""Uniform-state diffusion: marginal, reverse posterior and continuous-time NELBO (Sahoo et al. 2025, sections
+2 and 3).
 
-K tokens, no mask; q(z_t | x) = alpha_t e_x + (1 - alpha_t) / K. The plug-in posterior and the NELBO take a probability
-vector x_theta whose optimum is the *leave-one-out* posterior p(x^l | z_t^{-l}), not p(x^l | z_t): the evidence of the
-position's own token is added by the formulas.
+K tokens, no mask; q(z_t | x) = alpha_t e_x + (1 - alpha_t) / K. The plug-in posterior and the NELBO take a
+probability vector x_theta whose optimum is the *leave-one-out* posterior p(x^l | z_t^{-l}), not p(x^l | z_t):
+the evidence of the position's own token is added by the formulas.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ class LogLinear:
 
 
 def antithetic_times(rows: int, generator: torch.Generator | None = None, smallest: float = 1e-3) -> Tensor:
-    """Times [rows], float64, one in each of ``rows`` equal parts of [smallest, 1): lower variance than iid draws."""
+    """Times [rows], float64, one in each of ``rows`` equal parts of [smallest, 1): lower variance than iid
+    draws.
+    """
     part = (torch.rand(rows, dtype=torch.float64, generator=generator) + torch.arange(rows)) / rows
     return smallest + (1 - smallest) * part
 
 
 def noise(x: Tensor, alpha: Tensor, vocab: int, generator: torch.Generator | None = None) -> Tensor:
-    """z ~ q(z_t | x) for ids ``x``; ``alpha`` is broadcastable to ``x``. A resampled token may be x itself."""
+    """z ~ q(z_t | x) for ids ``x``; ``alpha`` is broadcastable to ``x``. A resampled token may be x
+    itself.
+    """
     kept = torch.rand(x.shape, dtype=torch.float64, generator=generator, device=x.device) < alpha
     return torch.where(kept, x, torch.randint(vocab, x.shape, generator=generator, device=x.device))
 
@@ -46,8 +51,9 @@ def noise(x: Tensor, alpha: Tensor, vocab: int, generator: torch.Generator | Non
 def posterior(x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
     """q(z_s | z_t, x) [..., K] for s < t (equation 4).
 
-    ``x`` [..., K] is a probability vector (one-hot for the exact posterior), ``z`` [...] the current ids, the alphas are
-    broadcastable to ``z``. alpha_s = alpha_t gives a delta at z, alpha_s = 1 the posterior of the clean token.
+    ``x`` [..., K] is a probability vector (one-hot for the exact posterior), ``z`` [...] the current ids, the
+    alphas are broadcastable to ``z``. alpha_s = alpha_t gives a delta at z, alpha_s = 1 the posterior of the
+    clean token.
     """
     vocab = x.shape[-1]
     s, t = (value.to(x.dtype).expand(z.shape).unsqueeze(-1) for value in (alpha_s, alpha_t))
@@ -61,9 +67,9 @@ def posterior(x: Tensor, z: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
 def nelbo(log_x: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) -> Tensor:
     """Density over t of the token NELBO [...] in nats, non-negative (equation 17, Rao-Blackwellised).
 
-    ``log_x`` [..., K] log-probabilities of x_theta, ``z`` and ``x`` [...] noisy and clean ids, ``alpha`` and ``dalpha``
-    = d alpha / dt (negative) broadcastable to ``z``. The printed equation carries an extra minus sign; the released code and
-    this function do not. Only three [..., K] tensors are alive at a time.
+    ``log_x`` [..., K] log-probabilities of x_theta, ``z`` and ``x`` [...] noisy and clean ids, ``alpha`` and
+    ``dalpha`` = d alpha / dt (negative) broadcastable to ``z``. The printed equation carries an extra minus
+    sign; the released code and this function do not. Only three [..., K] tensors are alive at a time.
     """
     vocab = log_x.shape[-1]
     alpha, dalpha = (value.to(log_x.dtype).expand(z.shape) for value in (alpha, dalpha))
@@ -81,8 +87,17 @@ def nelbo(log_x: Tensor, z: Tensor, x: Tensor, alpha: Tensor, dalpha: Tensor) ->
     return dalpha / (vocab * alpha) * (first - torch.where(same, stay, move))
 
 
-def nelbo_loss(denoise: Denoise, x: Tensor, t: Tensor, schedule: LogLinear, vocab: int, generator: torch.Generator | None = None) -> Tensor:
-    """NELBO density [rows, length] of clean ids ``x`` at times ``t`` [rows]; its mean over t in [0, 1] bounds -log p."""
+def nelbo_loss(
+    denoise: Denoise,
+    x: Tensor,
+    t: Tensor,
+    schedule: LogLinear,
+    vocab: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """NELBO density [rows, length] of clean ids ``x`` at times ``t`` [rows]; its mean over t in [0, 1] bounds
+    -log p.
+    """
     alpha, dalpha = schedule.alpha(t), schedule.dalpha(t)
     z = noise(x, alpha.unsqueeze(-1), vocab, generator)
     log_x = denoise(z, alpha).log_softmax(-1)

@@ -1,6 +1,8 @@
-"""Choosing rules, one page each, and their registry. All of them run on one block loop (methods.block_loop) with any cache policy.
+"""Choosing rules, one page each, and their registry. All of them run on one block loop (methods.block_loop)
+with any cache policy.
 
-A new rule is a subclass of ``Rule`` with ``choose`` in a file of its own here, a line in ``RULES`` and a method file that names it.
+A new rule is a subclass of ``Rule`` with ``choose`` in a file of its own here, a line in ``RULES`` and a
+method file that names it.
 """
 
 from __future__ import annotations

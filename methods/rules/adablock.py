@@ -13,10 +13,12 @@ from methods.rules.view import View
 
 
 class AdaBlockRule(ConfidenceRule):
-    """At a block's first step: the surest delimiter predicted within the next quarter of the canvas ends the block if it is sure enough.
+    """At a block's first step: the surest delimiter predicted within the next quarter of the canvas ends the
+    block if it is sure enough.
 
-    Then the threshold rule. Departures: delimiters are the tokens with a line break in the model's own tokenizer (there fixed lists of
-    ids, of LLaDA one id); the first forward pass of a block is one of its steps on every family.
+    Then the threshold rule. Departures: delimiters are the tokens with a line break in the model's own
+    tokenizer (there fixed lists of ids, of LLaDA one id); the first forward pass of a block is one of its
+    steps on every family.
     """
 
     def __init__(self, row: Row, spec: ModelSpec, config: Any) -> None:

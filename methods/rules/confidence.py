@@ -1,7 +1,9 @@
-"""Fixed, threshold, factor and summed entropy: the four ways to say how many of the best scores a step writes.
+"""Fixed, threshold, factor and summed entropy: the four ways to say how many of the best scores a step
+writes.
 
-As in the block decoder of the d2Cache repository (Kamichanw/d2Cache), which counts ``num_transfer_tokens`` as a minimum per step.
-Fast-dLLM's own factor rule differs at the end of the list: it accepts a last candidate that fails, this one drops even one that passes.
+As in the block decoder of the d2Cache repository (Kamichanw/d2Cache), which counts ``num_transfer_tokens`` as
+a minimum per step. Fast-dLLM's own factor rule differs at the end of the list: it accepts a last candidate
+that fails, this one drops even one that passes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from methods.rules.view import View
 
 
 def by_factor(score: Tensor, factor: float, among: list[int]) -> list[int]:
-    """The first j - 1 of the ranking, j the first with (j + 1)(1 - score_j) >= factor, or the last one if none is."""
+    """The first j - 1 of the ranking, j the first with (j + 1)(1 - score_j) >= factor, or the last one if
+    none is.
+    """
     order, values = ranked(score, among), score.tolist()
     for j, k in enumerate(order, 1):
         if (j + 1) * (1 - values[k]) >= factor or j == len(order):
@@ -23,14 +27,17 @@ def by_factor(score: Tensor, factor: float, among: list[int]) -> list[int]:
 
 
 def by_entropy(score: Tensor, entropy: Tensor, gamma: float, among: list[int]) -> list[int]:
-    """The longest head of the ranking in which the entropies of all but the last sum up to ``gamma`` at most."""
+    """The longest head of the ranking in which the entropies of all but the last sum up to ``gamma`` at
+    most.
+    """
     order = ranked(score, among)
     ordered = entropy[torch.tensor(order, device=entropy.device)]
     return order[: int((ordered.cumsum(0) - ordered <= gamma).sum())]
 
 
 class ConfidenceRule(Rule):
-    """``threshold``, ``factor`` or ``gamma`` (at most one), else exactly ``num_transfer_tokens`` of the best scores.
+    """``threshold``, ``factor`` or ``gamma`` (at most one), else exactly ``num_transfer_tokens`` of the best
+    scores.
 
     Where fewer than ``num_transfer_tokens`` are accepted, the best so many are written instead.
     """

@@ -1,4 +1,6 @@
-"""Dilated unmasking (DUS, arXiv 2506.19037): positions far from each other together, whatever their confidence."""
+"""Dilated unmasking (DUS, arXiv 2506.19037): positions far from each other together, whatever their
+confidence.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def dilated_groups(size: int, base: int) -> list[list[int]]:
 
 
 class DilatedRule(Rule):
-    """The next group of the schedule. With ``skip_threshold`` a token not above it waits for the next group; the last group never waits.
+    """The next group of the schedule. With ``skip_threshold`` a token not above it waits for the next group;
+    the last group never waits.
 
     The authors' repository could not be read: the schedule follows a third-party copy.
     """
@@ -41,7 +44,13 @@ class DilatedRule(Rule):
         self.groups: list[list[int]] = []
 
     def begin(self, block: Span) -> None:
-        self.due, self.groups = set(), [[block[0] + k for k in group] for group in dilated_groups(block[1] - block[0], self.config.base)]
+        self.due, self.groups = (
+            set(),
+            [
+                [block[0] + k for k in group]
+                for group in dilated_groups(block[1] - block[0], self.config.base)
+            ],
+        )
 
     def confidence(self, view: View) -> Tensor:
         return view.probability

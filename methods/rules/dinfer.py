@@ -15,17 +15,20 @@ from methods.rules.view import View
 
 
 class DInferRule(Rule):
-    """Several passes before it looks whether the block is complete, and the end at the first block with an end-of-text.
+    """Several passes before it looks whether the block is complete, and the end at the first block with an
+    end-of-text.
 
-    Departures: a greedy token is never the mask id (there a position whose likeliest token is the mask waits); end-of-text ids stay in
-    the answer (there they are dropped, even from the prompt).
+    Departures: a greedy token is never the mask id (there a position whose likeliest token is the mask
+    waits); end-of-text ids stay in the answer (there they are dropped, even from the prompt).
     """
 
     def passes(self, live: int) -> int:
         return max(min(live // self.config.expected_tpf, self.config.maximum_unroll), 1)
 
     def finished(self, block: Span) -> bool:
-        """The answer ends here; with early_stop the rest becomes end-of-text (not where the harness' own early exit applies)."""
+        """The answer ends here; with early_stop the rest becomes end-of-text (not where the harness' own
+        early exit applies).
+        """
         row, ends = self.row, [p for p in range(*block) if self.row.ends_answer(p, self.row.token(p))]
         rest = row.masked() if ends and self.config.early_stop and not row.stopped else []
         if rest:
@@ -34,7 +37,9 @@ class DInferRule(Rule):
 
 
 class HierarchyRule(DInferRule):
-    """Divide and conquer: the best position of every run of masks above ``low_threshold``, all above ``threshold``, and the very best."""
+    """Divide and conquer: the best position of every run of masks above ``low_threshold``, all above
+    ``threshold``, and the very best.
+    """
 
     def confidence(self, view: View) -> Tensor:
         return view.logits.log_softmax(-1).gather(1, view.ids.unsqueeze(1)).squeeze(1).exp()
@@ -45,11 +50,14 @@ class HierarchyRule(DInferRule):
             best = max(values[k] for k in run)
             tops += [k for k in run if values[k] == best]
         chosen = above(score, self.config.low_threshold, tops)
-        return sorted({*chosen, *above(score, self.config.threshold, view.live), *ranked(score, view.live)[:1]})
+        return sorted(
+            {*chosen, *above(score, self.config.threshold, view.live), *ranked(score, view.live)[:1]}
+        )
 
 
 class CreditRule(DInferRule):
-    """Accumulated credit: tokens that stay on top of a position gain in its logits; then a threshold relative to the best.
+    """Accumulated credit: tokens that stay on top of a position gain in its logits; then a threshold relative
+    to the best.
 
     Credit starts anew in every block; it is per position and token, float32.
     """

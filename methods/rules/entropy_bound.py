@@ -11,11 +11,13 @@ from methods.rules.view import View
 
 
 class EntropyBoundRule(ConfidenceRule):
-    """source paper: positions ranked by ``alg``, the longest head whose entropies sum up to ``gamma`` when the largest is left out.
+    """source paper: positions ranked by ``alg``, the longest head whose entropies sum up to ``gamma`` when
+    the largest is left out.
 
-    official (the baseline in NEUIR/PC-Sampler 8b106b0; the authors published none): the same on the whole canvas at once, ranked by
-    entropy. d2cache: the last entropy of the head is left out instead of the largest, and entropies are those of the filtered
-    distribution. Departure from its code: there the rows of a batch influence each other.
+    official (the baseline in NEUIR/PC-Sampler 8b106b0; the authors published none): the same on the whole
+    canvas at once, ranked by entropy. d2cache: the last entropy of the head is left out instead of the
+    largest, and entropies are those of the filtered distribution. Departure from its code: there the rows of
+    a batch influence each other.
     """
 
     @property

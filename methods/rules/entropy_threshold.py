@@ -12,8 +12,9 @@ from methods.rules.view import View
 class EntropyThresholdRule(Rule):
     """Every position whose entropy is low enough, and always the lowest.
 
-    As in dParallel's two decoders: LLaDA takes entropies in float64 and accepts the threshold itself, Dream takes them in the logits'
-    precision (here float32 at least) and does not. Entropies are of the unfiltered distribution.
+    As in dParallel's two decoders: LLaDA takes entropies in float64 and accepts the threshold itself, Dream
+    takes them in the logits' precision (here float32 at least) and does not. Entropies are of the unfiltered
+    distribution.
     """
 
     def confidence(self, view: View) -> Tensor:

@@ -1,4 +1,6 @@
-"""KLASS (arXiv 2511.05664): tokens whose distribution has stopped moving, and which are confident, are written together."""
+"""KLASS (arXiv 2511.05664): tokens whose distribution has stopped moving, and which are confident, are
+written together.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from methods.rules.view import View
 
 
 class History:
-    """Per position: the last distribution and the last ``length`` divergences from one step to the next; both start at zero.
+    """Per position: the last distribution and the last ``length`` divergences from one step to the next; both
+    start at zero.
 
     The first divergence is therefore about 27 nats. Memory: positions x vocabulary in ``dtype``.
     """
@@ -31,7 +34,10 @@ class History:
         if self.last is None:
             self.last = torch.zeros(self.count, probs.shape[1], dtype=self.dtype, device=probs.device)
         vocab = probs.shape[1]
-        for places, now in ((at, probs.to(self.dtype)), (unfed, torch.full((1, vocab), 1 / vocab, dtype=self.dtype, device=probs.device))):
+        for places, now in (
+            (at, probs.to(self.dtype)),
+            (unfed, torch.full((1, vocab), 1 / vocab, dtype=self.dtype, device=probs.device)),
+        ):
             if places:
                 index = torch.tensor(places, device=probs.device)
                 moved = (now * ((now + 1e-12).log() - (self.last[index] + 1e-12).log())).sum(-1).cpu()
@@ -44,19 +50,25 @@ class History:
 
 
 class KlassRule(ConfidenceRule):
-    """Ready: stable and accepted by threshold (or factor). None ready: the ``num_transfer_tokens`` best, stable or not.
+    """Ready: stable and accepted by threshold (or factor). None ready: the ``num_transfer_tokens`` best,
+    stable or not.
 
-    source paper: float32 history; a position that is not fed keeps its own. d2cache: float64, and such a position counts as having
-    had a uniform distribution, as there. official (shkim0116/KLASS ad87ecb): LLaDA in blocks, confidence above the threshold and not
-    before step H - 1 of a block, else the schedule's quota; Dream without blocks, confidence at the threshold or above, else one token.
-    Departures from it: masks that are left when ``steps`` run out are decoded on, and a quota larger than what is left never
-    overwrites known tokens; unmask_strategy random is left out. From d2cache: ``factor`` works (there it raises).
+    source paper: float32 history; a position that is not fed keeps its own. d2cache: float64, and such a
+    position counts as having had a uniform distribution, as there. official (shkim0116/KLASS ad87ecb): LLaDA
+    in blocks, confidence above the threshold and not before step H - 1 of a block, else the schedule's quota;
+    Dream without blocks, confidence at the threshold or above, else one token. Departures from it: masks that
+    are left when ``steps`` run out are decoded on, and a quota larger than what is left never overwrites
+    known tokens; unmask_strategy random is left out. From d2cache: ``factor`` works (there it raises).
     """
 
     def __init__(self, row: Row, spec: ModelSpec, config: Any) -> None:
         super().__init__(row, spec, config)
         double = config.source != "paper"
-        self.history = History(row.length - row.prompt_length, config.kl_history_length, torch.float64 if double else torch.float32)
+        self.history = History(
+            row.length - row.prompt_length,
+            config.kl_history_length,
+            torch.float64 if double else torch.float32,
+        )
         self.official, self.shift, self.step = config.source == "official", spec.shift, 0
 
     @property
@@ -76,7 +88,9 @@ class KlassRule(ConfidenceRule):
 
     def choose(self, view: View, score: Tensor) -> list[int]:
         offset, fed = self.row.prompt_length, set(view.at)
-        unfed = [p - offset for p in self.row.masked() if p not in fed] if self.config.source == "d2cache" else []
+        unfed = (
+            [p - offset for p in self.row.masked() if p not in fed] if self.config.source == "d2cache" else []
+        )
         probs = view.logits.softmax(-1, dtype=torch.float64) if self.official else view.probs
         places = [position - offset for position in view.at]
         self.history.update(places, probs, unfed)

@@ -1,4 +1,6 @@
-"""PC-Sampler (arXiv 2508.13021): confidence corrected for how common a token is anyway, weighted by the position in the block."""
+"""PC-Sampler (arXiv 2508.13021): confidence corrected for how common a token is anyway, weighted by the
+position in the block.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,20 @@ from methods.rules.view import View
 
 
 class PCRule(ConfidenceRule):
-    """Score exp(-lambda i) min(-p log f, clip_alpha): p the token's probability, f its frequency in a background corpus, i its offset
-    in the block.
+    """Score exp(-lambda i) min(-p log f, clip_alpha): p the token's probability, f its frequency in a
+    background corpus, i its offset in the block.
 
-    source paper: with ``num_transfer_tokens`` or one of the accepting rules. official (NEUIR/PC-Sampler 8b106b0): the fixed schedule of
-    ``steps``. d2cache: no position weight. Without a frequency table all tokens are equally common, so that p alone decides.
+    source paper: with ``num_transfer_tokens`` or one of the accepting rules. official (NEUIR/PC-Sampler
+    8b106b0): the fixed schedule of ``steps``. d2cache: no position weight. Without a frequency table all
+    tokens are equally common, so that p alone decides.
     """
 
     def __init__(self, row: Row, spec: ModelSpec, config: Any) -> None:
         super().__init__(row, spec, config)
         path = config.token_freq
-        self.frequency = token_frequencies(path, spec) if path else torch.full((spec.vocab_size,), 1 / spec.vocab_size)
+        self.frequency = (
+            token_frequencies(path, spec) if path else torch.full((spec.vocab_size,), 1 / spec.vocab_size)
+        )
         self.clip = 10.0 if config.clip_alpha is None else config.clip_alpha
         self.start, self.step = 0, 0
 

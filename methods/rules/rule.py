@@ -1,4 +1,6 @@
-"""A choosing rule: which of a block's proposed tokens a step writes. One object serves one row for one call, so it may remember."""
+"""A choosing rule: which of a block's proposed tokens a step writes. One object serves one row for one call,
+so it may remember.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from methods.rules.view import View
 
 
 class Rule:
-    """The defaults suit a rule that ranks the block's positions; ``choose`` is what each rule writes itself."""
+    """The defaults suit a rule that ranks the block's positions; ``choose`` is what each rule writes
+    itself.
+    """
 
     def __init__(self, row: Row, spec: ModelSpec, config: Any) -> None:
         self.row, self.spec, self.config = row, spec, config
@@ -27,7 +31,9 @@ class Rule:
         """Told before the first step of a block."""
 
     def wants(self, live: list[int], first: bool) -> list[int]:
-        """Positions whose logits a step needs: at least ``live``, the open ones of the block; ``first``: the block's first step."""
+        """Positions whose logits a step needs: at least ``live``, the open ones of the block; ``first``: the
+        block's first step.
+        """
         return live
 
     def resize(self, view: View, block: Span) -> Span:
@@ -35,7 +41,9 @@ class Rule:
         return block
 
     def passes(self, live: int) -> int:
-        """Forward passes to make before looking again whether the block, with ``live`` positions open, is complete."""
+        """Forward passes to make before looking again whether the block, with ``live`` positions open, is
+        complete.
+        """
         return 1
 
     def confidence(self, view: View) -> Tensor:
@@ -43,7 +51,9 @@ class Rule:
         return view.confidence(self.config.alg)
 
     def choose(self, view: View, score: Tensor) -> list[int]:
-        """Indices into ``view.at``, all of ``view.live``; ``score`` is the confidence times the certainty density, if there is one."""
+        """Indices into ``view.at``, all of ``view.live``; ``score`` is the confidence times the certainty
+        density, if there is one.
+        """
         raise NotImplementedError
 
     def finished(self, block: Span) -> bool:
@@ -70,5 +80,7 @@ def above(score: Tensor, limit: float, among: list[int]) -> list[int]:
 
 
 def even_quota(size: int, steps: int, step: int) -> int:
-    """How many of ``size`` masks LLaDA's schedule reveals in ``step`` of ``steps``: even shares, the first ones one more."""
+    """How many of ``size`` masks LLaDA's schedule reveals in ``step`` of ``steps``: even shares, the first
+    ones one more.
+    """
     return size // steps + (1 if step < size % steps else 0)

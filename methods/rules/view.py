@@ -1,4 +1,6 @@
-"""What a choosing rule sees of one step: logits, the distribution after the filters, proposed tokens and their scores."""
+"""What a choosing rule sees of one step: logits, the distribution after the filters, proposed tokens and
+their scores.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Algorithm = Literal["maskgit_plus", "topk_margin", "entropy"]
 
 @dataclass
 class View:
-    """Unwritten positions ``at`` (ascending, all with logits [k, vocab]) and, among them, those of the block: ``live`` [indices].
+    """Unwritten positions ``at`` (ascending, all with logits [k, vocab]) and, among them, those of the block:
+    ``live`` [indices].
 
     Logits and probabilities are float32 at least.
     """
@@ -55,7 +58,9 @@ class View:
 
     @cached_property
     def _proposal(self) -> tuple[Tensor, Tensor]:
-        """Probability [k] and id [k] of each position's token: never the mask id; the lowest id of equal ones."""
+        """Probability [k] and id [k] of each position's token: never the mask id; the lowest id of equal
+        ones.
+        """
         mask, probs = self.spec.mask_id, self.probs
         if self.config.temperature > 0:
             probs = without_mask(probs.clone(), self.logits, mask) if mask is not None else probs
@@ -76,12 +81,16 @@ class View:
 
     @cached_property
     def entropy(self) -> Tensor:
-        """Entropy [k] of the filtered distribution, nats; probabilities clamped to [eps, 1 - eps] inside the logarithm."""
+        """Entropy [k] of the filtered distribution, nats; probabilities clamped to [eps, 1 - eps] inside the
+        logarithm.
+        """
         eps = torch.finfo(self.probs.dtype).eps
         return -(self.probs * self.probs.clamp(eps, 1 - eps).log()).sum(-1)
 
     def confidence(self, alg: Algorithm) -> Tensor:
-        """[k], larger is surer: probability of the token, margin of the first over the second, or negative entropy."""
+        """[k], larger is surer: probability of the token, margin of the first over the second, or negative
+        entropy.
+        """
         if alg == "maskgit_plus":
             return self.probability
         if alg == "topk_margin":

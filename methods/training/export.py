@@ -66,7 +66,11 @@ def config_of(spec: ModelSpec, tokenizer: Tokenizer, diffusion: bool) -> dict[st
     if not diffusion:
         return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "use_cache": True, **shared}
     # No auto_map: the folder holds no code, and transformers would ask whether to run it.
-    own = {"architectures": ["DreamModel"], "model_type": "Dream", "mask_token_id": tokenizer.token_to_id(MASK)}
+    own = {
+        "architectures": ["DreamModel"],
+        "model_type": "Dream",
+        "mask_token_id": tokenizer.token_to_id(MASK),
+    }
     return {**own, "use_cache": False, **shared}
 
 
@@ -74,7 +78,11 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, diffusion
     """Write config, generation config, bfloat16 weights and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(model.spec, tokenizer, diffusion)
-    generation = {name: config[name] for name in ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id") if name in config}
+    generation = {
+        name: config[name]
+        for name in ("bos_token_id", "eos_token_id", "mask_token_id", "pad_token_id")
+        if name in config
+    }
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", generation)
     save_weights(folder / "model.safetensors", model.state_dict())
@@ -84,12 +92,16 @@ def save_model(folder: Path, model: Transformer, tokenizer: Tokenizer, diffusion
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write all tensors in bfloat16, readable by everyone."""
     save_file(
-        {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in state.items()}, str(path), metadata={"format": "pt"}
+        {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in state.items()},
+        str(path),
+        metadata={"format": "pt"},
     )
     path.chmod(0o644)
 
 
-def save_card(folder: Path, title: str, text: str, figures: Mapping[str, float], facts: Mapping[str, Any]) -> None:
+def save_card(
+    folder: Path, title: str, text: str, figures: Mapping[str, float], facts: Mapping[str, Any]
+) -> None:
     """README.md of a folder: what it is, how it was made, and its validation figures."""
     lines = [f"# {title}", "", text, "", "| fact | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
@@ -100,10 +112,16 @@ def save_card(folder: Path, title: str, text: str, figures: Mapping[str, float],
 
 def _figures(figures: Mapping[str, float]) -> list[str]:
     suites = list(dict.fromkeys(key.split("/")[0] for key in figures))
-    lines = ["", "Greedy pass@1 on the validation sets (never used for training), forwards per item in brackets:", ""]
+    lines = [
+        "",
+        "Greedy pass@1 on the validation sets (never used for training), forwards per item in brackets:",
+        "",
+    ]
     lines += ["| decoding | " + " | ".join(map(full_name, suites)) + " |", "|---" * (1 + len(suites)) + "|"]
     for mode in dict.fromkeys(key.split("/")[1] for key in figures if key.count("/") == 1):
-        cells = [f"{figures[f'{suite}/{mode}']:.3f} ({figures[f'{suite}/{mode}/nfe']:.1f})" for suite in suites]
+        cells = [
+            f"{figures[f'{suite}/{mode}']:.3f} ({figures[f'{suite}/{mode}/nfe']:.1f})" for suite in suites
+        ]
         lines.append(f"| {mode} | " + " | ".join(cells) + " |")
     return lines
 

@@ -40,7 +40,9 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class Phase(Generic[M]):
-    """One phase of training: ``tokens`` per step, top learning rates of Muon and AdamW, shares of the corpus."""
+    """One phase of training: ``tokens`` per step, top learning rates of Muon and AdamW, shares of the
+    corpus.
+    """
 
     loop: LoopOptions
     muon_lr: float
@@ -51,8 +53,8 @@ class Phase(Generic[M]):
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """``output`` receives the model folders; ``work`` holds checkpoints, logs and the token pool of ``pool_items`` items, and a run
-    interrupted there continues."""
+    """``output`` receives the model folders; ``work`` holds checkpoints, logs and the token pool of
+    ``pool_items`` items, and a run interrupted there continues."""
 
     output: Path
     work: Path
@@ -65,13 +67,18 @@ class RecipeOptions:
 class NanoOptions(RecipeOptions):
     """The shipped recipe of nano and nano-ar.
 
-    ``gate`` is the least greedy pass@1 of the autoregressive parent on the first ``gate_items`` validation items of each suite.
-    ``ar_share`` of the conversion's batches are autoregressive at its start, fading to none at ``ar_fade`` of its steps. Every
-    ``validate_every`` steps (0: never) and at the end ``validation_items`` per suite are decoded.
+    ``gate`` is the least greedy pass@1 of the autoregressive parent on the first ``gate_items`` validation
+    items of each suite. ``ar_share`` of the conversion's batches are autoregressive at its start, fading to
+    none at ``ar_fade`` of its steps. Every ``validate_every`` steps (0: never) and at the end
+    ``validation_items`` per suite are decoded.
     """
 
-    parent: Phase[Mix] = field(default_factory=lambda: Phase(LoopOptions(2600, decay=0.7), 0.02, 3e-3, Mix(gsm=0.38, drills=0.14)))
-    conversion: Phase[Mix] = field(default_factory=lambda: Phase(LoopOptions(4500, decay=0.7), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06)))
+    parent: Phase[Mix] = field(
+        default_factory=lambda: Phase(LoopOptions(2600, decay=0.7), 0.02, 3e-3, Mix(gsm=0.38, drills=0.14))
+    )
+    conversion: Phase[Mix] = field(
+        default_factory=lambda: Phase(LoopOptions(4500, decay=0.7), 0.005, 8e-4, Mix(gsm=0.34, drills=0.06))
+    )
     gate: float = 0.75
     gate_items: int = 96
     ar_share: float = 0.5
@@ -89,7 +96,9 @@ def new_model(spec: ModelSpec, seed: int) -> Transformer:
     model = Transformer(spec)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
-            scale = (2 * spec.num_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            scale = (
+                (2 * spec.num_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            )
             torch.nn.init.normal_(parameter, std=0.02 * scale)
         elif name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
@@ -110,7 +119,9 @@ def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
     return losses.mean()
 
 
-def conversion_loss(model: Transformer, stream: Stream, step: int, mask_id: int, options: NanoOptions) -> Tensor:
+def conversion_loss(
+    model: Transformer, stream: Stream, step: int, mask_id: int, options: NanoOptions
+) -> Tensor:
     """An autoregressive batch with fading probability, else a masked-diffusion batch."""
     share = options.ar_share * max(0.0, 1 - step / (options.ar_fade * options.conversion.loop.steps))
     if generator_for(stream.seed, step, 3).random() < share:
@@ -133,15 +144,25 @@ def stream_of(options: NanoOptions, tokenizer: Tokenizer, phase: Phase[Mix], num
 
 
 def _autoregressive_step(model: Transformer, stream: Callable[[], Stream], step: int) -> Tensor:
-    return autoregressive_loss(model, stream().batch(step))  # built at the first step: a finished phase needs no pool
+    return autoregressive_loss(
+        model, stream().batch(step)
+    )  # built at the first step: a finished phase needs no pool
 
 
 def train_phase(
-    title: str, model: Transformer, phase: Phase[Any], loss: Callable[[int], Tensor], folder: Path, check: Any = None, every: int = 0
+    title: str,
+    model: Transformer,
+    phase: Phase[Any],
+    loss: Callable[[int], Tensor],
+    folder: Path,
+    check: Any = None,
+    every: int = 0,
 ) -> float:
     """Run one phase to its end (or finish an interrupted one); minutes spent on it in all."""
     optimisers = build_optimisers(model, phase.muon_lr, phase.adam_lr)
-    return train_loop(title, model, optimisers, loss, phase.loop, folder, check if every else None, every) / 60
+    return (
+        train_loop(title, model, optimisers, loss, phase.loop, folder, check if every else None, every) / 60
+    )
 
 
 def train_nano(options: NanoOptions) -> dict[str, float]:
@@ -155,16 +176,23 @@ def train_nano(options: NanoOptions) -> dict[str, float]:
     tokenizer = recipe_tokenizer(options)
     model = new_model(options.spec or nano_spec(tokenizer.get_vocab_size()), options.seed)
     parent_stream = cache(partial(stream_of, options, tokenizer, options.parent, 0))
-    minutes = train_phase("ar", model, options.parent, partial(_autoregressive_step, model, parent_stream), options.work / "ar")
+    minutes = train_phase(
+        "ar", model, options.parent, partial(_autoregressive_step, model, parent_stream), options.work / "ar"
+    )
     figures = score(model, tokenizer, (AR,), options.gate_items)
     ship(options, model, tokenizer, "nano-ar", "bench train nano", options.parent, minutes, figures)
     if min(figures["gsm/ar"], figures["code/ar"]) < options.gate:
-        raise GateError(f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train it longer")
+        raise GateError(
+            f"the autoregressive parent reaches only {figures} on validation (gate {options.gate}); train "
+            "it longer"
+        )
     stream = stream_of(options, tokenizer, options.conversion, 1)
     mask_id = tokenizer.token_to_id(MASK)
     check = lambda _: score(model, tokenizer, (Mode("block"), Mode("full"), Mode("block", threshold=0.9)), 64)  # noqa: E731
     loss = lambda step: conversion_loss(model, stream, step, mask_id, options)  # noqa: E731
-    minutes = train_phase("nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
+    minutes = train_phase(
+        "nano", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every
+    )
     figures = score(model, tokenizer, options.modes, options.validation_items)
     ship(options, model, tokenizer, "nano", "bench train nano", options.conversion, minutes, figures)
     return figures
@@ -180,7 +208,9 @@ def ship(
     minutes: float,
     figures: dict[str, float],
 ) -> None:
-    """Write one shipped folder with its card; ``name`` ends with -ar for the autoregressive parent of a model."""
+    """Write one shipped folder with its card; ``name`` ends with -ar for the autoregressive parent of a
+    model.
+    """
     diffusion = not name.endswith("-ar")
     child = name.removesuffix("-ar")
     save_model(options.output / name, model, tokenizer, diffusion)
@@ -194,7 +224,8 @@ def ship(
         "command": f"`{command}`",
         "seed": options.seed,
         "steps": f"{phase.loop.steps} of {phase.tokens * phase.loop.accumulate} tokens{batches}",
-        "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), {'bfloat16 autocast' if native_bfloat16() else 'float32'}",
+        "wall time": f"{minutes:.0f} min, {options.threads} CPU thread(s), "
+        f"{'bfloat16 autocast' if native_bfloat16() else 'float32'}",
         "training items": f"{options.pool_items} generated",
         "hash of the frozen sets": data_hash(DATA),
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

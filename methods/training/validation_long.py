@@ -9,7 +9,16 @@ from tokenizers import Tokenizer
 
 from harness.model.transformer import Transformer
 from harness.sandbox import Jail
-from methods.training.validation import Item, Mode, Validation, by_mode, measure, opened, right_number, right_program
+from methods.training.validation import (
+    Item,
+    Mode,
+    Validation,
+    by_mode,
+    measure,
+    opened,
+    right_number,
+    right_program,
+)
 from suites.generators import Split, frozen, parallel
 
 CANVAS = 256
@@ -25,16 +34,30 @@ def right_parallel(item: Item, answer: str, jail: Jail) -> bool:
 def task_of(suite: str, split: Split, count: int, canvas: int) -> Validation:
     """The first ``count`` items of a suite; a quarter of them of a parallel task, whose canvas is its own."""
     if suite.startswith("parallel"):
-        return Validation(suite, frozen.load(suite, split)[: max(1, count // 4)], right_parallel, PARALLEL_CANVAS)
-    return Validation(suite, frozen.load(suite, split)[:count], right_number if suite == "long-gsm" else right_program, canvas)
+        return Validation(
+            suite, frozen.load(suite, split)[: max(1, count // 4)], right_parallel, PARALLEL_CANVAS
+        )
+    return Validation(
+        suite,
+        frozen.load(suite, split)[:count],
+        right_number if suite == "long-gsm" else right_program,
+        canvas,
+    )
 
 
 def score_long(
-    model: Transformer, tokenizer: Tokenizer, modes: Sequence[Mode], count: int = 64, split: Split = "validation", canvas: int = CANVAS
+    model: Transformer,
+    tokenizer: Tokenizer,
+    modes: Sequence[Mode],
+    count: int = 64,
+    split: Split = "validation",
+    canvas: int = CANVAS,
 ) -> dict[str, float]:
-    """pass@1 (``long-gsm/block-1``) and forwards (``long-gsm/block-1/nfe``) on the first ``count`` items per suite and mode.
+    """pass@1 (``long-gsm/block-1``) and forwards (``long-gsm/block-1/nfe``) on the first ``count`` items per
+    suite and mode.
 
-    A parallel task counts a quarter of the items each; ``parallel`` is the mean of the six. ``canvas``: of the long suites.
+    A parallel task counts a quarter of the items each; ``parallel`` is the mean of the six. ``canvas``: of
+    the long suites.
     """
     tasks = [task_of(suite, split, count, canvas) for suite in SUITES]
     figures = measure(opened(model, tokenizer), tasks, partial(by_mode, modes))

@@ -21,24 +21,33 @@ HERE = Path(__file__).resolve().parents[2] / "results" / "published.yaml"
 
 def project_command(
     run: Annotated[Path, typer.Argument(help="Run folder (with run.json).", metavar="RUN")],
-    device: Annotated[str, typer.Option("--device", help="a100 (80 GB), a100-40, h100, h200; repeat with commas.")] = "h100",
+    device: Annotated[
+        str, typer.Option("--device", help="a100 (80 GB), a100-40, h100, h200; repeat with commas.")
+    ] = "h100",
     model: Annotated[str, typer.Option("--model", "-m", help="dream-7b or llada-8b.")] = "dream-7b",
     prompt_tokens: Annotated[
-        int | None, typer.Option("--prompt-tokens", min=1, help="Prompt length to replay with; default: as recorded. 8-shot GSM8K: 900.")
+        int | None,
+        typer.Option(
+            "--prompt-tokens",
+            min=1,
+            help="Prompt length to replay with; default: as recorded. 8-shot GSM8K: 900.",
+        ),
     ] = None,
     published: Annotated[Path, typer.Option("--published", help="Published figures to compare with.")] = HERE,
 ) -> None:
     """Replay a run's forward passes against a GPU's roofline: at most so many tokens/s with a 7B model.
 
-    **A bound, not a measurement**, and never part of a table of measured rows: every forward is taken to run at the memory
-    bandwidth or matmul rate of the data sheet, and the large model to need the forwards that were recorded. Printed figures of
-    the same model follow, with their share of the bound: how far real systems are off.
+    **A bound, not a measurement**, and never part of a table of measured rows: every forward is taken to run
+    at the memory bandwidth or matmul rate of the data sheet, and the large model to need the forwards that
+    were recorded. Printed figures of the same model follow, with their share of the bound: how far real
+    systems are off.
 
     Examples:
 
         bench project runs/cpu-x/nano-gsm/d2f-nano-gsm-0123456789 --device h100,a100
 
-        bench project results/cpu-x/nano-code/vanilla-nano-code-0123456789 --device a100-40 --prompt-tokens 900
+        bench project results/cpu-x/nano-code/vanilla-nano-code-0123456789 --device a100-40 --prompt-tokens
+        900
     """
 
     record, samples = read_run(run), read_samples(run)
@@ -52,10 +61,25 @@ def _show(console: object, run: Run, projections: list[Projection], prompt_token
 
     what = "as recorded" if prompt_tokens is None else f"prompt of {prompt_tokens} tokens"
     title = f"Upper bounds, not measurements: {run.plan.method} on {run.plan.suite} ({what})"
-    table = Table("device", "model", "tokens/s at most", "tokens/forward", "forwards/s at most", "memory-bound share of time", title=title)
+    table = Table(
+        "device",
+        "model",
+        "tokens/s at most",
+        "tokens/forward",
+        "forwards/s at most",
+        "memory-bound share of time",
+        title=title,
+    )
     for one in projections:
         rate = one.forwards / one.seconds
-        table.add_row(one.device, one.model, f"{one.tps:.0f}", f"{one.tpf:.2f}", f"{rate:.0f}", f"{one.memory_bound:.0%}")
+        table.add_row(
+            one.device,
+            one.model,
+            f"{one.tps:.0f}",
+            f"{one.tpf:.2f}",
+            f"{rate:.0f}",
+            f"{one.memory_bound:.0%}",
+        )
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -77,12 +101,20 @@ def _compare(console: object, run: Run, projections: list[Projection], model: st
             "share of the bound",
             "least tokens/forward",
         ),
-        title="Published figures against the bound (* tokens/forward of this run, which may differ from theirs)",
-        caption="bound: this run's replayed forwards for its own method, the memory bandwidth alone for all others",
+        title="Published figures against the bound (* tokens/forward of this run, which may differ from "
+        "theirs)",
+        caption="bound: this run's replayed forwards for its own method, the memory bandwidth alone for "
+        "all others",
     )
     for row in rows:
-        share, tpf = ("-", "-") if row.share is None else (f"{row.share:.0%}", f"{row.tpf:.2f}{'*' if row.assumed else ''}")
-        table.add_row(row.suite, row.method, row.device, row.engine, f"{row.tps:g}", tpf, share, f"{row.least_tpf:.2f}")
+        share, tpf = (
+            ("-", "-")
+            if row.share is None
+            else (f"{row.share:.0%}", f"{row.tpf:.2f}{'*' if row.assumed else ''}")
+        )
+        table.add_row(
+            row.suite, row.method, row.device, row.engine, f"{row.tps:g}", tpf, share, f"{row.least_tpf:.2f}"
+        )
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
     console.print("0 rows for this model and device" if not rows else _off(rows))  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -120,7 +152,9 @@ def _is_ar(row: PublishedRow) -> bool:
 
 
 def _tpf(row: PublishedRow, method: str, family: str, measured: float) -> tuple[float | None, bool]:
-    """(tokens per forward, whether it is this run's): printed, 1 for one token per forward, this run's for the same method."""
+    """(tokens per forward, whether it is this run's): printed, 1 for one token per forward, this run's for
+    the same method.
+    """
 
     if row.tpf is not None:
         return row.tpf, False

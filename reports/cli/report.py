@@ -32,38 +32,59 @@ class ReportOptionError(UserError, ValueError):
 
 
 def report_command(
-    path: Annotated[Path, typer.Argument(help="Folder with runs, searched at any depth (what `bench run --output_path` wrote).")] = Path(
-        "runs"
-    ),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; default PATH/report.")] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with runs, searched at any depth (what `bench run --output_path` wrote)."
+        ),
+    ] = Path("runs"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write to; default PATH/report.")
+    ] = None,
     readme: Annotated[
         Path | None,
         typer.Option(
-            "--readme", help="Markdown file whose block between <!-- leaderboard:begin --> and <!-- leaderboard:end --> is replaced."
+            "--readme",
+            help="Markdown file whose block between <!-- leaderboard:begin --> and <!-- leaderboard:end --> "
+            "is replaced.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit 1 with a diff if the report (or --readme) disagrees with the runs.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; exit 1 with a diff if the report (or --readme) disagrees with the runs.",
+        ),
     ] = False,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them.")
+        list[str] | None,
+        typer.Option(
+            "--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them."
+        ),
     ] = None,
     published: Annotated[
-        Path | None, typer.Option("--published", help="Figures from papers, shown apart; default PATH/published.yaml if it is there.")
+        Path | None,
+        typer.Option(
+            "--published",
+            help="Figures from papers, shown apart; default PATH/published.yaml if it is there.",
+        ),
     ] = None,
     viewer_samples: Annotated[
-        int | None, typer.Option("--viewer-samples", min=0, help="Samples of each run that the page can replay; default all.")
+        int | None,
+        typer.Option(
+            "--viewer-samples", min=0, help="Samples of each run that the page can replay; default all."
+        ),
     ] = None,
 ) -> None:
     """Turn stored runs into a leaderboard, plots and a page that replays how answers were written.
 
-    Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch, device);
-    speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are incomplete or failed
-    their audit are listed below the tables, never in them. A README shows each table's picture of quality against speed too, once
-    the report with its plots is written.
+    Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch,
+    device); speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are
+    incomplete or failed their audit are listed below the tables, never in them. A README shows each table's
+    picture of quality against speed too, once the report with its plots is written.
 
-    `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md --check` is the
-    drift test of a README.
+    `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md
+    --check` is the drift test of a README.
     """
 
     chosen = _formats(formats)
@@ -72,7 +93,11 @@ def report_command(
     if check:
         _check(runs, target, readme, apart)
         return
-    written = _write(runs, target, chosen, apart, viewer_samples) if readme is None or output is not None or formats else []
+    written = (
+        _write(runs, target, chosen, apart, viewer_samples)
+        if readme is None or output is not None or formats
+        else []
+    )
     if readme is not None:
         written.append(_save(readme, updated(readme, runs, target / "plots"), "--readme"))
     for file in written:
@@ -80,29 +105,45 @@ def report_command(
 
 
 def compare_command(
-    runs: Annotated[list[str], typer.Argument(help="Two or more run folders or run ids; the first is the baseline.", metavar="RUN RUN...")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more run folders or run ids; the first is the baseline.", metavar="RUN RUN..."
+        ),
+    ],
     margin: Annotated[
-        float, typer.Option("--margin", help="Loss of pass@1, in percentage points, that still counts as non-inferior.")
+        float,
+        typer.Option(
+            "--margin", help="Loss of pass@1, in percentage points, that still counts as non-inferior."
+        ),
     ] = 3.0,
     root: Annotated[Path, typer.Option("--runs", help="Where run ids are looked up.")] = Path("runs"),
     across: Annotated[
-        bool, typer.Option("--across", help="Compare although the configurations differ; the differences are printed.")
+        bool,
+        typer.Option(
+            "--across", help="Compare although the configurations differ; the differences are printed."
+        ),
     ] = False,
 ) -> None:
-    """Compare runs problem by problem with the first one: speed-up, accuracy, and whether the samples suffice to say so.
+    """Compare runs problem by problem with the first one: speed-up, accuracy, and whether the samples suffice
+    to say so.
 
-    Prints the paired speed-up with its bootstrap interval, exact McNemar and the paired-bootstrap difference of pass@1,
-    the non-inferiority verdict at --margin, and how many problems would decide what these cannot. p-values are Holm-adjusted
-    over the runs given.
+    Prints the paired speed-up with its bootstrap interval, exact McNemar and the paired-bootstrap difference
+    of pass@1, the non-inferiority verdict at --margin, and how many problems would decide what these cannot.
+    p-values are Holm-adjusted over the runs given.
     """
 
     if len(runs) < 2:
         raise ReportOptionError("compare needs at least two runs: give the baseline first, then the others")
     baseline, *others = (read_stored(_find(name, root)) for name in runs)
-    Console().print(comparison(baseline, list(zip(others, verdicts(baseline, others, margin, across), strict=True))))
+    Console().print(
+        comparison(baseline, list(zip(others, verdicts(baseline, others, margin, across), strict=True)))
+    )
 
 
-def verdicts(baseline: StoredRun, others: Sequence[StoredRun], margin: float = 3.0, across: bool = False) -> list[Verdict]:
+def verdicts(
+    baseline: StoredRun, others: Sequence[StoredRun], margin: float = 3.0, across: bool = False
+) -> list[Verdict]:
     """Each run against the baseline, p-values adjusted over all of them; ``margin`` in percentage points.
 
     ReportOptionError for a margin that is none, and for runs that may not be compared.
@@ -116,29 +157,41 @@ def verdicts(baseline: StoredRun, others: Sequence[StoredRun], margin: float = 3
 
 def trace_command(
     run: Annotated[str, typer.Argument(help="Run folder or run id.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Animation to write, .gif or .webp.")] = Path("trace.gif"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Animation to write, .gif or .webp.")] = Path(
+        "trace.gif"
+    ),
     doc: Annotated[int, typer.Option("--doc", help="Document number within the suite.")] = 0,
     repeat: Annotated[int, typer.Option("--repeat", help="Which repeat of the document.")] = 0,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Playing time, last frame not counted.")] = 6.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.5, help="Playing time, last frame not counted.")
+    ] = 6.0,
     root: Annotated[Path, typer.Option("--runs", help="Where run ids are looked up.")] = Path("runs"),
 ) -> None:
     """Export how one stored answer was written as an animation, a frame per forward pass.
 
-    The page of `bench report` replays every stored answer, two methods side by side; this is for slides and READMEs.
+    The page of `bench report` replays every stored answer, two methods side by side; this is for slides and
+    READMEs.
     """
 
     folder = _find(run, root)
     samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(folder)}
     if (doc, repeat) not in samples:
         known = sorted({document for document, _ in samples})
-        raise ReportOptionError(f"{folder.name} has no document {doc} repeat {repeat}: choose --doc from {_ranges(known)}, and --repeat")
+        raise ReportOptionError(
+            f"{folder.name} has no document {doc} repeat {repeat}: choose --doc from {_ranges(known)}, and "
+            "--repeat"
+        )
     typer.echo(f"{output}: {animate(samples[doc, repeat], output, seconds=seconds)} frames")
 
 
 def _ranges(numbers: list[int]) -> str:
     if not numbers:
         return "none"
-    return f"{numbers[0]}-{numbers[-1]}" if numbers == list(range(numbers[0], numbers[-1] + 1)) else ", ".join(map(str, numbers[:20]))
+    return (
+        f"{numbers[0]}-{numbers[-1]}"
+        if numbers == list(range(numbers[0], numbers[-1] + 1))
+        else ", ".join(map(str, numbers[:20]))
+    )
 
 
 def _formats(formats: list[str] | None) -> list[str]:
@@ -151,14 +204,20 @@ def _formats(formats: list[str] | None) -> list[str]:
 
 def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: Path) -> None:
 
-    found = drift(target, runs, read_published(published)) if readme is None else check(readme, runs, target / "plots")
+    found = (
+        drift(target, runs, read_published(published))
+        if readme is None
+        else check(readme, runs, target / "plots")
+    )
     if found:
         typer.echo(found)
         raise typer.Exit(1)
     typer.echo(f"{readme or target} agrees with {len(runs)} runs")
 
 
-def _write(runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None) -> list[Path]:
+def _write(
+    runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None
+) -> list[Path]:
 
     apart = read_published(published)
     tables = build(runs)
@@ -166,15 +225,23 @@ def _write(runs: list[StoredRun], target: Path, formats: list[str], published: P
         target.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
         if "markdown" in formats:
-            written.append(_save(target / "leaderboard.md", leaderboard(runs, published=apart, tables=tables), "--output"))
+            written.append(
+                _save(
+                    target / "leaderboard.md", leaderboard(runs, published=apart, tables=tables), "--output"
+                )
+            )
         if "csv" in formats and tables:
             written.append(_save(target / "leaderboard.csv", csv(tables), "--output"))
         if "plots" in formats:
             written += [file for table in tables for file in write(table, target / "plots")]
         if "html" in formats:
-            written.append(_save(target / "index.html", page(runs, apart, viewer_samples, tables), "--output"))
+            written.append(
+                _save(target / "index.html", page(runs, apart, viewer_samples, tables), "--output")
+            )
     except OSError as error:
-        raise ReportOptionError(f"cannot write to {target} ({error.strerror}): choose another folder with --output") from None
+        raise ReportOptionError(
+            f"cannot write to {target} ({error.strerror}): choose another folder with --output"
+        ) from None
     return written
 
 
@@ -183,7 +250,9 @@ def _save(path: Path, text: str, flag: str) -> Path:
     try:
         write_atomic(path, text)
     except OSError as error:
-        raise ReportOptionError(f"cannot write {path} ({error.strerror}): choose another place with {flag}") from None
+        raise ReportOptionError(
+            f"cannot write {path} ({error.strerror}): choose another place with {flag}"
+        ) from None
     return path
 
 
@@ -191,10 +260,14 @@ def _find(name: str, root: Path) -> Path:
     """A run folder by path, or by run id below ``root``."""
     if Path(name).is_dir():
         return Path(name)
-    found = [path.parent for path in root.rglob("run.json") if path.parent.name == name] if root.is_dir() else []
+    found = (
+        [path.parent for path in root.rglob("run.json") if path.parent.name == name] if root.is_dir() else []
+    )
     if len(found) != 1:
         problem = "no run folder of that name" if not found else f"{len(found)} run folders of that name"
-        raise ReportOptionError(f"{name}: {problem} below {root}; give the folder's path, or where runs are with --runs")
+        raise ReportOptionError(
+            f"{name}: {problem} below {root}; give the folder's path, or where runs are with --runs"
+        )
     return found[0]
 
 
@@ -203,12 +276,20 @@ def _require_same(baseline: StoredRun, other: StoredRun, across: bool) -> None:
     hashes = {sample.doc_id: sample.prompt_hash for sample in baseline.samples}
     if not any(hashes.get(sample.doc_id) == sample.prompt_hash for sample in other.samples):
         raise ReportOptionError(
-            f"{other.run.run_id} and {baseline.run.run_id} have no prompt in common: compare runs of one suite and template"
+            f"{other.run.run_id} and {baseline.run.run_id} have no prompt in common: compare runs of one "
+            "suite and template"
         )
     mine, theirs = other.run.comparability, baseline.run.comparability
-    differing = [f"{name} ({theirs.get(name)} / {mine.get(name)})" for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+    differing = [
+        f"{name} ({theirs.get(name)} / {mine.get(name)})"
+        for name in {**theirs, **mine}
+        if theirs.get(name) != mine.get(name)
+    ]
     if differing:
-        text = f"{other.run.run_id} was run under another configuration than {baseline.run.run_id}: {', '.join(differing)}"
+        text = (
+            f"{other.run.run_id} was run under another configuration than {baseline.run.run_id}: "
+            f"{', '.join(differing)}"
+        )
         if not across:
             raise ReportOptionError(f"{text}; add --across to compare all the same")
         typer.echo(f"note: {text}", err=True)

@@ -17,13 +17,16 @@ from suites.generators.code_operations import FAMILIES, NAMES, Family, Operation
 
 Value = Any
 
-# What a line computes: the condition or the expression of a list comprehension, else all that is assigned or returned.
+# What a line computes: the condition or the expression of a list comprehension, else all that is assigned or
+# returned.
 _COMPUTED = re.compile(r" *(?:return|\w+ =) (?:\[(?:x for x in xs if )?(.*?)(?: for x in xs)?\]|(.*))")
 
 
 @dataclass(frozen=True)
 class CodeDifficulty:
-    """Pipelines have ``min_steps`` to ``max_steps`` operations before the final one; ``tests`` is assertions per item."""
+    """Pipelines have ``min_steps`` to ``max_steps`` operations before the final one; ``tests`` is assertions
+    per item.
+    """
 
     min_steps: int = 1
     max_steps: int = 2
@@ -32,7 +35,9 @@ class CodeDifficulty:
 
 @dataclass(frozen=True)
 class CodeItem:
-    """``prompt`` ends after the docstring's line; ``response`` is the indented body without a final newline."""
+    """``prompt`` ends after the docstring's line; ``response`` is the indented body without a final
+    newline.
+    """
 
     prompt: str
     response: str
@@ -90,7 +95,9 @@ def sentence(rng: random.Random, steps: list[Step]) -> str:
     return joined[0].upper() + joined[1:] + "."
 
 
-def assertions(rng: random.Random, family: Family, steps: list[Step], name: str, count: int) -> tuple[str, ...] | None:
+def assertions(
+    rng: random.Random, family: Family, steps: list[Step], name: str, count: int
+) -> tuple[str, ...] | None:
     """``count`` assert statements on distinct inputs; None if the specification is trivial on them."""
     lines: list[str] = []
     results = set()
@@ -121,11 +128,16 @@ def plan_of(body: str) -> str:
 
 
 def generate(
-    rng: random.Random, split: Split, difficulty: CodeDifficulty | None = None, with_tests: bool = True, plan: bool = False
+    rng: random.Random,
+    split: Split,
+    difficulty: CodeDifficulty | None = None,
+    with_tests: bool = True,
+    plan: bool = False,
 ) -> CodeItem:
     """Draw one problem of ``split`` (rejection on the key's hash).
 
-    Tests can be left out for training; with ``plan`` the response starts with a comment on what its lines compute.
+    Tests can be left out for training; with ``plan`` the response starts with a comment on what its lines
+    compute.
     """
     difficulty = difficulty or CodeDifficulty()
     while True:

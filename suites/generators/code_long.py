@@ -1,9 +1,10 @@
 """nano-long-code: write a function of several branches from the sentences of its docstring.
 
-Four kinds of function: a number sorted by limits, a loop over a list with a running total, a loop that collects a list, and a machine
-that runs codes on a number. Limits and codes are told by their first value and their rise, so each follows from the one before. Two choices
-are free, as in real code, and what is written later has to agree with them: the name of the running variable, and the order of the
-operands of + and *. Expected values come from a reading of the specification (`code_long_parts`), never from running a response. A
+Four kinds of function: a number sorted by limits, a loop over a list with a running total, a loop that
+collects a list, and a machine that runs codes on a number. Limits and codes are told by their first value and
+their rise, so each follows from the one before. Two choices are free, as in real code, and what is written
+later has to agree with them: the name of the running variable, and the order of the operands of + and *.
+Expected values come from a reading of the specification (`code_long_parts`), never from running a response. A
 problem's key is its body without these choices.
 """
 
@@ -35,8 +36,8 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class LongCodeDifficulty:
-    """Functions have ``min_branches`` to ``max_branches`` conditions besides the last resort, those of a single number ``longer`` ones
-    (their branches are short); ``tests`` is assertions per item."""
+    """Functions have ``min_branches`` to ``max_branches`` conditions besides the last resort, those of a
+    single number ``longer`` ones (their branches are short); ``tests`` is assertions per item."""
 
     min_branches: int = 4
     max_branches: int = 6
@@ -52,12 +53,17 @@ def _conditions(rng: random.Random, count: int, rising: bool) -> tuple[list[Part
     if not rising:
         while True:
             parts = [draw_part(rng, CONDITIONS) for _ in range(count)]
-            first = [next((i for i, part in enumerate(parts) if part.meaning(x)), count) for x in range(LARGEST + 1)]
+            first = [
+                next((i for i, part in enumerate(parts) if part.meaning(x)), count)
+                for x in range(LARGEST + 1)
+            ]
             if min(first.count(i) for i in range(count + 1)) >= 1:  # every branch can be reached
                 return parts, None
     start, rise = rng.randint(2, 6), rng.randint(2, 5)
     limits = [start + rise * i for i in range(count)]
-    return [Part(f"x is below the {ORDINALS[i]}", f"x < {k}", lambda x, k=k: x < k) for i, k in enumerate(limits)], (start, rise)
+    return [
+        Part(f"x is below the {ORDINALS[i]}", f"x < {k}", lambda x, k=k: x < k) for i, k in enumerate(limits)
+    ], (start, rise)
 
 
 def _limits(spec: Spec) -> str:
@@ -67,14 +73,19 @@ def _limits(spec: Spec) -> str:
 def _choose(spec: Spec, first: str, told: list[str]) -> list[str]:
     """One sentence per branch: `first` opens the first."""
     openings = [first] + ["Else if"] * (len(spec.branches) - 1)
-    lines = [f"{opening} {branch.condition.text} {text}." for opening, branch, text in zip(openings, spec.branches, told, strict=False)]
+    lines = [
+        f"{opening} {branch.condition.text} {text}."
+        for opening, branch, text in zip(openings, spec.branches, told, strict=False)
+    ]
     return [*lines, f"Otherwise {told[-1]}."]
 
 
 def _ladder(spec: Spec, bodies: list[str], depth: int) -> list[str]:
     """if, elif, else over the branches; ``bodies`` has one line per branch and the last resort's."""
     lines = []
-    for word, branch, body in zip(["if"] + ["elif"] * len(spec.branches), spec.branches, bodies, strict=False):
+    for word, branch, body in zip(
+        ["if"] + ["elif"] * len(spec.branches), spec.branches, bodies, strict=False
+    ):
         lines += [f"{INDENT * depth}{word} {branch.condition.code}:", f"{INDENT * (depth + 1)}{body}"]
     return [*lines, f"{INDENT * depth}else:", f"{INDENT * (depth + 1)}{bodies[-1]}"]
 
@@ -106,11 +117,20 @@ def _collect(spec: Spec, name: str) -> tuple[list[str], list[str]]:
     said, written = [], []
     for branch in [*spec.branches, Branch(CONDITIONS_NONE, spec.last, "add")]:
         plain = branch.action in ("add", "subtract")
-        said.append(f"keep {branch.value.text}" if plain else {"skip": "skip it", "stop": "stop"}[branch.action])
-        written.append(f"{name}.append({branch.value.code})" if plain else {"skip": "continue", "stop": "break"}[branch.action])
-    text, code = {0: ("list", name), 1: ("sum", f"sum({name})"), 2: ("length", f"len({name})"), 3: ("sorted list", f"sorted({name})")}[
-        spec.finish % 4
-    ]
+        said.append(
+            f"keep {branch.value.text}" if plain else {"skip": "skip it", "stop": "stop"}[branch.action]
+        )
+        written.append(
+            f"{name}.append({branch.value.code})"
+            if plain
+            else {"skip": "continue", "stop": "break"}[branch.action]
+        )
+    text, code = {
+        0: ("list", name),
+        1: ("sum", f"sum({name})"),
+        2: ("length", f"len({name})"),
+        3: ("sorted list", f"sorted({name})"),
+    }[spec.finish % 4]
     told = ["Make a list from xs.", _limits(spec), *_choose(spec, "If", said), f"Return the {text}."]
     body = [f"{INDENT}{name} = []", f"{INDENT}for x in xs:", *_ladder(spec, written, 2)]
     return told, [*body, f"{INDENT}return {code}"]
@@ -119,7 +139,10 @@ def _collect(spec: Spec, name: str) -> tuple[list[str], list[str]]:
 def _machine(spec: Spec, name: str) -> tuple[list[str], list[str]]:
     assert spec.rising is not None
     start, rise = spec.rising
-    told = [f"Start with {spec.start} and run the codes of xs.", f"Codes start at {start} and rise by {rise}."]
+    told = [
+        f"Start with {spec.start} and run the codes of xs.",
+        f"Codes start at {start} and rise by {rise}.",
+    ]
     lines = [f"{INDENT}{name} = {spec.start}", f"{INDENT}for x in xs:"]
     for i, branch in enumerate(spec.branches):
         verb, line = {
@@ -145,13 +168,22 @@ CONDITIONS_NONE = Part("", "", lambda x: True)
 
 def draw_spec(rng: random.Random, difficulty: LongCodeDifficulty) -> Spec:
     kind = rng.choice(tuple(KINDS))
-    count = rng.randint(difficulty.min_branches, difficulty.max_branches) + (difficulty.longer if kind == "number" else 0)
+    count = rng.randint(difficulty.min_branches, difficulty.max_branches) + (
+        difficulty.longer if kind == "number" else 0
+    )
     conditions, rising = _conditions(rng, count, kind in ("number", "machine") or rng.random() < 0.5)
-    actions = ["add"] * count if kind == "number" else [rng.choice(("add", "add", "subtract", "skip", "stop")) for _ in range(count)]
+    actions = (
+        ["add"] * count
+        if kind == "number"
+        else [rng.choice(("add", "add", "subtract", "skip", "stop")) for _ in range(count)]
+    )
     if kind != "machine":
-        actions = [a if actions.index(a) == i or a in ("add", "subtract") else "add" for i, a in enumerate(actions)]
+        actions = [
+            a if actions.index(a) == i or a in ("add", "subtract") else "add" for i, a in enumerate(actions)
+        ]
     branches = tuple(
-        Branch(condition, draw_part(rng, VALUES), action, rng.randint(2, 9)) for condition, action in zip(conditions, actions, strict=True)
+        Branch(condition, draw_part(rng, VALUES), action, rng.randint(2, 9))
+        for condition, action in zip(conditions, actions, strict=True)
     )
     return Spec(kind, branches, draw_part(rng, VALUES), rng.randint(2, 9), rng.randint(2, 9), rising)
 
@@ -162,11 +194,15 @@ def free_order(rng: random.Random, spec: Spec) -> Spec:
     def turn(part: Part) -> Part:
         return replace(part, code=rng.choice((part.code, part.exchanged))) if part.exchanged else part
 
-    return replace(spec, branches=tuple(replace(b, value=turn(b.value)) for b in spec.branches), last=turn(spec.last))
+    return replace(
+        spec, branches=tuple(replace(b, value=turn(b.value)) for b in spec.branches), last=turn(spec.last)
+    )
 
 
 def assertions(rng: random.Random, spec: Spec, name: str, count: int) -> tuple[str, ...] | None:
-    """``count`` assertions on distinct inputs that reach every branch; None if some branch is hardly ever reached."""
+    """``count`` assertions on distinct inputs that reach every branch; None if some branch is hardly ever
+    reached.
+    """
     wanted = set(range(len(spec.branches) + 1))
     chosen: dict[str, set[int]] = {}
     results = set()
@@ -183,7 +219,9 @@ def assertions(rng: random.Random, spec: Spec, name: str, count: int) -> tuple[s
     return tuple(chosen) if complete else None
 
 
-def generate(rng: random.Random, split: Split, difficulty: LongCodeDifficulty | None = None, with_tests: bool = True) -> CodeItem:
+def generate(
+    rng: random.Random, split: Split, difficulty: LongCodeDifficulty | None = None, with_tests: bool = True
+) -> CodeItem:
     """Draw one problem of ``split`` (rejection on the key's hash); tests can be left out for training."""
     difficulty = difficulty or LongCodeDifficulty()
     while True:
@@ -199,4 +237,6 @@ def generate(rng: random.Random, split: Split, difficulty: LongCodeDifficulty | 
         told, body = KINDS[spec.kind](free_order(rng, spec), rng.choice(FREE_NAMES))
         text = f"\n{INDENT}".join(line for line in told if line)
         argument = "x" if spec.kind == "number" else "xs"
-        return CodeItem(f'def {name}({argument}):\n{INDENT}""" {text}"""\n', "\n".join(body), name, tests, key)
+        return CodeItem(
+            f'def {name}({argument}):\n{INDENT}""" {text}"""\n', "\n".join(body), name, tests, key
+        )

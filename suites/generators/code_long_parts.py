@@ -13,7 +13,9 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "
 
 @dataclass(frozen=True)
 class Part:
-    """A condition or a value of x: its words, its code, its meaning, and the same code with its operands exchanged, if that is the same."""
+    """A condition or a value of x: its words, its code, its meaning, and the same code with its operands
+    exchanged, if that is the same.
+    """
 
     text: str
     code: str
@@ -23,7 +25,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Branch:
-    """``action``: add, subtract, skip or stop; a machine uses ``constant`` and reads skip as "set to", stop as "multiply by"."""
+    """``action``: add, subtract, skip or stop; a machine uses ``constant`` and reads skip as "set to", stop
+    as "multiply by".
+    """
 
     condition: Part
     value: Part
@@ -33,7 +37,9 @@ class Branch:
 
 @dataclass(frozen=True)
 class Spec:
-    """One function. ``last``: the value where no condition holds; ``start``, ``finish``: its constants; ``rising``: start and rise."""
+    """One function. ``last``: the value where no condition holds; ``start``, ``finish``: its constants;
+    ``rising``: start and rise.
+    """
 
     kind: str
     branches: tuple[Branch, ...]
@@ -80,7 +86,9 @@ def inputs(rng: random.Random, spec: Spec) -> Any:
 
 
 def _branch(spec: Spec, x: int) -> int:
-    return next((i for i, branch in enumerate(spec.branches) if branch.condition.meaning(x)), len(spec.branches))
+    return next(
+        (i for i, branch in enumerate(spec.branches) if branch.condition.meaning(x)), len(spec.branches)
+    )
 
 
 def evaluate(spec: Spec, argument: Any) -> tuple[Any, set[int]]:
@@ -118,5 +126,7 @@ def _run_machine(spec: Spec, codes: list[int]) -> tuple[int, set[int]]:
         if place == len(spec.branches):
             break
         k = spec.branches[place].constant
-        value = {"add": value + k, "subtract": value - k, "skip": k, "stop": value * k}[spec.branches[place].action]
+        value = {"add": value + k, "subtract": value - k, "skip": k, "stop": value * k}[
+            spec.branches[place].action
+        ]
     return value, reached

@@ -45,26 +45,62 @@ def _each(texts: tuple[str, ...], expression: str, value: Callable[..., Any], **
     return Operation(texts, code, lambda v, **c: [value(x, **c) for x in v["xs"]], constants)
 
 
-def _on(name: str, texts: tuple[str, ...], code: str, value: Callable[..., Any], **constants: Any) -> Operation:
+def _on(
+    name: str, texts: tuple[str, ...], code: str, value: Callable[..., Any], **constants: Any
+) -> Operation:
     return Operation(texts, code, lambda v, **c: value(v[name], **c), constants)
 
 
 LIST_STEPS = (
-    _keep(("keep the numbers of xs above {k}", "keep only items greater than {k}"), "x > {k}", lambda x, k: x > k, k=SMALL),
-    _keep(("keep the numbers of xs below {k}", "keep only items less than {k}"), "x < {k}", lambda x, k: x < k, k=SMALL),
+    _keep(
+        ("keep the numbers of xs above {k}", "keep only items greater than {k}"),
+        "x > {k}",
+        lambda x, k: x > k,
+        k=SMALL,
+    ),
+    _keep(
+        ("keep the numbers of xs below {k}", "keep only items less than {k}"),
+        "x < {k}",
+        lambda x, k: x < k,
+        k=SMALL,
+    ),
     _keep(("drop every {k} from xs", "remove items equal to {k}"), "x != {k}", lambda x, k: x != k, k=SMALL),
-    _keep(("keep the multiples of {k}", "keep only items divisible by {k}"), "x % {k} == 0", lambda x, k: x % k == 0, k=range(3, 8)),
+    _keep(
+        ("keep the multiples of {k}", "keep only items divisible by {k}"),
+        "x % {k} == 0",
+        lambda x, k: x % k == 0,
+        k=range(3, 8),
+    ),
     _keep(("keep the even numbers of xs", "keep only even items"), "x % 2 == 0", lambda x: x % 2 == 0),
     _keep(("keep the odd numbers of xs", "keep only odd items"), "x % 2 == 1", lambda x: x % 2 == 1),
     _each(("add {k} to each item", "increase each number by {k}"), "x + {k}", lambda x, k: x + k, k=SMALL),
-    _each(("subtract {k} from each item", "decrease each number by {k}"), "x - {k}", lambda x, k: x - k, k=SMALL),
+    _each(
+        ("subtract {k} from each item", "decrease each number by {k}"), "x - {k}", lambda x, k: x - k, k=SMALL
+    ),
     _each(("multiply each item by {k}", "scale each number by {k}"), "x * {k}", lambda x, k: x * k, k=SMALL),
     _each(("square each item", "multiply each number by itself"), "x * x", lambda x: x * x),
-    _each(("reduce each item modulo {k}", "replace each number by its remainder by {k}"), "x % {k}", lambda x, k: x % k, k=SMALL),
+    _each(
+        ("reduce each item modulo {k}", "replace each number by its remainder by {k}"),
+        "x % {k}",
+        lambda x, k: x % k,
+        k=SMALL,
+    ),
     _on("xs", ("sort xs", "put the items in order"), "xs = sorted(xs)", sorted),
     _on("xs", ("reverse xs", "turn the list around"), "xs = xs[::-1]", lambda v: v[::-1]),
-    _on("xs", ("take the first {k} items", "cut xs to {k} items"), "xs = xs[:{k}]", lambda v, k: v[:k], k=range(2, 6)),
-    _on("xs", ("skip the first {k} items", "drop {k} items from the front"), "xs = xs[{k}:]", lambda v, k: v[k:], k=range(2, 6)),
+    _on(
+        "xs",
+        ("take the first {k} items", "cut xs to {k} items"),
+        "xs = xs[:{k}]",
+        lambda v, k: v[:k],
+        k=range(2, 6),
+    ),
+    _on(
+        "xs",
+        ("skip the first {k} items", "drop {k} items from the front"),
+        "xs = xs[{k}:]",
+        lambda v, k: v[k:],
+        k=range(2, 6),
+    ),
 )
 LIST_FINALS = (
     _on("xs", ("return xs", "return the list"), "return xs", lambda v: v),
@@ -72,16 +108,46 @@ LIST_FINALS = (
     _on("xs", ("return the number of items", "return the length"), "return len(xs)", len),
     _on("xs", ("return the largest item", "return the maximum"), "return max(xs)", max),
     _on("xs", ("return the smallest item", "return the minimum"), "return min(xs)", min),
-    _on("xs", ("count the items equal to {k}", "return how often {k} occurs"), "return xs.count({k})", lambda v, k: v.count(k), k=SMALL),
-    _on("xs", ("return the sum plus {k}", "return the total increased by {k}"), "return sum(xs) + {k}", lambda v, k: sum(v) + k, k=SMALL),
-    _on("xs", ("return the sum times {k}", "return {k} times the total"), "return sum(xs) * {k}", lambda v, k: sum(v) * k, k=SMALL),
+    _on(
+        "xs",
+        ("count the items equal to {k}", "return how often {k} occurs"),
+        "return xs.count({k})",
+        lambda v, k: v.count(k),
+        k=SMALL,
+    ),
+    _on(
+        "xs",
+        ("return the sum plus {k}", "return the total increased by {k}"),
+        "return sum(xs) + {k}",
+        lambda v, k: sum(v) + k,
+        k=SMALL,
+    ),
+    _on(
+        "xs",
+        ("return the sum times {k}", "return {k} times the total"),
+        "return sum(xs) * {k}",
+        lambda v, k: sum(v) * k,
+        k=SMALL,
+    ),
 )
 TEXT_STEPS = (
     _on("s", ("turn s into upper case", "make s all capitals"), "s = s.upper()", str.upper),
     _on("s", ("reverse s", "turn s around"), "s = s[::-1]", lambda v: v[::-1]),
     _on("s", ("repeat s {k} times", "write s {k} times"), "s = s * {k}", lambda v, k: v * k, k=range(2, 6)),
-    _on("s", ("take the first {k} letters", "cut s to {k} letters"), "s = s[:{k}]", lambda v, k: v[:k], k=SMALL),
-    _on("s", ("skip the first {k} letters", "drop {k} letters from the front"), "s = s[{k}:]", lambda v, k: v[k:], k=range(2, 6)),
+    _on(
+        "s",
+        ("take the first {k} letters", "cut s to {k} letters"),
+        "s = s[:{k}]",
+        lambda v, k: v[:k],
+        k=SMALL,
+    ),
+    _on(
+        "s",
+        ("skip the first {k} letters", "drop {k} letters from the front"),
+        "s = s[{k}:]",
+        lambda v, k: v[k:],
+        k=range(2, 6),
+    ),
 )
 TEXT_FINALS = (
     _on("s", ("return s", "return the text"), "return s", lambda v: v),
@@ -93,13 +159,32 @@ NUMBER_STEPS = (
     _on("a", ("add {k} to a", "increase a by {k}"), "a = a + {k}", lambda v, k: v + k, k=SMALL),
     _on("a", ("subtract {k} from a", "decrease a by {k}"), "a = a - {k}", lambda v, k: v - k, k=SMALL),
     _on("a", ("multiply a by {k}", "scale a by {k}"), "a = a * {k}", lambda v, k: v * k, k=SMALL),
-    _on("a", ("reduce a modulo {k}", "replace a by its remainder by {k}"), "a = a % {k}", lambda v, k: v % k, k=SMALL),
-    _on("a", ("divide a by {k} rounding down", "take the whole part of a over {k}"), "a = a // {k}", lambda v, k: v // k, k=SMALL),
+    _on(
+        "a",
+        ("reduce a modulo {k}", "replace a by its remainder by {k}"),
+        "a = a % {k}",
+        lambda v, k: v % k,
+        k=SMALL,
+    ),
+    _on(
+        "a",
+        ("divide a by {k} rounding down", "take the whole part of a over {k}"),
+        "a = a // {k}",
+        lambda v, k: v // k,
+        k=SMALL,
+    ),
     Operation(("add b to a", "increase a by b"), "a = a + b", lambda v: v["a"] + v["b"]),
     Operation(("subtract b from a", "decrease a by b"), "a = a - b", lambda v: v["a"] - v["b"]),
     Operation(("multiply a by b", "scale a by b"), "a = a * b", lambda v: v["a"] * v["b"]),
-    Operation(("raise a to at least {k}", "make a at least {k}"), "a = max(a, {k})", lambda v, k: max(v["a"], k), {"k": SMALL}),
-    Operation(("cap a at {k}", "make a at most {k}"), "a = min(a, {k})", lambda v, k: min(v["a"], k), {"k": SMALL}),
+    Operation(
+        ("raise a to at least {k}", "make a at least {k}"),
+        "a = max(a, {k})",
+        lambda v, k: max(v["a"], k),
+        {"k": SMALL},
+    ),
+    Operation(
+        ("cap a at {k}", "make a at most {k}"), "a = min(a, {k})", lambda v, k: min(v["a"], k), {"k": SMALL}
+    ),
 )
 NUMBER_FINALS = (
     Operation(("return a", "return the result"), "return a", lambda v: v["a"]),
@@ -113,7 +198,8 @@ NUMBER_FINALS = (
     Operation(("return whether a is a multiple of {k}", "tell if {k} divides a"), "return a % {k} == 0",
               lambda v, k: v["a"] % k == 0, {"k": range(3, 8)}),
     Operation(("return a plus b", "return the sum of a and b"), "return a + b", lambda v: v["a"] + v["b"]),
-    Operation(("return a times b", "return the product of a and b"), "return a * b", lambda v: v["a"] * v["b"]),
+    Operation(("return a times b", "return the product of "
+                                   "a and b"), "return a * b", lambda v: v["a"] * v["b"]),
 )  # fmt: skip
 
 

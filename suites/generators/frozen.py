@@ -30,7 +30,9 @@ DRAWS: dict[str, Callable[[random.Random, Split], Any]] = {
     "long-code": code_long.generate,
     **{f"parallel-{task}": partial(parallel.generate, task=task) for task in parallel.TASKS},
 }
-SETS: tuple[tuple[str, Split], ...] = tuple((suite, split) for suite in DRAWS for split in ("test", "validation"))
+SETS: tuple[tuple[str, Split], ...] = tuple(
+    (suite, split) for suite in DRAWS for split in ("test", "validation")
+)
 
 
 def full_name(suite: str) -> str:

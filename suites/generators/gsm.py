@@ -63,7 +63,11 @@ def solve(program: str, numbers: dict[str, int], difficulty: Difficulty) -> list
     """Run a program such as ``"a+b p-c"`` (p, q: first and second result); None if a bound is broken."""
     values, equations = dict(numbers), []
     for name, step in zip("pqr", program.split(), strict=False):
-        left, operator, right = (values.get(step[0]) or int(step[0])), step[1], (values.get(step[2]) or int(step[2]))
+        left, operator, right = (
+            (values.get(step[0]) or int(step[0])),
+            step[1],
+            (values.get(step[2]) or int(step[2])),
+        )
         result = _apply(left, operator, right)
         if result is None or not 1 <= result <= difficulty.max_result:
             return None
@@ -132,7 +136,10 @@ def facts(difficulty: Difficulty) -> list[Equation]:
     for rows in problems(difficulty).values():
         for scenario, choices in rows:
             for numbers, _ in choices:
-                found.update(solve(scenario.program, dict(zip(scenario.letters, numbers, strict=True)), difficulty) or [])
+                found.update(
+                    solve(scenario.program, dict(zip(scenario.letters, numbers, strict=True)), difficulty)
+                    or []
+                )
     return sorted(found)
 
 

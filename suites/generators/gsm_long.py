@@ -2,10 +2,11 @@
 
 >>> item = generate(random.Random(0), "train")
 >>> item.prompt, item.response
-('Q: Tom has 7 pens. Ann has 5 more pens than Tom. ...\\nA:', ' Tom has 7 pens. Ann has 7 + 5 = 12 pens. ...\\n#### 30')
+('Q: Tom has 7 pens. Ann has 5 more pens than Tom. ...\\nA:', ' Tom has 7 pens. Ann has 7 + 5 = 12 pens.
+...\\n#### 30')
 
-Every step needs the result of an earlier one, so few tokens can be written at once. A problem's key is its chain of equations
-(operands of + and * in sorted order): two stories of one calculation are one problem.
+Every step needs the result of an earlier one, so few tokens can be written at once. A problem's key is its
+chain of equations (operands of + and * in sorted order): two stories of one calculation are one problem.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ PLACES = ("shelf", "box", "bag", "shop", "table", "garden")
 
 @dataclass(frozen=True)
 class LongDifficulty:
-    """``min_steps`` to ``max_steps`` equations, operands of the text to ``max_operand``, all results to ``max_result``, factors
-    to ``max_factor``. A story that cannot have so many equations (shopping: even numbers; a week: at most eight) is drawn again."""
+    """``min_steps`` to ``max_steps`` equations, operands of the text to ``max_operand``, all results to
+    ``max_result``, factors to ``max_factor``. A story that cannot have so many equations (shopping: even
+    numbers; a week: at most eight) is drawn again.
+    """
 
     min_steps: int = 7
     max_steps: int = 9
@@ -75,7 +78,9 @@ def _operand(story: _Story, value: int, operator: str) -> int:
 
 
 def people(story: _Story, steps: int) -> None:
-    """Each person's things are told by those of an earlier one or of two; the last equation joins two of them."""
+    """Each person's things are told by those of an earlier one or of two; the last equation joins two of
+    them.
+    """
     rng, thing = story.rng, story.rng.choice(OBJECTS)
     names = rng.sample(NAMES, steps)
     values = {names[0]: story.number(2, story.difficulty.max_operand)}
@@ -93,9 +98,14 @@ def people(story: _Story, steps: int) -> None:
             factor = _operand(story, value, "*")
             told, equation = f"{factor} times as many {thing} as {other}", (value, "*", factor)
         else:
-            operator = "+" if value < 8 or (kind == "+" and value <= story.difficulty.max_result // 2) else "-"
+            operator = (
+                "+" if value < 8 or (kind == "+" and value <= story.difficulty.max_result // 2) else "-"
+            )
             number = _operand(story, value, operator)
-            told, equation = f"{number} {'more' if operator == '+' else 'fewer'} {thing} than {other}", (value, operator, number)
+            told, equation = (
+                f"{number} {'more' if operator == '+' else 'fewer'} {thing} than {other}",
+                (value, operator, number),
+            )
         text, values[name] = story.compute(*equation)
         story.said.append(f"{name} has {told}.")
         story.written.append(f"{name} has {text} {thing}.")
@@ -120,7 +130,9 @@ def week(story: _Story, steps: int) -> None:
         if kind == "/" and value % 2 == 0 and value > 4:
             told, operator, number = f"{name} sells half of them", "/", 2
         else:
-            operator = "+" if value < 6 or (kind == "+" and value <= story.difficulty.max_result - 10) else "-"
+            operator = (
+                "+" if value < 6 or (kind == "+" and value <= story.difficulty.max_result - 10) else "-"
+            )
             number = _operand(story, value, operator)
             told = f"{name} {'brings' if operator == '+' else 'takes'} {number} {thing}"
         text, value = story.compute(value, operator, number)
@@ -181,13 +193,19 @@ def generate(rng: random.Random, split: Split, difficulty: LongDifficulty | None
 
 
 def drill(rng: random.Random, difficulty: LongDifficulty | None = None, count: int = 6) -> GsmItem:
-    """A sheet of independent bare equations, for training only; no result is an operand of the next equation."""
+    """A sheet of independent bare equations, for training only; no result is an operand of the next
+    equation.
+    """
     difficulty = difficulty or LongDifficulty()
     story = _Story(rng, difficulty, [], [], [])
     while len(story.equations) < count:
         left = rng.randint(2, difficulty.max_result)
         operator = rng.choice("++++----*/")
-        right = 2 if operator == "/" else rng.randint(2, rng.choice((difficulty.max_operand, difficulty.max_result)))
+        right = (
+            2
+            if operator == "/"
+            else rng.randint(2, rng.choice((difficulty.max_operand, difficulty.max_result)))
+        )
         if (operator == "/" and left % 2) or (operator == "*" and right > difficulty.max_factor):
             continue
         if story.equations and story.equations[-1][3] in (left, right):
@@ -199,7 +217,9 @@ def drill(rng: random.Random, difficulty: LongDifficulty | None = None, count: i
         story.said.append(f"{left} {operator} {right}")
     key = "drill:" + ", ".join(story.said)
     answer = str(story.equations[-1][3])
-    return GsmItem(f"Q: {', '.join(story.said)}\nA:", f" {', '.join(story.written)}\n#### {answer}", answer, key)
+    return GsmItem(
+        f"Q: {', '.join(story.said)}\nA:", f" {', '.join(story.written)}\n#### {answer}", answer, key
+    )
 
 
 def easier(steps: int) -> LongDifficulty:

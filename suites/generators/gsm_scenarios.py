@@ -25,8 +25,9 @@ NAMES = (
     "Jack", "Lucy", "Omar", "Nina", "Paul", "Rosa", "Hugo", "Vera", "Carl", "Emma", "Ravi", "Yuki",
 )  # fmt: skip
 OBJECTS = (
-    "apples", "pears", "plums", "nuts", "eggs", "books", "pens", "cards", "coins", "stamps", "shells", "beads",
-    "balls", "toys", "cups", "plates", "stones", "keys", "roses", "cakes", "buns", "figs", "kites", "maps",
+    "apples", "pears", "plums", "nuts", "eggs", "books", "pens", "cards", "coins", "stamps", "shells",
+    "beads", "balls", "toys", "cups", "plates", "stones", "keys", "roses", "cakes", "buns", "figs", "kites",
+    "maps",
 )  # fmt: skip
 
 SCENARIOS: tuple[Scenario, ...] = (

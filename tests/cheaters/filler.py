@@ -1,4 +1,6 @@
-"""Caught by no_filler: decodes the first half and pads the second with one token that nobody asked the model about."""
+"""Caught by no_filler: decodes the first half and pads the second with one token that nobody asked the model
+about.
+"""
 
 from __future__ import annotations
 

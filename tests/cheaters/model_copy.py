@@ -1,4 +1,6 @@
-"""Caught by forwards_through_backbone: decodes on a copy of the model that nobody hooked, then repeats one metered pass."""
+"""Caught by forwards_through_backbone: decodes on a copy of the model that nobody hooked, then repeats one
+metered pass.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ class Cheat(Vanilla):
     def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
         honest = Meter.record
         if honest.__name__ == "record":
-            Meter.record = lambda self, row, entry, keys, *rest: honest(self, row, entry, max(entry[0], keys // 2), *rest)  # pyright: ignore
+            Meter.record = lambda self, row, entry, keys, *rest: honest(
+                self, row, entry, max(entry[0], keys // 2), *rest
+            )  # pyright: ignore
         super().decode(backbone, canvas, config)
 
 

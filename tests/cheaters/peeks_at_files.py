@@ -17,7 +17,10 @@ class Cheat(Vanilla):
 
     def decode(self, backbone: Backbone, canvas: Canvas, config: Config) -> None:
         for path in (Path(harness.__file__).parent.parent / "suites" / "data").glob("*_test.jsonl"):
-            self.answers = [json.loads(line)["answer" if "gsm" in path.name else "response"] for line in path.read_text().splitlines()]
+            self.answers = [
+                json.loads(line)["answer" if "gsm" in path.name else "response"]
+                for line in path.read_text().splitlines()
+            ]
         super().decode(backbone, canvas, config)
 
 

@@ -1,4 +1,6 @@
-"""Reference cases of the further decoders through ``bench decode``: setting names, source, frequency file, queries beside forwards."""
+"""Reference cases of the further decoders through ``bench decode``: setting names, source, frequency file,
+queries beside forwards.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,13 @@ def generate(model: Path, prompt: str, *options: str) -> Any:
     ],
 )
 def test_every_method_takes_marked_prompts(model: Path, method: str, pairs: list[str]) -> None:
-    done = generate(model, "w5 w6 w7 [R:16] [A:8]", "--method", method, *(word for pair in pairs for word in ("--set", pair)))
+    done = generate(
+        model,
+        "w5 w6 w7 [R:16] [A:8]",
+        "--method",
+        method,
+        *(word for pair in pairs for word in ("--set", pair)),
+    )
     assert done.exit_code == 0, done.exception
     assert "w" in done.stdout
     assert f"{method}: " in done.stderr
@@ -68,7 +74,9 @@ def test_trace_has_a_frame_per_forward(model: Path, tmp_path: Path, ending: str)
     from PIL import Image
 
     path = tmp_path / f"out{ending}"
-    done = generate(model, "w5 w6 w7 [R:6] [A:2]", "--method", "lockstep", "--set", "steps=2", "--trace", str(path))
+    done = generate(
+        model, "w5 w6 w7 [R:6] [A:2]", "--method", "lockstep", "--set", "steps=2", "--trace", str(path)
+    )
     assert done.exit_code == 0, done.exception
     with Image.open(path) as image:
         assert getattr(image, "n_frames", 1) == 3
@@ -79,14 +87,26 @@ def test_trace_has_a_frame_per_forward(model: Path, tmp_path: Path, ending: str)
     [
         ("w5 w6", ["--method", "lockstep"], GenerateError, "no .R. and .A. markers"),
         ("w5 [R]", ["--method", "lockstep"], MarkerError, "one .R. and then one .A."),
-        ("w5 [R:9] [A]", ["--method", "lockstep", "--set", "r_length=4"], GenerateError, "contradicts --set r_length=4"),
+        (
+            "w5 [R:9] [A]",
+            ["--method", "lockstep", "--set", "r_length=4"],
+            GenerateError,
+            "contradicts --set r_length=4",
+        ),
         ("w5 [R] [A]", ["--method", "lockstep", "--set", "tau_r=2"], SettingError, "tau_r=2"),
-        ("w5 [R:20] [A:20]", ["--method", "lockstep", "--set", "max_new_tokens=30"], SettingError, "canvas of 20 . 20 tokens"),
+        (
+            "w5 [R:20] [A:20]",
+            ["--method", "lockstep", "--set", "max_new_tokens=30"],
+            SettingError,
+            "canvas of 20 . 20 tokens",
+        ),
         ("w5", ["--trace", "out.mp4"], GenerateError, "--trace out.mp4 must end"),
         ("w5", ["--stop-rule", "never"], SettingError, "--stop-rule never"),
     ],
 )
-def test_mistakes_name_what_to_change(model: Path, prompt: str, options: list[str], error: type[Exception], text: str) -> None:
+def test_mistakes_name_what_to_change(
+    model: Path, prompt: str, options: list[str], error: type[Exception], text: str
+) -> None:
     done = generate(model, prompt, *options)
     assert isinstance(done.exception, error)
     with pytest.raises(error, match=text):
@@ -95,7 +115,11 @@ def test_mistakes_name_what_to_change(model: Path, prompt: str, options: list[st
 
 def test_marker_lengths_become_settings_of_methods_with_blocks() -> None:
     known = Config.__dataclass_fields__
-    assert block_settings({"tau_r": "0.8"}, {"R": 9, "A": 3}, True, known) == {"tau_r": "0.8", "r_length": 9, "a_length": 3}
+    assert block_settings({"tau_r": "0.8"}, {"R": 9, "A": 3}, True, known) == {
+        "tau_r": "0.8",
+        "r_length": 9,
+        "a_length": 3,
+    }
     assert block_settings({"r_length": "9"}, {"R": 9}, True, known) == {"r_length": 9}
     assert block_settings({"a_length": "3"}, {}, False, known) == {"a_length": "3"}
     assert block_settings({}, {"R": 9, "A": 3}, True, {"steps": None}) == {}

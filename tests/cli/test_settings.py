@@ -61,11 +61,18 @@ def test_shared_settings_reach_methods_that_have_them() -> None:
 def test_model_defaults_come_first() -> None:
     method = load_method("d2f")
     assert settings_for(Wish("d2f"), method, "nano", {}, set())["block_size"] == 8
-    assert settings_for(Wish.parse("d2f:block_size=16"), method, "nano", {"block_size": "4"}, {"block_size"})["block_size"] == "16"
+    assert (
+        settings_for(Wish.parse("d2f:block_size=16"), method, "nano", {"block_size": "4"}, {"block_size"})[
+            "block_size"
+        ]
+        == "16"
+    )
 
 
 def test_unknown_method_lists_the_known() -> None:
-    with pytest.raises(MethodError, match=r"unknown method 'd2ff': did you mean d2f\? --method takes adablock, ar, "):
+    with pytest.raises(
+        MethodError, match=r"unknown method 'd2ff': did you mean d2f\? --method takes adablock, ar, "
+    ):
         load_method("d2ff")
     with pytest.raises(MethodError, match="not found"):
         load_method("./missing.py")

@@ -43,8 +43,15 @@ CAUGHT = {
     "claims_lossless": ("lossless_equals_reference", None),
     "batch_dependent": ("batch_4_equals_batch_1", "no_private_parts"),
 }
-SETTINGS = {"fast_dllm": {"block_length": 8}, "d2f": {"block_size": 8}, "multi_block": {"block_length": 8, "cache_delay_iter": 1}}
-SETTINGS |= {"streaming_dllm": {"block_length": 8, "suffix_window": 4}, "semi_ar": {"block_length": 8, "cache": "sparse"}}
+SETTINGS = {
+    "fast_dllm": {"block_length": 8},
+    "d2f": {"block_size": 8},
+    "multi_block": {"block_length": 8, "cache_delay_iter": 1},
+}
+SETTINGS |= {
+    "streaming_dllm": {"block_length": 8, "suffix_window": 4},
+    "semi_ar": {"block_length": 8, "cache": "sparse"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +62,9 @@ def clean_process() -> Iterator[None]:
     time.perf_counter, Meter.record = clock, record
 
 
-def run(name: str, model: str = "dream_eos_tiny", scanned: bool = True, count: int = 4) -> dict[str, AuditCheck]:
+def run(
+    name: str, model: str = "dream_eos_tiny", scanned: bool = True, count: int = 4
+) -> dict[str, AuditCheck]:
     method, source, opened = open_method(name, isolate=False)
     loaded = load(str(GOLDEN / model), method.decoder.requires)
     checks = check_method(
@@ -107,7 +116,9 @@ def test_cheater_is_caught_by_name(name: str) -> None:
 def test_peeking_is_heard_whatever_the_source_says(name: str) -> None:
     """The finding of the scan is a line number; the one of the interpreter's events is the event itself."""
     detail = run(str(CHEATERS / f"{name}.py"))["no_answers_read"].detail
-    assert {"peeks_at_files": "open ", "peeks_at_frames": "object.__getattr__ tb_frame"}[name] in _runtime_part(name), detail
+    assert {"peeks_at_files": "open ", "peeks_at_frames": "object.__getattr__ tb_frame"}[
+        name
+    ] in _runtime_part(name), detail
 
 
 def _runtime_part(name: str) -> str:
@@ -119,7 +130,13 @@ def _runtime_part(name: str) -> str:
     witness = Witness(method.decoder, source)
     from harness.measuring.clock import decode
 
-    decode(WatchedBackbone(loaded.backbone), witness, Generator(loaded, method.decoder, {}).config, [[5, 6, 7]], 8)
+    decode(
+        WatchedBackbone(loaded.backbone),
+        witness,
+        Generator(loaded, method.decoder, {}).config,
+        [[5, 6, 7]],
+        8,
+    )
     return "\n".join(witness.heard)
 
 
@@ -150,7 +167,11 @@ METHOD = Remasker()
 
 def test_an_honest_method_of_another_kind_passes(tmp_path: Path) -> None:
     (tmp_path / "remasker.py").write_text(REMASKER)
-    failed = [(check.name, check.detail) for check in run(str(tmp_path / "remasker.py")).values() if not check.passed]
+    failed = [
+        (check.name, check.detail)
+        for check in run(str(tmp_path / "remasker.py")).values()
+        if not check.passed
+    ]
     assert failed == []
 
 

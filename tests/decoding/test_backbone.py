@@ -55,10 +55,18 @@ def test_causal_cache_is_exact() -> None:
     model = backbone("dream_wide_tiny", dtype=torch.float64)
     page = canvas(model, [[1, 2, 3, 4], [7, 8]], 4)
     cache = model.new_cache(page)
-    first = model.forward_rows(page, {0: Forward((0, 4), [4], (0, 4), mask=CAUSAL), 1: Forward((0, 2), [2], (0, 2), mask=CAUSAL)}, cache)
+    first = model.forward_rows(
+        page,
+        {0: Forward((0, 4), [4], (0, 4), mask=CAUSAL), 1: Forward((0, 2), [2], (0, 2), mask=CAUSAL)},
+        cache,
+    )
     for row, length in ((0, 4), (1, 2)):
         page.rows[row].commit([length], first[row].argmax(-1))
-    second = model.forward_rows(page, {0: Forward((4, 5), [5], (4, 5), mask=CAUSAL), 1: Forward((2, 3), [3], (2, 3), mask=CAUSAL)}, cache)
+    second = model.forward_rows(
+        page,
+        {0: Forward((4, 5), [5], (4, 5), mask=CAUSAL), 1: Forward((2, 3), [3], (2, 3), mask=CAUSAL)},
+        cache,
+    )
     for row, length in ((0, 5), (1, 3)):
         raw = model.score(page.ids[row : row + 1, :length], causal=True)[0]
         torch.testing.assert_close(second[row][0], raw[-1], atol=1e-9, rtol=1e-9)
@@ -134,9 +142,19 @@ def test_equals_transformers_qwen2(causal: bool) -> None:
 
     folder = GOLDEN / "dream_tiny"
     raw = json.loads((folder / "config.json").read_text())
-    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    keys = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+    )
     theirs = Qwen2ForCausalLM(
-        Qwen2Config(**{key: raw[key] for key in keys}, rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]})
+        Qwen2Config(
+            **{key: raw[key] for key in keys},
+            rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
+        )
     ).eval()
     ours = load_transformer(folder, torch.float32, CPU)
     theirs.load_state_dict(ours.state_dict())
@@ -170,7 +188,9 @@ def test_llama_rope_scaling_equals_transformers() -> None:
     ours.load_state_dict(theirs.state_dict())
     ids = torch.arange(40).unsqueeze(0)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(ids, torch.ones(40, 40, dtype=torch.bool).tril()), theirs(ids).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            ours(ids, torch.ones(40, 40, dtype=torch.bool).tril()), theirs(ids).logits, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_adapter_of_another_base_is_refused() -> None:

@@ -153,7 +153,13 @@ def test_suite_divides_every_row_and_the_last_block_may_be_closed_early() -> Non
     row = page.rows[0]
     page.meter.record(0, (8, 0, 0), 8)
     written = [(2, 18), (5, 18), (6, 18), (7, 18), (7, 3)]
-    assert [row.ends_answer(position, token) for position, token in written] == [False, False, True, True, False]
+    assert [row.ends_answer(position, token) for position, token in written] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     row.commit(range(2, 7), [18, 3, 3, 3, 18])
     row.close(7)
     assert (row.spans, row.finals, row.stopped) == ([(2, 6), (6, 7)], [(2, 3), (6, 7)], True)
@@ -186,5 +192,9 @@ def test_model_without_mask_token() -> None:
 
 def test_random_streams_belong_to_rows() -> None:
     alone = Canvas([[5]], 2, vocab_size=20, mask_id=19, eos_ids=[18], seeds=[42]).rows[0].rng.initial_seed()
-    second = Canvas([[7], [5]], 2, vocab_size=20, mask_id=19, eos_ids=[18], seeds=[1, 42]).rows[1].rng.initial_seed()
+    second = (
+        Canvas([[7], [5]], 2, vocab_size=20, mask_id=19, eos_ids=[18], seeds=[1, 42])
+        .rows[1]
+        .rng.initial_seed()
+    )
     assert alone == second == 42

@@ -68,7 +68,11 @@ def test_a_gpu_is_timed_by_the_events_of_its_stream(monkeypatch: pytest.MonkeyPa
     assert (meter.forward_s, meter.select_s) == (5.0, 3.0)
     recorded = []
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: type("New", (), {"record": lambda _, stream: recorded.append(stream)})())
+    monkeypatch.setattr(
+        torch.cuda,
+        "Event",
+        lambda enable_timing: type("New", (), {"record": lambda _, stream: recorded.append(stream)})(),
+    )
     meter.now()
     assert recorded == ["stream of cuda:0"]
 
@@ -85,7 +89,9 @@ def test_a_methods_own_time_is_its_own(rows: int) -> None:
 
 
 def test_partial_layers_are_metered_as_the_work_they_do() -> None:
-    """dLLM-Cache: positions are the mean over layers, computed adds the values that only tell which rows to renew."""
+    """dLLM-Cache: positions are the mean over layers, computed adds the values that only tell which rows to
+    renew.
+    """
     model = backbone("llada_tiny")
     rows = decode(
         model,
@@ -100,5 +106,12 @@ def test_partial_layers_are_metered_as_the_work_they_do() -> None:
     mean = sum(sum(stop - start for layer in step for start, stop in layer) / len(step) for step in queries)
     assert rows[0].positions == math.ceil(mean)
     assert sum(query for query, _, _ in forwards) < rows[0].positions < rows[0].computed < 11 * rows[0].nfe
-    plain = decode(model, load_method("semi_ar").decoder, SemiArConfig(block_length=8), [[5, 6, 7]], 8, stop_rule="reference")[0]
+    plain = decode(
+        model,
+        load_method("semi_ar").decoder,
+        SemiArConfig(block_length=8),
+        [[5, 6, 7]],
+        8,
+        stop_rule="reference",
+    )[0]
     assert plain.positions == plain.computed == 11 * plain.nfe

@@ -1,4 +1,6 @@
-"""Stop strings end a decode call under the harness' stop rule, for every method alike; the counted text stays what it was."""
+"""Stop strings end a decode call under the harness' stop rule, for every method alike; the counted text stays
+what it was.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ SUITE = load_suite("nano-gsm")
 PROMPTS = [SUITE.prompt(doc) for _, doc in SUITE.docs(4)]
 
 
-def answers(method: str, stops: tuple[str, ...], stop_rule: Any = "harness", batch: int = 1, count: int = 1) -> list[Generation]:
+def answers(
+    method: str, stops: tuple[str, ...], stop_rule: Any = "harness", batch: int = 1, count: int = 1
+) -> list[Generation]:
     generator = open_engine(method, "nano", stop_rule=stop_rule).generator
     requests = [Request(prompt, 48, stops) for prompt in PROMPTS[:count]]
     return [answer for batch in generator.run(requests, batch) for answer in batch]
@@ -56,7 +60,10 @@ class Letters:
     added_tokens_decoder: dict[int, Any] = {26: type("Added", (), {"special": True, "content": "<x>"})}  # noqa: RUF012
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True, **_: Any) -> str:
-        return "".join("" if skip_special_tokens and token == 26 else "<x>" if token == 26 else chr(97 + token) for token in ids)
+        return "".join(
+            "" if skip_special_tokens and token == 26 else "<x>" if token == 26 else chr(97 + token)
+            for token in ids
+        )
 
 
 def ids(text: str) -> list[int]:
@@ -71,7 +78,15 @@ def test_the_end_is_where_the_first_stop_string_is_whole() -> None:
 
 
 def canvas(length: int, blocks: tuple[int, ...] = ()) -> Canvas:
-    made = Canvas([ids("cd")], length, vocab_size=30, mask_id=29, eos_ids=[28], stops=StopStrings(Letters(), ["cd"]), blocks=blocks)
+    made = Canvas(
+        [ids("cd")],
+        length,
+        vocab_size=30,
+        mask_id=29,
+        eos_ids=[28],
+        stops=StopStrings(Letters(), ["cd"]),
+        blocks=blocks,
+    )
     made.meter.rows[0].forwards.append((1, 0, 0))
     return made
 

@@ -1,4 +1,6 @@
-"""The wide waists: scattered feed and keep, see, masks as functions, shadow rows, soft inputs, policies beside a decoder."""
+"""The wide waists: scattered feed and keep, see, masks as functions, shadow rows, soft inputs, policies
+beside a decoder.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ def close(one: Tensor, other: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("places", "positions"),
-    [((2, 5), [2, 3, 4]), (range(1, 3), [1, 2]), ([0, 3, 4], [0, 3, 4]), ([(0, 2), (5, 7)], [0, 1, 5, 6]), ([2, 3], [2, 3])],
+    [
+        ((2, 5), [2, 3, 4]),
+        (range(1, 3), [1, 2]),
+        ([0, 3, 4], [0, 3, 4]),
+        ([(0, 2), (5, 7)], [0, 1, 5, 6]),
+        ([2, 3], [2, 3]),
+    ],
 )
 def test_places_are_spans_or_positions(places: Places, positions: list[int]) -> None:
     assert list(positions_of(places)) == positions
@@ -49,7 +57,9 @@ def test_scattered_rows_over_a_whole_store_equal_a_full_pass(name: str, scattere
     page = canvas(model, [PROMPT], NEW)
     cache, whole = model.new_cache(page), (0, LENGTH)
     shift = int(model.spec.shift)
-    at = [position + shift for position in positions_of(scattered) if len(PROMPT) <= position + shift < LENGTH]
+    at = [
+        position + shift for position in positions_of(scattered) if len(PROMPT) <= position + shift < LENGTH
+    ]
     full = model.forward(page, Forward(whole, at, keep=whole), cache)
     close(model.forward(page, Forward(scattered, at, keep=scattered), cache), full)
     assert page.meter.rows[0].queries[-1] == spans_of(list(positions_of(scattered)))
@@ -72,9 +82,17 @@ def test_rows_with_places_of_their_own_share_a_pass_without_padding() -> None:
     prompts = [PROMPT, [8, 8], [3, 4, 5, 6, 7, 8, 9]]
     page = canvas(model, prompts, NEW)
     cache = model.new_cache(page)
-    requests = {0: Forward((0, 13), [6], keep=(0, 13)), 1: Forward((0, 10), [3, 4], keep=[0, 5]), 2: Forward((0, 15), [8], keep=(0, 7))}
+    requests = {
+        0: Forward((0, 13), [6], keep=(0, 13)),
+        1: Forward((0, 10), [3, 4], keep=[0, 5]),
+        2: Forward((0, 15), [8], keep=(0, 7)),
+    }
     model.forward_rows(page, requests, cache)
-    later = {0: Forward([5, 9], [5], keep=[5, 9]), 1: Forward([1, 2, 3, 4, 6, 7, 8, 9], [3]), 2: Forward((7, 15), [8])}
+    later = {
+        0: Forward([5, 9], [5], keep=[5, 9]),
+        1: Forward([1, 2, 3, 4, 6, 7, 8, 9], [3]),
+        2: Forward((7, 15), [8]),
+    }
     together = model.forward_rows(page, later, cache)
     assert page.meter.calls == 2
     for row, prompt in enumerate(prompts):
@@ -91,18 +109,23 @@ def test_see_hides_what_is_stored() -> None:
     model.forward(page, Forward((0, LENGTH), [6], keep=(0, LENGTH)), cache)
     seen = model.forward(page, Forward((5, 9), [6], keep=(5, 9), see=(0, 5)), cache)
     fresh = model.new_cache(page)
-    # Without fresh keys of the suffix the first five rows differ in nothing: they are what the whole pass stored.
+    # Without fresh keys of the suffix the first five rows differ in nothing: they are what the whole pass
+    # stored.
     model.forward(page, Forward((0, LENGTH), [6], keep=(0, 5)), fresh)
     close(seen, model.forward(page, Forward((5, 9), [6]), fresh))
     with pytest.raises(ValueError, match="neither fed nor stored"):
         model.forward(page, Forward((7, 9), [8]), fresh)
 
 
-@pytest.mark.parametrize("mask", [FULL, CAUSAL, BlockCausal(4), BlockCausal(4, origin=0), LEAVE_ONE_OUT], ids=str)
+@pytest.mark.parametrize(
+    "mask", [FULL, CAUSAL, BlockCausal(4), BlockCausal(4, origin=0), LEAVE_ONE_OUT], ids=str
+)
 def test_one_definition_serves_dense_masks_and_flex_attention(mask: Mask) -> None:
     place = torch.arange(LENGTH)
     dense = mask.allowed(place.unsqueeze(1), place.unsqueeze(0), len(PROMPT))
-    assert torch.equal(create_mask(flex(mask, len(PROMPT)), None, None, LENGTH, LENGTH, device="cpu")[0, 0], dense)
+    assert torch.equal(
+        create_mask(flex(mask, len(PROMPT)), None, None, LENGTH, LENGTH, device="cpu")[0, 0], dense
+    )
     for first in range(LENGTH):
         for last in range(first, LENGTH):
             if mask.trivial((first, last), (0, last), len(PROMPT)):
@@ -134,7 +157,11 @@ def test_shadow_rows_stand_beside_the_canvas(name: str, cached: bool) -> None:
     shadow = Shadow([5, 6, 7])
     plain = model.forward(page, Forward(whole, [6, 8], cached=False))
     keep = whole if cached else None
-    got = model.forward(page, Forward(whole, [6, 8, LENGTH, LENGTH + 1, LENGTH + 2], keep=keep, cached=cached, shadow=shadow), cache)
+    got = model.forward(
+        page,
+        Forward(whole, [6, 8, LENGTH, LENGTH + 1, LENGTH + 2], keep=keep, cached=cached, shadow=shadow),
+        cache,
+    )
     close(got[:2], plain)
     extended = torch.cat([page.ids, torch.full((1, 3), page.rules.fill_id)], 1)
     mask = torch.ones(LENGTH + 3, LENGTH + 3, dtype=torch.bool)
@@ -176,7 +203,9 @@ def test_what_does_not_go_together_is_refused(request_: Forward, text: str) -> N
 
 @dataclass
 class EveryFourth(CachePolicy):
-    """A policy in a few lines: everything is fed and kept every fourth step, in between the open block alone."""
+    """A policy in a few lines: everything is fed and kept every fourth step, in between the open block
+    alone.
+    """
 
     cached = True
     shift: int = 0
@@ -221,9 +250,14 @@ def test_candidates_of_a_batch_equal_those_of_each_row(want: Want) -> None:
     model, prompts = backbone("dream_tiny"), [PROMPT, [8, 8], [3, 4, 5, 6]]
     page = canvas(model, prompts, NEW)
     places = {row: range(len(prompt), len(prompt) + 3 + row) for row, prompt in enumerate(prompts)}
-    requests = {row: Forward((0, len(prompts[row]) + NEW), at, want=want if row != 1 else None) for row, at in places.items()}
+    requests = {
+        row: Forward((0, len(prompts[row]) + NEW), at, want=want if row != 1 else None)
+        for row, at in places.items()
+    }
     found = model.answer_rows(page, requests)
-    logits = model.forward_rows(page, {row: Forward((0, len(prompts[row]) + NEW), at) for row, at in places.items()})
+    logits = model.forward_rows(
+        page, {row: Forward((0, len(prompts[row]) + NEW), at) for row, at in places.items()}
+    )
     assert isinstance(found[1], Tensor)
     close(found[1], logits[1])
     for row in (0, 2):

@@ -1,7 +1,8 @@
-"""bfloat16: what a batch or a second call may change, compared within one process, because its last bits are the processor's own.
+"""bfloat16: what a batch or a second call may change, compared within one process, because its last bits are
+the processor's own.
 
-The rule: logits of one row alone and within a batch differ by at most 2^-6 of the largest logit (bfloat16 keeps 8 bits), and the best token
-is the same wherever it leads the second best by more than twice that.
+The rule: logits of one row alone and within a batch differ by at most 2^-6 of the largest logit (bfloat16
+keeps 8 bits), and the best token is the same wherever it leads the second best by more than twice that.
 """
 
 from __future__ import annotations
@@ -47,4 +48,8 @@ def test_the_same_call_again_gives_the_same_answer(method: str) -> None:
     decode(tiny, decoder, config, PROMPTS[1:], NEW)
     later = decode(tiny, decoder, config, [PROMPTS[0]], NEW)[0]
     for other in (again, later):
-        assert (other.output, other.step_map, other.forwards) == (first.output, first.step_map, first.forwards)
+        assert (other.output, other.step_map, other.forwards) == (
+            first.output,
+            first.step_map,
+            first.forwards,
+        )

@@ -25,7 +25,9 @@ def generator(model_canvas: int | None, settings: dict[str, Any] | None = None) 
     return Generator(loaded, METHOD, settings or {})
 
 
-@pytest.mark.parametrize(("suite", "canvas"), [("humaneval", 512), ("humaneval_instruct", 768), ("mbpp_instruct", 1024)])
+@pytest.mark.parametrize(
+    ("suite", "canvas"), [("humaneval", 512), ("humaneval_instruct", 768), ("mbpp_instruct", 1024)]
+)
 def test_the_suites_canvas_comes_before_the_models(suite: str, canvas: int) -> None:
     for model in ("Dream-org/Dream-v0-Instruct-7B", "GSAI-ML/LLaDA-8B-Instruct"):
         assert generator(lookup(model).canvas).canvas(load_suite(suite).canvas) == canvas
@@ -45,9 +47,14 @@ def test_a_model_trained_for_a_short_canvas_gets_no_longer_one_unasked() -> None
 
 
 def test_lm_evals_max_gen_toks_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "catalog", lambda: {"tiny": Entry(path=str(GOLDEN / "dream_tiny"), canvas=32)})
+    monkeypatch.setattr(
+        catalog, "catalog", lambda: {"tiny": Entry(path=str(GOLDEN / "dream_tiny"), canvas=32)}
+    )
     model = DiffusionLM("tiny", "vanilla")
-    asked = [SimpleNamespace(args=("5", kwargs)).args for kwargs in ({"max_gen_toks": 40, "until": []}, {"until": []})]
+    asked = [
+        SimpleNamespace(args=("5", kwargs)).args
+        for kwargs in ({"max_gen_toks": 40, "until": []}, {"until": []})
+    ]
     assert [model._request(*arguments).canvas for arguments in asked] == [40, 32]
     explicit = DiffusionLM("tiny", "vanilla", max_new_tokens=24)
     assert explicit._request(*asked[0]).canvas == 24

@@ -1,4 +1,6 @@
-"""Every checkpoint's prompts are written and cut into ids by its own tokenizer and chat template, also within one run."""
+"""Every checkpoint's prompts are written and cut into ids by its own tokenizer and chat template, also within
+one run.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,24 @@ from harness.runs.cell import Options
 from harness.runs.turns import run_cells
 from tests.tokenizers_tiny import with_tokenizer
 
-TEMPLATE = "{% for m in messages %}OPEN{{ m.content }}CLOSE{% endfor %}{% if add_generation_prompt %}REPLY{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}OPEN{{ m.content }}CLOSE{% endfor %}{% if add_generation_prompt "
+    "%}REPLY{% "
+    "endif %}"
+)
 
 
 def checkpoint(folder: Path, base: str, mark: str) -> Path:
-    """A tiny model with a template of its own and, for the first of its words, another id than the other model has."""
-    made = with_tokenizer(folder, {190: "<|endoftext|>"}, base, chat_template=TEMPLATE.replace("OPEN", mark), eos_token="<|endoftext|>")
+    """A tiny model with a template of its own and, for the first of its words, another id than the other
+    model has.
+    """
+    made = with_tokenizer(
+        folder,
+        {190: "<|endoftext|>"},
+        base,
+        chat_template=TEMPLATE.replace("OPEN", mark),
+        eos_token="<|endoftext|>",
+    )
     tokenizer = json.loads((made / "tokenizer.json").read_text())
     words = tokenizer["model"]["vocab"]
     words[mark] = words.pop(chr(0x100 + (60 if mark == "A" else 61)))
@@ -30,11 +44,17 @@ def checkpoint(folder: Path, base: str, mark: str) -> Path:
 
 def test_two_templates_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     diffusion, causal = (
-        checkpoint(tmp_path / name, base, mark) for name, base, mark in (("d", "dream_tiny", "A"), ("c", "qwen3_tiny", "B"))
+        checkpoint(tmp_path / name, base, mark)
+        for name, base, mark in (("d", "dream_tiny", "A"), ("c", "qwen3_tiny", "B"))
     )
-    entries = {"own": Entry(path=str(diffusion), companions={"causal_lm": "parent"}), "parent": Entry(path=str(causal))}
+    entries = {
+        "own": Entry(path=str(diffusion), companions={"causal_lm": "parent"}),
+        "parent": Entry(path=str(causal)),
+    }
     monkeypatch.setattr(catalog, "catalog", lambda: entries)
-    asked = Asked(["vanilla", "ar"], ["nano-gsm"], ["max_new_tokens=4"], Weights("own"), prompting=Prompting(chat=True))
+    asked = Asked(
+        ["vanilla", "ar"], ["nano-gsm"], ["max_new_tokens=4"], Weights("own"), prompting=Prompting(chat=True)
+    )
     cells = list(plan_cells(asked, Options(tmp_path / "runs", limit=2), lambda _: None))
     run_cells(cells, None, lambda *_: None)
     for cell, mark, token, name in zip(cells, "AB", (60, 61), ("own", "parent"), strict=True):
@@ -55,7 +75,13 @@ def test_two_templates_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_a_template_the_prompts_are_shared(tmp_path: Path) -> None:
-    cells = list(plan_cells(Asked(["vanilla", "ar"], ["nano-gsm"], [], Weights("nano")), Options(tmp_path, limit=1), lambda _: None))
+    cells = list(
+        plan_cells(
+            Asked(["vanilla", "ar"], ["nano-gsm"], [], Weights("nano")),
+            Options(tmp_path, limit=1),
+            lambda _: None,
+        )
+    )
     assert cells[0].items is cells[1].items
     assert {(cell.folder.run.prompting or {})["chat_template"] for cell in cells} == {None}
     for cell in cells:

@@ -1,4 +1,6 @@
-"""Losses on a stand-in for a GPU: what they make is made on the device of their inputs; a tensor from the host is an error."""
+"""Losses on a stand-in for a GPU: what they make is made on the device of their inputs; a tensor from the
+host is an error.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ LOSSES: dict[str, Callable[[], Any]] = {
     "certainty.two_sided": lambda: certainty.two_sided(logits(), logits(), ids(), (region(), region())),
     "certainty.random_masks": lambda: certainty.random_masks(region()),
     "certainty.random_masks of rows": lambda: certainty.random_masks(region(), card(ROWS, 1)),
-    "certainty.trajectory_masks": lambda: certainty.trajectory_masks(ids(), card(ROWS, dtype=torch.long), 4, card(ROWS)),
+    "certainty.trajectory_masks": lambda: certainty.trajectory_masks(
+        ids(), card(ROWS, dtype=torch.long), 4, card(ROWS)
+    ),
     "couplings.uniform": lambda: couplings.uniform_coupling(ids(), VOCAB),
     "couplings.mask": lambda: couplings.mask_coupling(ids(), MASK),
     "couplings.gaussian_noise": lambda: couplings.gaussian_noise(ids(), VOCAB),

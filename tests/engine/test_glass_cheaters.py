@@ -1,4 +1,6 @@
-"""No attempt to forge figures succeeds behind the glass; docs/glass.md says what becomes of each, here and in one process."""
+"""No attempt to forge figures succeeds behind the glass; docs/glass.md says what becomes of each, here and in
+one process.
+"""
 
 from __future__ import annotations
 
@@ -26,5 +28,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> list[Generation]:
 def test_behind_the_glass(name: str, tmp_path: Path, honest: list[Generation]) -> None:
     found = outcome(name, tmp_path, True, honest)
     assert found != "NOT NOTICED"
-    told = dict(re.findall(r"^\| `(\w+)` \|(?:[^|]*\|){2} ([^|(]*?)(?: \([^|]*\))? \|$", TABLE.read_text(), re.M))
+    told = dict(
+        re.findall(r"^\| `(\w+)` \|(?:[^|]*\|){2} ([^|(]*?)(?: \([^|]*\))? \|$", TABLE.read_text(), re.M)
+    )
     assert told[name] == found.partition(" (")[0]

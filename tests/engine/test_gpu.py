@@ -18,7 +18,9 @@ from suites.suite import load_suite
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason=f"torch {torch.__version__} finds no CUDA device here"),
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason=f"torch {torch.__version__} finds no CUDA device here"
+    ),
 ]
 DECODERS = [
     ("vanilla", {"tokens_per_step": 4}),

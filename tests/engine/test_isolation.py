@@ -1,4 +1,6 @@
-"""Behind glass: the same answers as in one process, nothing in reach, and nothing believed that comes through."""
+"""Behind glass: the same answers as in one process, nothing in reach, and nothing believed that comes
+through.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,12 @@ def answers(generator: Generator, size: int, stops: tuple[str, ...] = ()) -> lis
     requests = [Request(prompt, 16, stops) for prompt in PROMPTS]
     rows = [item for batch in generator.run(requests, size) for item in batch]
     return [
-        (row.decoded and (row.decoded.output, row.decoded.step_map, row.decoded.forwards, row.decoded.queries), row.error) for row in rows
+        (
+            row.decoded
+            and (row.decoded.output, row.decoded.step_map, row.decoded.forwards, row.decoded.queries),
+            row.error,
+        )
+        for row in rows
     ]
 
 
@@ -92,7 +99,9 @@ def test_the_glass_changes_no_answer(name: str, model: str, settings: dict[str, 
     inside, outside = find_method(name, isolate=True), load_method(name)
     loaded = load(str(GOLDEN / model), inside.decoder.requires, adapter="none")
     for size in (1, 4):
-        found, expected = (answers(Generator(loaded, method.decoder, settings), size) for method in (inside, outside))
+        found, expected = (
+            answers(Generator(loaded, method.decoder, settings), size) for method in (inside, outside)
+        )
         assert found == expected
         assert any(row for row, _ in found)
 
@@ -116,18 +125,28 @@ class EndsAt:
 def test_stop_strings_are_searched_by_the_judge() -> None:
     loaded = load(str(GOLDEN / "dream_eos_tiny"))
     settings: dict[str, Any] = {"block_length": 4}
-    generators = [Generator(loaded, find_method("hierarchy", isolate).decoder, settings) for isolate in (True, False)]
+    generators = [
+        Generator(loaded, find_method("hierarchy", isolate).decoder, settings) for isolate in (True, False)
+    ]
     prompts = [list(prompt) for prompt in PROMPTS]
-    free = decode(loaded.backbone, generators[1].decoder, generators[1].config, prompts, 16, stop_rule="reference")
+    free = decode(
+        loaded.backbone, generators[1].decoder, generators[1].config, prompts, 16, stop_rule="reference"
+    )
     stops: Any = EndsAt({row.output[5] for row in free})
-    found, expected = (decode(loaded.backbone, one.decoder, one.config, prompts, 16, stops=stops) for one in generators)
-    assert [(row.output, row.nfe, row.step_map) for row in found] == [(row.output, row.nfe, row.step_map) for row in expected]
+    found, expected = (
+        decode(loaded.backbone, one.decoder, one.config, prompts, 16, stops=stops) for one in generators
+    )
+    assert [(row.output, row.nfe, row.step_map) for row in found] == [
+        (row.output, row.nfe, row.step_map) for row in expected
+    ]
     assert any(row.nfe < whole.nfe for row, whole in zip(found, free, strict=True))
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Any:
-    """A method file with code of its own before the class and inside the loop; what its first answer's error says."""
+    """A method file with code of its own before the class and inside the loop; what its first answer's error
+    says.
+    """
 
     def run(inside: str = "pass", before: str = "", **settings: Any) -> str | None:
         file = tmp_path / "mine.py"
@@ -142,7 +161,9 @@ def written(tmp_path: Path) -> Any:
 def test_a_file_is_isolated_and_its_settings_are_checked_by_its_own_config(written: Any) -> None:
     assert written() is None
     assert written(width="4") is None
-    with pytest.raises(SettingError, match=r"^--set width=0: Input should be greater than 0 \(method mine\)$"):
+    with pytest.raises(
+        SettingError, match=r"^--set width=0: Input should be greater than 0 \(method mine\)$"
+    ):
         written(width="0")
     with pytest.raises(SettingError, match="mine has max_new_tokens, temperature, top_k, top_p, width"):
         written(breadth=1)
@@ -182,7 +203,8 @@ def test_nothing_is_kept_between_answers(tmp_path: Path) -> None:
     )
     file.write_text(
         DECODER.format(before=notes, inside=inside).replace(
-            "decode_row(self, row, spec, config):", "decode_row(self, row, spec, config):\n        assert not hasattr(self, 'note')"
+            "decode_row(self, row, spec, config):",
+            "decode_row(self, row, spec, config):\n        assert not hasattr(self, 'note')",
         )
     )
     generator = open_engine(str(file), str(GOLDEN / "dream_eos_tiny"), {"width": 16}).generator
@@ -194,12 +216,17 @@ def test_nothing_is_kept_between_answers(tmp_path: Path) -> None:
 def test_a_decoder_that_drives_the_model_itself_is_refused_by_name() -> None:
     with pytest.raises(MethodError, match=r"decode of its own.*--no-isolate"):
         find_method(str(Path(__file__).parents[1] / "cheaters" / "model_copy.py"))
-    assert find_method(str(Path(__file__).parents[1] / "cheaters" / "model_copy.py"), isolate=False).isolated is False
+    assert (
+        find_method(str(Path(__file__).parents[1] / "cheaters" / "model_copy.py"), isolate=False).isolated
+        is False
+    )
 
 
 @jailed
 def test_a_policy_inside_the_layers_is_refused_with_the_flag() -> None:
-    generator = open_engine("klass:cache=dllm_cache,block_length=8", str(GOLDEN / "dream_eos_tiny"), isolate=True).generator
+    generator = open_engine(
+        "klass:cache=dllm_cache,block_length=8", str(GOLDEN / "dream_eos_tiny"), isolate=True
+    ).generator
     (_, error), *_ = answers(generator, 1)
     assert error is not None
     assert "--no-isolate" in error
@@ -217,12 +244,18 @@ REQUESTS = [
 def test_a_request_crosses_as_it_is(request_: Forward) -> None:
     there = Bounds(10, 20).request(json.loads(json.dumps(request_out(request_))))
     assert request_out(there) == request_out(request_)
-    assert (there.mask, list(there.at), there.assume) == (request_.mask, list(request_.at), dict(request_.assume or {}) or request_.assume)
+    assert (there.mask, list(there.at), there.assume) == (
+        request_.mask,
+        list(request_.at),
+        dict(request_.assume or {}) or request_.assume,
+    )
 
 
 def test_a_mixture_crosses_with_all_bits_and_functions_do_not() -> None:
     weights = torch.rand(3)
-    there = Bounds(10, 20).request(request_out(Forward((0, 9), [1], soft={4: Soft(torch.tensor([1, 2, 3]), weights)})))
+    there = Bounds(10, 20).request(
+        request_out(Forward((0, 9), [1], soft={4: Soft(torch.tensor([1, 2, 3]), weights)}))
+    )
     assert torch.equal(there.soft[4].weights.float(), weights)
 
     class Own(Causal):
@@ -309,8 +342,18 @@ def test_a_plan_says_whether_its_decoder_was_isolated(tmp_path: Path) -> None:
     plans = []
     for isolate in (None, False):
         opened = open_engine(str(file), str(GOLDEN / "dream_eos_tiny"), isolate=isolate)
-        facts: dict[str, Any] = {"suite": "s", "prompts": [], "limit": 1, "canvas": 16, "blocks": (), "batch_size": 1, "repeats": 1}
-        plans.append(make_plan(opened.loaded, opened.method, opened.generator, rendering=Rendering(), **facts))
+        facts: dict[str, Any] = {
+            "suite": "s",
+            "prompts": [],
+            "limit": 1,
+            "canvas": 16,
+            "blocks": (),
+            "batch_size": 1,
+            "repeats": 1,
+        }
+        plans.append(
+            make_plan(opened.loaded, opened.method, opened.generator, rendering=Rendering(), **facts)
+        )
     assert [plan.isolated for plan in plans] == [True, False]
     assert run_id(plans[0]) != run_id(plans[1])
     assert plans[0].settings == plans[1].settings

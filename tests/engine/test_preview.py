@@ -27,7 +27,10 @@ class Hub:
     """Repositories by name: the golden folder with their configuration, and the size of their weights."""
 
     def __init__(self, tmp_path: Path, **repositories: tuple[str, int]) -> None:
-        self.root, self.repositories = tmp_path, {name.replace("__", "/"): told for name, told in repositories.items()}
+        self.root, self.repositories = (
+            tmp_path,
+            {name.replace("__", "/"): told for name, told in repositories.items()},
+        )
         self.fetched: list[list[str]] = []
 
     def model_info(self, name: str, files_metadata: bool = False) -> Any:
@@ -35,9 +38,17 @@ class Hub:
         if name not in self.repositories:
             raise OSError("no network")
         size = self.repositories[name][1]
-        files = {"config.json": 700, "tokenizer.json": 7_000_000, "modeling_x.py": 9_000, "pytorch_model.bin": 99 * GB, "README.md": 5_000}
+        files = {
+            "config.json": 700,
+            "tokenizer.json": 7_000_000,
+            "modeling_x.py": 9_000,
+            "pytorch_model.bin": 99 * GB,
+            "README.md": 5_000,
+        }
         files |= {f"model-0000{k}-of-00002.safetensors": size // 2 for k in (1, 2)}
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=key, size=value) for key, value in files.items()])
+        return SimpleNamespace(
+            siblings=[SimpleNamespace(rfilename=key, size=value) for key, value in files.items()]
+        )
 
     def snapshot_download(self, name: str, allow_patterns: list[str]) -> str:
         self.fetched.append(allow_patterns)
@@ -63,7 +74,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_size_memory_and_time(hub: Hub) -> None:
-    lines = preview("some/sdar", [("block_diffusion", {"mask_token", "blocks"})], tokens=2000, dtype="float32", device="cpu")
+    lines = preview(
+        "some/sdar",
+        [("block_diffusion", {"mask_token", "blocks"})],
+        tokens=2000,
+        dtype="float32",
+        device="cpu",
+    )
     assert lines == [
         "fetching some/sdar: 4 files, 3.01 GB",
         "weights in float32 on cpu: 3.00 GB of 16.0 GB free: fits",
@@ -82,11 +99,16 @@ def test_what_does_not_fit_says_what_would(hub: Hub, monkeypatch: pytest.MonkeyP
     fits = preview("some/sdar", [], tokens=1, dtype="float32", device="cpu")[1]
     assert fits == "weights in float32 on cpu: 20.0 GB of 16.0 GB free: DOES NOT FIT; --dtype bfloat16 would"
     hub.repositories["some/sdar"] = ("sdar_tiny", 40 * GB)
-    assert "DOES NOT FIT; choose a smaller --model" in preview("some/sdar", [], tokens=1, dtype="bfloat16", device="cpu")[1]
+    assert (
+        "DOES NOT FIT; choose a smaller --model"
+        in preview("some/sdar", [], tokens=1, dtype="bfloat16", device="cpu")[1]
+    )
 
 
 def test_a_method_that_cannot_run_stops_before_the_download(hub: Hub) -> None:
-    with pytest.raises(CheckpointError, match=r"some/dream \(15.0 GB, not fetched\): block_diffusion needs blocks"):
+    with pytest.raises(
+        CheckpointError, match=r"some/dream \(15.0 GB, not fetched\): block_diffusion needs blocks"
+    ):
         preview("some/dream", [("block_diffusion", {"mask_token", "blocks"})], tokens=1, device="cpu")
     with pytest.raises(CheckpointError, match="vanilla needs a mask token"):
         preview("some/qwen3", [("vanilla", {"mask_token"})], tokens=1, device="cpu")
@@ -113,7 +135,9 @@ def test_nothing_is_said_of_what_is_here_or_cannot_be_asked(hub: Hub) -> None:
     assert not lacks("x", read_spec(GOLDEN / "sdar_tiny"), {"mask_token", "blocks", "block_causal"})
 
 
-def test_bench_run_stops_before_the_download(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_bench_run_stops_before_the_download(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     argv = [
         "bench",
         "run",

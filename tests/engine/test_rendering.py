@@ -1,4 +1,6 @@
-"""Prompts as asked for: chat template, the suite's frozen templates, few-shot examples by seed; each is a table of its own."""
+"""Prompts as asked for: chat template, the suite's frozen templates, few-shot examples by seed; each is a
+table of its own.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +75,17 @@ def test_examples_follow_the_template() -> None:
 def test_the_chat_template_wraps_the_prompt_and_examples_become_turns() -> None:
     plain = first("nano-gsm", Rendering())
     chat = chat_of("nano")
-    assert first("nano-gsm", Rendering(chat=chat)) == f"<|im_start|>user\n{plain}<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        first("nano-gsm", Rendering(chat=chat))
+        == f"<|im_start|>user\n{plain}<|im_end|>\n<|im_start|>assistant\n"
+    )
     shown = first("nano-gsm", Rendering(num_fewshot=2, chat=chat))
     assert shown.count("<|im_start|>user") == 3
     assert shown.count("<|im_start|>assistant") == 3
     whole = first("nano-gsm", Rendering(num_fewshot=2, chat=chat, multiturn=False))
-    assert (whole.count("<|im_start|>user"), whole.count("####")) == (1, 2), "examples and question in one turn"
+    assert (whole.count("<|im_start|>user"), whole.count("####")) == (1, 2), (
+        "examples and question in one turn"
+    )
     opened = first("humaneval_instruct", Rendering(chat=chat))
     assert "<|im_start|>assistant\nHere is the completed function:" in opened
     assert not opened.endswith("<|im_start|>assistant\n"), "the answer's given beginning is left open"
@@ -94,19 +101,63 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
 
 def test_runs_of_other_prompts_are_other_tables_and_equal_lm_eval(tmp_path: Path) -> None:
     command = ("run", "--method", "ar", "--suite", "nano-gsm", "--limit", 2, "-o", tmp_path / "runs")
-    for flags in ([], ["--apply_chat_template"], ["--template", "framed"], ["--num_fewshot", 2], ["--num_fewshot", 2, "--fewshot_seed", 5]):
+    for flags in (
+        [],
+        ["--apply_chat_template"],
+        ["--template", "framed"],
+        ["--num_fewshot", 2],
+        ["--num_fewshot", 2, "--fewshot_seed", 5],
+    ):
         done = bench(*command, *flags)
         assert done.returncode == 0, done.stderr
     runs = {folder: read_run(folder) for folder in find_runs(tmp_path / "runs")}
-    assert len(runs) == len({run.plan.prompts_hash for run in runs.values()}) == len({run.comparability_key for run in runs.values()}) == 5
-    assert sorted(str(run.comparability.get("template")) for run in runs.values()) == ["None"] * 4 + ["framed"]
-    assert sorted(str(run.comparability.get("fewshot_seed")) for run in runs.values()) == ["1234", "5", "None", "None", "None"]
+    assert (
+        len(runs)
+        == len({run.plan.prompts_hash for run in runs.values()})
+        == len({run.comparability_key for run in runs.values()})
+        == 5
+    )
+    assert sorted(str(run.comparability.get("template")) for run in runs.values()) == ["None"] * 4 + [
+        "framed"
+    ]
+    assert sorted(str(run.comparability.get("fewshot_seed")) for run in runs.values()) == [
+        "1234",
+        "5",
+        "None",
+        "None",
+        "None",
+    ]
     chatted = next(folder for folder, run in runs.items() if run.plan.chat_template)
-    arguments = ["--model", "dllm", "--model_args", "pretrained=nano,method=ar", "--tasks", "nano-gsm", "--limit", 2, "--device", "cpu"]
-    done = bench("lm-eval", "run", *arguments, "--apply_chat_template", "--log_samples", "--output_path", tmp_path / "lm")
+    arguments = [
+        "--model",
+        "dllm",
+        "--model_args",
+        "pretrained=nano,method=ar",
+        "--tasks",
+        "nano-gsm",
+        "--limit",
+        2,
+        "--device",
+        "cpu",
+    ]
+    done = bench(
+        "lm-eval",
+        "run",
+        *arguments,
+        "--apply_chat_template",
+        "--log_samples",
+        "--output_path",
+        tmp_path / "lm",
+    )
     assert done.returncode == 0, done.stderr
-    logged = [json.loads(line) for path in (tmp_path / "lm").rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
-    assert [line["resps"][0][0] for line in sorted(logged, key=lambda line: line["doc_id"])] == [s.text for s in read_samples(chatted)]
+    logged = [
+        json.loads(line)
+        for path in (tmp_path / "lm").rglob("samples_*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert [line["resps"][0][0] for line in sorted(logged, key=lambda line: line["doc_id"])] == [
+        s.text for s in read_samples(chatted)
+    ]
 
 
 def test_no_third_party_prompt_is_stored_and_score_grades_again(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Tuned settings of a method by name: each loads, names its source, and yields to settings given beside it."""
+"""Tuned settings of a method by name: each loads, names its source, and yields to settings given beside
+it.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,11 @@ WRONG = ("failed",)
 
 
 def _body(lines: str) -> str:
-    return "import os, sys, time\n\ndef solve(a, b):\n" + "\n".join(f"    {line}" for line in lines.strip().splitlines()) + "\n"
+    return (
+        "import os, sys, time\n\ndef solve(a, b):\n"
+        + "\n".join(f"    {line}" for line in lines.strip().splitlines())
+        + "\n"
+    )
 
 
 def _probe(expression: str) -> str:
@@ -25,24 +29,48 @@ ESCAPES: list[tuple[str, str, str]] = [
     ("network", "tcp", _probe("__import__('socket').create_connection(('1.1.1.1', 53), 1)")),
     ("network", "udp", _probe("__import__('socket').socket(2, 2).sendto(b'x', ('127.0.0.1', 9))")),
     ("network", "name lookup", _probe("__import__('socket').getaddrinfo('example.org', 80)[0][4]")),
-    ("network", "unix socket", _probe("__import__('socket').socket(1, 1).connect('/run/dbus/system_bus_socket')")),
+    (
+        "network",
+        "unix socket",
+        _probe("__import__('socket').socket(1, 1).connect('/run/dbus/system_bus_socket')"),
+    ),
     ("network", "netlink", _probe("__import__('socket').socket(16, 3, 0)")),
     ("files", "read passwd", _probe("open('/etc/passwd').read()")),
     ("files", "write the root", _probe("open('/planted', 'w').write('x')")),
     ("files", "write the runner", _probe("open(sys.path[0] + '/judge.py', 'a').write('x')")),
     ("files", "write the library", _probe("open(os.__file__, 'a').write('x')")),
-    ("files", "reload os and shell", _probe("__import__('importlib').reload(os).posix_spawn('/bin/sh', ['sh', '-c', 'id'], {})")),
+    (
+        "files",
+        "reload os and shell",
+        _probe("__import__('importlib').reload(os).posix_spawn('/bin/sh', ['sh', '-c', 'id'], {})"),
+    ),
     ("files", "kernel settings", _probe("open('/proc/sys/kernel/hostname', 'w').write('x')")),
     ("files", "core pattern", _probe("open('/proc/sys/kernel/core_pattern', 'r+').read()")),
-    ("files", "mount", _probe("[1 for r in [__import__('ctypes').CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, 0)] if not r][0]")),
-    ("files", "new user namespace", _probe("[1 for r in [__import__('ctypes').CDLL(None).unshare(0x10000000)] if not r][0]")),
+    (
+        "files",
+        "mount",
+        _probe(
+            "[1 for r in [__import__('ctypes').CDLL(None).mount(b'none', b'/tmp', b'tmpfs', 0, 0)] if not r][0]"
+        ),
+    ),
+    (
+        "files",
+        "new user namespace",
+        _probe("[1 for r in [__import__('ctypes').CDLL(None).unshare(0x10000000)] if not r][0]"),
+    ),
     ("home", "list home", _probe("os.listdir('/root') + os.listdir('/home')")),
     ("home", "expanduser", _probe("os.listdir(os.path.expanduser('~'))")),
-    ("home", "environment", _probe("[os.environ[k] for k in os.environ if k in ('USER', 'SSH_AUTH_SOCK', 'HF_TOKEN')][0]")),
+    (
+        "home",
+        "environment",
+        _probe("[os.environ[k] for k in os.environ if k in ('USER', 'SSH_AUTH_SOCK', 'HF_TOKEN')][0]"),
+    ),
     (
         "home",
         "host processes",
-        _probe("[p for p in os.listdir('/proc') if p.isdigit() and b'pytest' in open('/proc/' + p + '/cmdline', 'rb').read()][0]"),
+        _probe(
+            "[p for p in os.listdir('/proc') if p.isdigit() and b'pytest' in open('/proc/' + p + '/cmdline', 'rb').read()][0]"
+        ),
     ),
     ("processes", "fork", _probe("os.fork()")),
     ("processes", "subprocess", _probe("__import__('subprocess').run([sys.executable, '-c', ''])")),
@@ -62,7 +90,9 @@ ESCAPES: list[tuple[str, str, str]] = [
     (
         "grader",
         "find data on disk",
-        _probe("[os.path.join(d, f) for d, _, fs in os.walk('/') for f in fs if 'HumanEval' in f or f.endswith('.jsonl')][0]"),
+        _probe(
+            "[os.path.join(d, f) for d, _, fs in os.walk('/') for f in fs if 'HumanEval' in f or f.endswith('.jsonl')][0]"
+        ),
     ),
     ("grader", "steal descriptors", _probe("[1 for n in os.listdir('/proc/1/fd')][0]")),
 ]

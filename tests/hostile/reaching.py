@@ -35,7 +35,11 @@ _BUFFER = "ctypes.create_string_buffer(256)"
 
 METADATA = [
     ("metadata", f"{what} of {place}", _probe(expression.replace("PATH", repr(path))))
-    for place, path in (("a device", _NODE), ("a file of the machine", _FILE), ("the folder of temporary files", "/tmp"))
+    for place, path in (
+        ("a device", _NODE),
+        ("a file of the machine", _FILE),
+        ("the folder of temporary files", "/tmp"),
+    )
     for what, expression in (
         ("mode", "os.chmod(PATH, 0o600)"),
         ("owner", "os.chown(PATH, os.getuid(), os.getgid())"),
@@ -58,8 +62,16 @@ METADATA += [
     ("metadata", "remove a file of the machine", _probe(f"os.unlink({_FILE!r})")),
     ("metadata", "make a folder beside it", _probe(f"os.mkdir({CANARY + '/planted'!r})")),
     ("metadata", "write a file of the machine", _probe(f"open({_FILE!r}, 'a').write('x')")),
-    ("metadata", "through a link", _body(f"os.symlink({CANARY!r}, 'way')\nopen('way/file', 'a').write('x')\nreturn ('done',)")),
-    ("metadata", "handle of a file", _raw(f"lib('name_to_handle_at', -100, b'/dev/null', {_BUFFER}, {_BUFFER}, 0)")),
+    (
+        "metadata",
+        "through a link",
+        _body(f"os.symlink({CANARY!r}, 'way')\nopen('way/file', 'a').write('x')\nreturn ('done',)"),
+    ),
+    (
+        "metadata",
+        "handle of a file",
+        _raw(f"lib('name_to_handle_at', -100, b'/dev/null', {_BUFFER}, {_BUFFER}, 0)"),
+    ),
     ("metadata", "lock a library file", _probe("__import__('fcntl').flock(open(os.__file__), 2)")),
     ("metadata", "make a device", _probe("os.mknod('node', 0o20666, os.makedev(1, 3))")),
 ]
@@ -75,7 +87,10 @@ MACHINE = [
     ("machine", "open a tree", _raw("call(428, 428, -100, b'/', 1)")),
     ("machine", "change the root", _probe("os.chroot('.')")),
     ("machine", "enter a namespace", _raw("lib('setns', 0, 0)")),
-    *(("machine", f"namespace {flag:#x}", _raw(f"lib('unshare', {flag})")) for flag in (0x20000, 0x8000000, 0x20000000, 0x40000000)),
+    *(
+        ("machine", f"namespace {flag:#x}", _raw(f"lib('unshare', {flag})"))
+        for flag in (0x20000, 0x8000000, 0x20000000, 0x40000000)
+    ),
     ("machine", "clone into a user namespace", _raw("call(56, 220, 0x10000000 | 17, 0, 0, 0, 0)")),
     ("machine", "clone as the fork server's child", _raw("call(56, 220, 0x8000 | 17, 0, 0, 0, 0)")),
     ("machine", "clone3", _raw("call(435, 435, ctypes.create_string_buffer(bytes(88)), 88)")),
@@ -88,7 +103,11 @@ MACHINE = [
     ("machine", "disk priority", _raw("call(251, 30, 1, 0, 1 << 13)")),
     ("machine", "become root", _probe("os.setresuid(0, 0, 0)")),
     ("machine", "another group", _probe("os.setgroups([0])")),
-    ("machine", "take a capability", _raw("lib('capset', (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6))")),
+    (
+        "machine",
+        "take a capability",
+        _raw("lib('capset', (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6))"),
+    ),
     ("machine", "new privileges", _raw("lib('prctl', 38, 0, 0, 0, 0)")),
     ("machine", "a filter of its own", _raw("lib('prctl', 22, 2, 0, 0, 0)")),
     ("machine", "be dumpable", _raw("lib('prctl', 4, 1, 0, 0, 0)")),
@@ -105,15 +124,27 @@ MACHINE = [
     ("machine", "quota", _raw("call(179, 60, 0, 0, 0, 0)")),
     ("machine", "watch files", _raw("lib('inotify_init')")),
     ("machine", "memory of the fork server", _raw("call(310, 270, os.getppid(), 0, 0, 0, 0, 0)")),
-    ("machine", "limits of the fork server", _probe("__import__('resource').prlimit(os.getppid(), 7, (1, 1))")),
+    (
+        "machine",
+        "limits of the fork server",
+        _probe("__import__('resource').prlimit(os.getppid(), 7, (1, 1))"),
+    ),
     ("machine", "handle of the fork server", _probe("os.pidfd_open(os.getppid())")),
     ("machine", "terminal input", _probe("__import__('fcntl').ioctl(0, 0x5412, b'x')")),
 ]
 
 SOCKETS = [
     ("sockets", "stream", _probe(f"__import__('socket').socket(1, 1).connect({CANARY + '/stream'!r})")),
-    ("sockets", "abstract stream", _probe(f"__import__('socket').socket(1, 1).connect({chr(0) + CANARY + '/stream'!r})")),
-    ("sockets", "pair, datagram by path", _probe(f"__import__('socket').socketpair(1, 2)[0].sendto(b'x', {CANARY + '/datagram'!r})")),
+    (
+        "sockets",
+        "abstract stream",
+        _probe(f"__import__('socket').socket(1, 1).connect({chr(0) + CANARY + '/stream'!r})"),
+    ),
+    (
+        "sockets",
+        "pair, datagram by path",
+        _probe(f"__import__('socket').socketpair(1, 2)[0].sendto(b'x', {CANARY + '/datagram'!r})"),
+    ),
     (
         "sockets",
         "pair, abstract datagram",
@@ -124,10 +155,22 @@ SOCKETS = [
         "pair, message to a path",
         _probe(f"__import__('socket').socketpair(1, 2)[0].sendmsg([b'x'], [], 0, {CANARY + '/datagram'!r})"),
     ),
-    ("sockets", "pair, connect", _probe(f"__import__('socket').socketpair(1, 2)[0].connect({CANARY + '/datagram'!r})")),
+    (
+        "sockets",
+        "pair, connect",
+        _probe(f"__import__('socket').socketpair(1, 2)[0].connect({CANARY + '/datagram'!r})"),
+    ),
     ("sockets", "pair, bind", _probe("__import__('socket').socketpair(1, 2)[0].bind('\\0planted')")),
-    ("sockets", "data socket, connect", _probe("__import__('socket').socket(fileno=os.dup(4)).connect('\\0x')")),
-    ("sockets", "send a descriptor", _probe("__import__('socket').send_fds(__import__('socket').socketpair()[0], [b'x'], [0])")),
+    (
+        "sockets",
+        "data socket, connect",
+        _probe("__import__('socket').socket(fileno=os.dup(4)).connect('\\0x')"),
+    ),
+    (
+        "sockets",
+        "send a descriptor",
+        _probe("__import__('socket').send_fds(__import__('socket').socketpair()[0], [b'x'], [0])"),
+    ),
     ("sockets", "virtual machine socket", _probe("__import__('socket').socket(40, 1, 0)")),
     ("sockets", "kernel crypto", _probe("__import__('socket').socket(38, 5, 0)")),
     ("sockets", "packets", _probe("__import__('socket').socket(17, 3, 0)")),
@@ -137,7 +180,11 @@ SOCKETS = [
 NEXT = [
     ("next", "close the work folder", _probe("os.chmod('.', 0o500)")),
     ("next", "close the folder above", _probe("os.chmod('..', 0)")),
-    ("next", "mask of new files", _body("os.umask(0o777)\nos.mkdir('x')\nopen('y', 'w').close()\nraise ValueError('planted')")),
+    (
+        "next",
+        "mask of new files",
+        _body("os.umask(0o777)\nos.mkdir('x')\nopen('y', 'w').close()\nraise ValueError('planted')"),
+    ),
     ("next", "attribute of the work folder", _probe("os.setxattr('.', 'user.planted', b'x')")),
     ("next", "file beside the work folder", _probe("open('../planted', 'w').write('x')")),
     ("next", "folder beside the work folder", _probe("os.mkdir('../planted')")),
@@ -152,7 +199,11 @@ NEXT = [
     ("next", "memory file", _probe("os.memfd_create('planted')")),
     ("next", "owner of a descriptor", _probe("__import__('fcntl').fcntl(4, 8, os.getppid())")),
     ("next", "signal of a descriptor", _probe("__import__('fcntl').fcntl(4, 10, 9)")),
-    ("next", "owner by ioctl", _probe("__import__('fcntl').ioctl(4, 0x8901, __import__('struct').pack('i', os.getppid()))")),
+    (
+        "next",
+        "owner by ioctl",
+        _probe("__import__('fcntl').ioctl(4, 0x8901, __import__('struct').pack('i', os.getppid()))"),
+    ),
     ("next", "lease", _probe("__import__('fcntl').fcntl(os.open(os.__file__, 0), 1024, 0)")),
     ("next", "notice of changes", _probe("__import__('fcntl').fcntl(os.open('.', 0), 1026, 1)")),
     ("next", "signal to the group", _probe("os.killpg(os.getpgid(os.getppid()), 15)")),
@@ -163,15 +214,37 @@ NEXT = [
     ("next", "new session", _probe("os.setsid()")),
     ("next", "new process group", _probe("os.setpgid(0, os.getppid())")),
     ("next", "pipe of a gigabyte", _probe("__import__('fcntl').fcntl(os.pipe()[0], 1031, 1 << 30)")),
-    ("next", "deep folders", _body("for _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nraise ValueError('planted')")),
+    (
+        "next",
+        "deep folders",
+        _body("for _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nraise ValueError('planted')"),
+    ),
     (
         "next",
         "deep closed folders",
-        _body("for _ in range(300):\n    os.mkdir('d', 0o700)\n    os.chdir('d')\n    os.mkdir('e', 0)\nraise ValueError"),
+        _body(
+            "for _ in range(300):\n    os.mkdir('d', 0o700)\n    os.chdir('d')\n    os.mkdir('e', 0)\nraise ValueError"
+        ),
     ),
-    ("next", "many folders", _body("for i in range(3000): os.mkdir(f'd{i}', 0o500)\nraise ValueError('planted')")),
-    ("next", "links everywhere", _body("for i in range(300): os.symlink('/' if i % 2 else '..', f'l{i}')\nraise ValueError('planted')")),
-    ("next", "odd names", _body("for n in (b'\\xff\\xfe', b'a\\nb', b'-rf', b' ', b'x' * 255): os.mkdir(n)\nraise ValueError('planted')")),
+    (
+        "next",
+        "many folders",
+        _body("for i in range(3000): os.mkdir(f'd{i}', 0o500)\nraise ValueError('planted')"),
+    ),
+    (
+        "next",
+        "links everywhere",
+        _body(
+            "for i in range(300): os.symlink('/' if i % 2 else '..', f'l{i}')\nraise ValueError('planted')"
+        ),
+    ),
+    (
+        "next",
+        "odd names",
+        _body(
+            "for n in (b'\\xff\\xfe', b'a\\nb', b'-rf', b' ', b'x' * 255): os.mkdir(n)\nraise ValueError('planted')"
+        ),
+    ),
     ("next", "no end of files", _body("i = 0\nwhile True:\n    i += 1\n    os.close(os.open(str(i), 66))")),
     ("next", "no end of folders", _body("i = 0\nwhile True:\n    i += 1\n    os.mkdir(str(i))")),
     (
@@ -192,7 +265,9 @@ NEXT = [
     (
         "next",
         "alarm",
-        _body("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\ntime.sleep(0.2)\nraise ValueError('planted')"),
+        _body(
+            "import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\ntime.sleep(0.2)\nraise ValueError('planted')"
+        ),
     ),
 ]
 

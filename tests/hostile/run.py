@@ -64,7 +64,9 @@ def corpus(canary: Path) -> list[Row]:
     """Class, name, program, and the gradings a trick may get (None: an attempt to reach something, which must not return ("done", ...))."""
     rows: list[Row] = [(kind, name, program, None) for kind, name, program in (*ESCAPES, *REACHES)]
     rows += TRICKS
-    return [(kind, name, program.replace(CANARY, str(canary)), allowed) for kind, name, program, allowed in rows]
+    return [
+        (kind, name, program.replace(CANARY, str(canary)), allowed) for kind, name, program, allowed in rows
+    ]
 
 
 class Watch:
@@ -100,9 +102,20 @@ class Watch:
 
     def state(self) -> dict[str, Any]:
         """Modes, owners, times and contents that matter, the host name, queues, priorities, and how far the clock is off."""
-        places = [*backends.DEVICES, *backends.INSIDE.glob("*.py"), backends.INSIDE, os.__file__, self.folder / "file", self.folder]
+        places = [
+            *backends.DEVICES,
+            *backends.INSIDE.glob("*.py"),
+            backends.INSIDE,
+            os.__file__,
+            self.folder / "file",
+            self.folder,
+        ]
         files = {str(place): self._file(Path(place), str(place) in backends.DEVICES) for place in places}
-        queues = [Path(f"/proc/sysvipc/{name}").read_text() for name in ("msg", "sem", "shm") if Path(f"/proc/sysvipc/{name}").exists()]
+        queues = [
+            Path(f"/proc/sysvipc/{name}").read_text()
+            for name in ("msg", "sem", "shm")
+            if Path(f"/proc/sysvipc/{name}").exists()
+        ]
         shared = sorted(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else []
         ways = [len(text.splitlines()) for text in queues]
         return {
@@ -118,7 +131,14 @@ class Watch:
     def _file(self, path: Path, device: bool) -> list[Any]:
         state = path.stat()
         names = [] if device else sorted(os.listxattr(path))
-        return [state.st_mode, state.st_uid, state.st_gid, state.st_nlink, names, None if device else state.st_mtime_ns]
+        return [
+            state.st_mode,
+            state.st_uid,
+            state.st_gid,
+            state.st_nlink,
+            names,
+            None if device else state.st_mtime_ns,
+        ]
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -158,7 +178,12 @@ def capabilities(jail: Jail, ordinary: bool) -> Iterator[str]:
     for name in sets:
         if int(fields[name][0], 16):
             yield f"capabilities: {name} is {fields[name][0]}"
-    if fields["NoNewPrivs"] != ["1"] or "0" in fields["Uid"] or "0" in fields["Gid"] or (not ordinary and fields["Groups"]):
+    if (
+        fields["NoNewPrivs"] != ["1"]
+        or "0" in fields["Uid"]
+        or "0" in fields["Gid"]
+        or (not ordinary and fields["Groups"])
+    ):
         yield f"identity: {fields['Uid']} {fields['Gid']} {fields['Groups']} {fields['NoNewPrivs']}"
 
 
@@ -183,7 +208,11 @@ def run(backend: backends.Backend, jails: int) -> dict[str, Any]:
         for found in pool.map(share, range(jails)):
             wrong += found
     after = watch.state()
-    wrong += [f"changed outside: {name} was {watch.before[name]}, is {after[name]}" for name in after if after[name] != watch.before[name]]
+    wrong += [
+        f"changed outside: {name} was {watch.before[name]}, is {after[name]}"
+        for name in after
+        if after[name] != watch.before[name]
+    ]
     wrong += [f"a socket was reached: {name}" for name in watch.heard()]
     watch.close()
     wrong += [f"left behind: {path}" for path in Path(tempfile.gettempdir()).glob(PREFIX + "*")]
@@ -192,7 +221,9 @@ def run(backend: backends.Backend, jails: int) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backend", required=True)
     parser.add_argument("--user", type=int)
     parser.add_argument("--jails", type=int, default=3)

@@ -1,4 +1,6 @@
-"""Log-likelihood requests: the head runs on target positions only, requests share batches, settings that do nothing are refused."""
+"""Log-likelihood requests: the head runs on target positions only, requests share batches, settings that do
+nothing are refused.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def test_batched_requests_give_what_single_ones_give(name: str) -> None:
     for one, other in zip(alone, likelihood.causal_batch(model, PAIRS, 3), strict=True):
         assert one[0] == pytest.approx(other[0], abs=1e-4)
     drawn = [likelihood.masked(model, *pair, draws=6, batch=2, seed=3) for pair in PAIRS]
-    for one, other in zip(drawn, likelihood.masked_batch(model, PAIRS, draws=6, batch=16, seed=3), strict=True):
+    for one, other in zip(
+        drawn, likelihood.masked_batch(model, PAIRS, draws=6, batch=16, seed=3), strict=True
+    ):
         assert one[0] == pytest.approx(other[0], abs=1e-4)
 
 

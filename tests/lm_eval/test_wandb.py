@@ -1,4 +1,6 @@
-"""``--wandb``: everything is logged offline, and without the package or an account one line says what to do."""
+"""``--wandb``: everything is logged offline, and without the package or an account one line says what to
+do.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,18 @@ from harness.runs.wandb_log import WandbError, package
 from tests.commands import BENCH
 
 needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="the extra wandb is not installed")
-COMMAND = ["run", "--wandb", "--method", "ar", "--method", "vanilla:tokens_per_step=8", "--suite", "nano-gsm", "--limit", "2"]
+COMMAND = [
+    "run",
+    "--wandb",
+    "--method",
+    "ar",
+    "--method",
+    "vanilla:tokens_per_step=8",
+    "--suite",
+    "nano-gsm",
+    "--limit",
+    "2",
+]
 
 
 def bench(output: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -65,9 +78,9 @@ def test_offline_run_holds_config_samples_summary_plots_and_viewer(tmp_path: Pat
         samples = sorted(read_samples(folder), key=lambda sample: sample.order)
         name = "nano-gsm/ar" if samples[0].method == "ar" else "nano-gsm/vanilla tokens_per_step=8"
         for metric in ("nfe", "useful", "time_s", "select_s"):
-            assert [row[f"{name}/{metric}"] for row in logged["history"] if f"{name}/{metric}" in row] == pytest.approx(
-                [getattr(sample, metric) for sample in samples]
-            )
+            assert [
+                row[f"{name}/{metric}"] for row in logged["history"] if f"{name}/{metric}" in row
+            ] == pytest.approx([getattr(sample, metric) for sample in samples])
         assert logged["summary"][name]["samples"] == 2
     assert "viewer" in logged["summary"]
     assert sum(key.startswith("plots/nano-gsm/") for key in logged["summary"]) == 5
@@ -76,7 +89,9 @@ def test_offline_run_holds_config_samples_summary_plots_and_viewer(tmp_path: Pat
 
 
 def _records(file: Path) -> Iterator[bytes]:
-    """Records of W&B's transaction log: LevelDB's log format (blocks of 32 KiB) behind a file header of 7 bytes."""
+    """Records of W&B's transaction log: LevelDB's log format (blocks of 32 KiB) behind a file header of 7
+    bytes.
+    """
     data, place, parts = file.read_bytes(), 7, b""
     while place + 7 <= len(data):
         left = 32768 - place % 32768

@@ -1,4 +1,6 @@
-"""At temperature 0 a run whose repeats differ, or whose later passes are implausibly faster, fails the audit."""
+"""At temperature 0 a run whose repeats differ, or whose later passes are implausibly faster, fails the
+audit.
+"""
 
 from __future__ import annotations
 
@@ -39,20 +41,28 @@ def test_repeats_that_differ_fail(update: dict[str, Any]) -> None:
     assert not found.passed
     assert failures(found) == {"deterministic": "1 of 8 repeated documents differ, first document 3"}
     assert audit_run(changed(SAMPLES, **update), greedy=False).passed, "a sampling decoder draws anew"
-    assert audit_run([one.model_copy(update={"random": True}) for one in changed(SAMPLES, **update)], greedy=True).passed
+    assert audit_run(
+        [one.model_copy(update={"random": True}) for one in changed(SAMPLES, **update)], greedy=True
+    ).passed
 
 
 def test_later_passes_that_are_implausibly_faster_fail() -> None:
     for factor, passed in ((0.6, True), (0.1, False)):
         later = [
-            one.model_copy(update={"time_s": (one.time_s or 0) * factor, "latency_s": None, "forward_s": None}) if one.repeat else one
+            one.model_copy(
+                update={"time_s": (one.time_s or 0) * factor, "latency_s": None, "forward_s": None}
+            )
+            if one.repeat
+            else one
             for one in SAMPLES
         ]
         found = audit_run(later, greedy=True)
         assert found.passed == passed
         assert list(failures(found)) == ([] if passed else ["passes_alike"])
     once = audit_run(fake_samples(Fake(documents=4)), greedy=True)
-    assert not {"deterministic", "passes_alike"} & {check.name for check in once.checks}, "nothing was repeated"
+    assert not {"deterministic", "passes_alike"} & {check.name for check in once.checks}, (
+        "nothing was repeated"
+    )
 
 
 def test_a_decoder_that_remembers_fails_its_run(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Timing protocol: when a shape is warm, which documents are timed again, in which order, and what repeats show."""
+"""Timing protocol: when a shape is warm, which documents are timed again, in which order, and what repeats
+show.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from statistics import NormalDist
 
 import pytest
 
-from harness.measuring.protocol import PROTOCOLS, ProtocolError, bucket, determinism, interleaved, protocol, timing_slice, variation
+from harness.measuring.protocol import (
+    PROTOCOLS,
+    ProtocolError,
+    bucket,
+    determinism,
+    interleaved,
+    protocol,
+    timing_slice,
+    variation,
+)
 from harness.records.schema import find_runs, read_run, read_samples
 from tests.commands import bench
 from tests.synthetic_runs import Fake, fake_samples
@@ -29,7 +40,9 @@ def test_variation_by_hand() -> None:
 
 def test_warm_up_ends_when_steady() -> None:
     assert runs_until_warm([1.0] * 20) == 3, "never fewer than three"
-    assert runs_until_warm([5.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]) == 7, "five steady runs behind the slow ones"
+    assert runs_until_warm([5.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]) == 7, (
+        "five steady runs behind the slow ones"
+    )
     assert runs_until_warm([1.0, 2.0] * 20) == 20, "gives up after twenty"
     assert PROTOCOLS["quick"].warm([1.0])
     assert not PROTOCOLS["quick"].warm([])
@@ -53,8 +66,12 @@ def test_keys_of_each_protocol() -> None:
     timed = Counter(document for document, _ in standard)
     assert Counter(timed.values()) == {1: 68, 3: 32}
     assert len(set(standard)) == len(standard)
-    assert Counter(Counter(document for document, _ in PROTOCOLS["publish"].keys(documents)).values()) == {3: 100}
-    assert STANDARD.keys([1, 2], repeats=4) == [(d, r) for r in range(4) for d in (1, 2)], "repeats of all count as passes"
+    assert Counter(Counter(document for document, _ in PROTOCOLS["publish"].keys(documents)).values()) == {
+        3: 100
+    }
+    assert STANDARD.keys([1, 2], repeats=4) == [(d, r) for r in range(4) for d in (1, 2)], (
+        "repeats of all count as passes"
+    )
 
 
 def test_slice_is_frozen_and_spread() -> None:
@@ -81,16 +98,24 @@ def test_interleaving_cancels_a_drift() -> None:
     for moment, (place, _) in enumerate(interleaved([50, 50])):
         spent[place] += 1 + moment / 100
     assert spent[0] == pytest.approx(spent[1])
-    assert sum(1 + moment / 100 for moment in range(50, 100)) / sum(1 + moment / 100 for moment in range(50)) > 1.3
+    assert (
+        sum(1 + moment / 100 for moment in range(50, 100)) / sum(1 + moment / 100 for moment in range(50))
+        > 1.3
+    )
 
 
 def test_determinism_rate() -> None:
     samples = fake_samples(Fake(documents=10, repeats=3))
     assert determinism(samples) == 1.0
     random.Random(1).shuffle(samples)
-    changed = [one.model_copy(update={"output_hash": "other"}) if (one.doc_id, one.repeat) == (4, 1) else one for one in samples]
+    changed = [
+        one.model_copy(update={"output_hash": "other"}) if (one.doc_id, one.repeat) == (4, 1) else one
+        for one in samples
+    ]
     assert determinism(changed) == 0.9
-    slower = [one.model_copy(update={"nfe": 1}) if (one.doc_id, one.repeat) == (5, 2) else one for one in changed]
+    slower = [
+        one.model_copy(update={"nfe": 1}) if (one.doc_id, one.repeat) == (5, 2) else one for one in changed
+    ]
     assert determinism(slower) == 0.8
     assert determinism(fake_samples(Fake(documents=10))) is None, "unknown without repeats"
 
@@ -101,7 +126,17 @@ def test_unknown_protocol() -> None:
 
 
 def test_standard_run(tmp_path: Path) -> None:
-    command = ["run", "--method", "vanilla:tokens_per_step=8", "--method", "fast_dllm", "--suite", "nano-gsm", "--limit", "3"]
+    command = [
+        "run",
+        "--method",
+        "vanilla:tokens_per_step=8",
+        "--method",
+        "fast_dllm",
+        "--suite",
+        "nano-gsm",
+        "--limit",
+        "3",
+    ]
     done = bench(*command, "--protocol", "standard", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     for folder in find_runs(tmp_path):

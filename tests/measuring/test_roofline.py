@@ -33,17 +33,23 @@ from tests.conftest import GOLDEN
 from tests.synthetic_runs import Fake, fake_run, fake_samples
 
 DREAM = {
-    "model_type": "Dream", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4, "mask_token_id": 151666, "eos_token_id": 151643,
+    "model_type": "Dream", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944,
+    "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "mask_token_id": 151666,
+    "eos_token_id": 151643,
 }  # fmt: skip
 LLADA = {
-    "model_type": "llada", "vocab_size": 126464, "d_model": 4096, "mlp_hidden_size": 12288, "n_layers": 32, "n_heads": 32,
-    "n_kv_heads": 32, "mask_token_id": 126336, "eos_token_id": 126081,
+    "model_type": "llada", "vocab_size": 126464, "d_model": 4096, "mlp_hidden_size": 12288, "n_layers": 32,
+    "n_heads": 32, "n_kv_heads": 32, "mask_token_id": 126336, "eos_token_id": 126081,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("config", "name", "gigabytes", "kv"), [(DREAM, "dream-7b", 14.14, 57_344), (LLADA, "llada-8b", 15.00, 524_288)])
-def test_costs_of_the_released_models(config: dict[str, object], name: str, gigabytes: float, kv: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "name", "gigabytes", "kv"),
+    [(DREAM, "dream-7b", 14.14, 57_344), (LLADA, "llada-8b", 15.00, 524_288)],
+)
+def test_costs_of_the_released_models(
+    config: dict[str, object], name: str, gigabytes: float, kv: int
+) -> None:
     with torch.device("meta"):
         model = Transformer(spec_of_config(config))
     cost = model_cost(Backbone(model, torch.device("meta"), torch.bfloat16))
@@ -55,7 +61,9 @@ def test_costs_of_the_released_models(config: dict[str, object], name: str, giga
     assert (table.kv_bytes, table.pair_flops) == (cost.kv_bytes, cost.pair_flops)
 
 
-@pytest.mark.parametrize(("device", "dream", "llada"), [("h100", 237, 223), ("a100", 144, 136), ("h200", 339, 320)])
+@pytest.mark.parametrize(
+    ("device", "dream", "llada"), [("h100", 237, 223), ("a100", 144, 136), ("h200", 339, 320)]
+)
 def test_forwards_per_second_of_the_protocol(device: str, dream: int, llada: int) -> None:
     rates = [Roofline(DEVICES[device], MODELS[model]).roof_tps(1.0) for model in ("dream-7b", "llada-8b")]
     assert rates == [pytest.approx(dream, abs=0.6), pytest.approx(llada, abs=0.6)]
@@ -69,7 +77,8 @@ def test_positions_that_cost_as_much_as_one(device: str, low: int, high: int) ->
 
 
 ROOF = Roofline(
-    Hardware("toy", bandwidth=100.0, flops=1000.0), ModelCost(weight_bytes=200.0, kv_bytes=10.0, position_flops=50.0, pair_flops=1.0)
+    Hardware("toy", bandwidth=100.0, flops=1000.0),
+    ModelCost(weight_bytes=200.0, kv_bytes=10.0, position_flops=50.0, pair_flops=1.0),
 )
 
 
@@ -84,7 +93,9 @@ def test_seconds_by_hand() -> None:
 
 def sample(order: int, forwards: list[tuple[int, int, int]], time_s: float | None) -> Sample:
     blank = fake_samples(Fake(documents=1))[0]
-    return blank.model_copy(update={"doc_id": order, "order": order, "batch": None, "forwards": forwards, "time_s": time_s})
+    return blank.model_copy(
+        update={"doc_id": order, "order": order, "batch": None, "forwards": forwards, "time_s": time_s}
+    )
 
 
 def test_rows_of_a_batch_share_their_passes() -> None:
@@ -92,14 +103,18 @@ def test_rows_of_a_batch_share_their_passes() -> None:
     assert passes(rows, 2) == [[(3, 0), (5, 0)], [(1, 3)], [(4, 0)]]
     assert passes(rows, 1) == [[(3, 0)], [(1, 3)], [(5, 0)], [(4, 0)]]
     numbered = [row.model_copy(update={"batch": batch}) for row, batch in zip(rows, (7, 2, 7), strict=True)]
-    assert passes(numbered, 2) == [[(3, 0)], [(1, 3)], [(5, 0), (4, 0)]], "a stored batch number counts, wherever a resumed run began"
+    assert passes(numbered, 2) == [[(3, 0)], [(1, 3)], [(5, 0), (4, 0)]], (
+        "a stored batch number counts, wherever a resumed run began"
+    )
 
 
 def test_share_of_the_roof() -> None:
     run = fake_run(Fake())
     samples = [sample(0, [(1, 0, 0), (1, 5, 0)], 6.0), sample(1, [(1, 0, 0)], 4.0), sample(2, [], None)]
     assert roof_share(run, samples) is None, "not measured is unknown"
-    assert roof_share(run.model_copy(update={"roofline": ROOF.record()}), samples) == pytest.approx((2 + 2.5 + 2) / 10)
+    assert roof_share(run.model_copy(update={"roofline": ROOF.record()}), samples) == pytest.approx(
+        (2 + 2.5 + 2) / 10
+    )
     assert roof_share(run, [samples[2]], ROOF) is None
 
 
@@ -108,12 +123,16 @@ def test_audit_fails_above_the_roof() -> None:
     assert audit_run(one, roof_share=0.4).passed
     beyond = audit_run(one, roof_share=5.0)
     assert not beyond.passed
-    assert [(check.name, check.detail) for check in beyond.checks if not check.passed] == [("within_roofline", "500% of the roofline")]
+    assert [(check.name, check.detail) for check in beyond.checks if not check.passed] == [
+        ("within_roofline", "500% of the roofline")
+    ]
 
 
 def slowed(factor: float) -> Roofline:
     """The toy device as a busy machine measures it."""
-    return Roofline(Hardware("toy", ROOF.hardware.bandwidth / factor, ROOF.hardware.flops / factor), ROOF.cost)
+    return Roofline(
+        Hardware("toy", ROOF.hardware.bandwidth / factor, ROOF.hardware.flops / factor), ROOF.cost
+    )
 
 
 def test_a_roofline_of_a_busy_machine_fails_no_honest_run() -> None:
@@ -127,7 +146,10 @@ def test_a_roofline_of_a_busy_machine_fails_no_honest_run() -> None:
     assert len(answers) == 1, "no further measurement once the share is possible"
     assert run.roofline is not None
     assert Roofline.from_record(run.roofline) == ROOF
-    assert [entry["share_before"] for entry in run.roofline["again"]] == [pytest.approx(6.4), pytest.approx(3.2)]
+    assert [entry["share_before"] for entry in run.roofline["again"]] == [
+        pytest.approx(6.4),
+        pytest.approx(3.2),
+    ]
     assert Run.model_validate_json(run.model_dump_json()) == run
 
 

@@ -1,4 +1,6 @@
-"""Block diffusion against every case of its public references: ids, steps, NFE and the windows of every forward."""
+"""Block diffusion against every case of its public references: ids, steps, NFE and the windows of every
+forward.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PRESETS = tuple(dict.fromkeys(case["settings"]["preset"] for case in CASES))
 
 
 def config_of(case: dict[str, Any]) -> Config:
-    """The case's settings under our names. Only SDAR's and bd3lm's need a word: where the confidence is taken, and their rule's name."""
+    """The case's settings under our names. Only SDAR's and bd3lm's need a word: where the confidence is
+    taken, and their rule's name.
+    """
     settings = {RENAMED.get(key, key): value for key, value in case["settings"].items()}
     settings["top_k"] = settings.get("top_k") or None
     if settings["preset"] == "sdar":
@@ -36,7 +40,9 @@ def config_of(case: dict[str, Any]) -> Config:
 
 
 def canvas_of(cases: list[dict[str, Any]], stop_rule: StopRule | None = None) -> Canvas:
-    """A canvas as long as the reference makes its own: up to the end of a block, for Fast-dLLM v2 one token more."""
+    """A canvas as long as the reference makes its own: up to the end of a block, for Fast-dLLM v2 one token
+    more.
+    """
     settings, prompt = cases[0]["settings"], len(cases[0]["prompt"])
     size, new = settings["block_size"], settings["max_new_tokens"]
     if settings["preset"] == "fast_dllm_v2":
@@ -45,11 +51,15 @@ def canvas_of(cases: list[dict[str, Any]], stop_rule: StopRule | None = None) ->
         new = -(-(prompt + new) // size) * size - prompt
     prompts = [case["prompt"] for case in cases]
     rule = stop_rule or ("harness" if settings.get("function") == "generate" else "reference")
-    return Canvas(prompts, new, vocab_size=200, mask_id=198, eos_ids=settings["stop_ids"], device=CPU, stop_rule=rule)
+    return Canvas(
+        prompts, new, vocab_size=200, mask_id=198, eos_ids=settings["stop_ids"], device=CPU, stop_rule=rule
+    )
 
 
 def forwards_of(case: dict[str, Any]) -> list[list[int]]:
-    """The forwards to expect. BD3LM runs the padded prefix anew at each block, where we append what is new of it."""
+    """The forwards to expect. BD3LM runs the padded prefix anew at each block, where we append what is new of
+    it.
+    """
     if case["settings"]["preset"] != "bd3lm":
         return case["forwards"]
     padding, stored, mine = case["settings"]["left_padding"], 0, []
@@ -87,7 +97,9 @@ def test_equals_reference(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["llada2_edit", "joint_threshold"])
 def test_the_early_exit_waits_for_the_last_blocks_edits(preset: str) -> None:
-    """Under the harness' stop rule: the reference's ids and passes, but for the pass that stores a last block for nothing."""
+    """Under the harness' stop rule: the reference's ids and passes, but for the pass that stores a last block
+    for nothing.
+    """
     edited = 0
     for case in [case for case in CASES if case["settings"]["preset"] == preset][::3]:
         canvas = canvas_of([case], "harness")
@@ -101,8 +113,12 @@ def test_the_early_exit_waits_for_the_last_blocks_edits(preset: str) -> None:
 
 
 def _shape(case: dict[str, Any]) -> str:
-    settings = {key: value for key, value in case["settings"].items() if key not in ("schedules", "left_padding")}
-    return json.dumps([case["model"], settings, len(case["prompt"]) if settings["preset"] != "bd3lm" else 0], sort_keys=True)
+    settings = {
+        key: value for key, value in case["settings"].items() if key not in ("schedules", "left_padding")
+    }
+    return json.dumps(
+        [case["model"], settings, len(case["prompt"]) if settings["preset"] != "bd3lm" else 0], sort_keys=True
+    )
 
 
 GROUPS = [list(group) for _, group in groupby(sorted(CASES, key=_shape), key=_shape)][::4]

@@ -31,7 +31,9 @@ DATA, LEVELS = 11, 16
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("uniform")
-    save_denoiser(path, Denoiser(denoiser_spec(DATA, hidden=16, layers=1, heads=2, levels=LEVELS), seed=3), eos=0)
+    save_denoiser(
+        path, Denoiser(denoiser_spec(DATA, hidden=16, layers=1, heads=2, levels=LEVELS), seed=3), eos=0
+    )
     return path
 
 
@@ -59,7 +61,10 @@ def test_early_exit_cannot_cut_a_uniform_row_short(backbone: Backbone) -> None:
 def test_batches_do_not_change_answers(backbone: Backbone) -> None:
     prompts, seeds = [[0, 1], [0, 2, 3], [0]], [5, 6, 7]
     together = decode(backbone, METHOD, Config(steps=3, tail="ancestral"), prompts, 8, seeds=seeds)
-    alone = [decode(backbone, METHOD, Config(steps=3, tail="ancestral"), [p], 8, seeds=[s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    alone = [
+        decode(backbone, METHOD, Config(steps=3, tail="ancestral"), [p], 8, seeds=[s])[0]
+        for p, s in zip(prompts, seeds, strict=True)
+    ]
     assert [row.output for row in together] == [row.output for row in alone]
 
 
@@ -86,7 +91,9 @@ def test_only_noise_levels_may_stand_before_the_canvas(backbone: Backbone) -> No
             backbone.forward(page, Forward((0, 6), [2], level=level))
     with pytest.raises(ValueError, match="feed must start at 0"):
         backbone.forward(page, Forward((1, 6), [2], level=DATA))
-    low, high = (backbone.forward(page, Forward((0, 6), [2], level=level)) for level in (DATA, DATA + LEVELS - 1))
+    low, high = (
+        backbone.forward(page, Forward((0, 6), [2], level=level)) for level in (DATA, DATA + LEVELS - 1)
+    )
     assert not torch.equal(low, high)
     assert page.ids[0, :2].tolist() == [0, 3]
     masked = tiny("dream_tiny")

@@ -45,10 +45,19 @@ def test_batch_of_four_equals_single_rows(order: str, temperature: float) -> Non
         model = backbone("dream_tiny")
         spec = model.spec
         alone = Canvas(
-            [prompt], NEW, vocab_size=spec.vocab_size, mask_id=spec.mask_id, eos_ids=spec.eos_ids, stop_rule="reference", seeds=[index]
+            [prompt],
+            NEW,
+            vocab_size=spec.vocab_size,
+            mask_id=spec.mask_id,
+            eos_ids=spec.eos_ids,
+            stop_rule="reference",
+            seeds=[index],
         )
         fewstep.METHOD.decode(model, alone, build_config("fewstep", fewstep.Config, settings))
-        assert (alone.rows[0].output, alone.rows[0].step_map) == (together.rows[index].output, together.rows[index].step_map)
+        assert (alone.rows[0].output, alone.rows[0].step_map) == (
+            together.rows[index].output,
+            together.rows[index].step_map,
+        )
 
 
 def test_blocks_are_filled_in_order() -> None:
@@ -62,11 +71,16 @@ def test_one_step_is_one_argmax() -> None:
     page = canvas(model, PROMPTS[:1], NEW)
     logits = model.forward(page, Forward((0, 3 + NEW), range(3, 3 + NEW)))
     logits = logits.index_fill(1, torch.tensor([model.spec.mask_id]), float("-inf"))
-    assert run("dream_tiny", PROMPTS[:1], steps=1, temperature=1.5).rows[0].output == logits.argmax(-1).tolist()
+    assert (
+        run("dream_tiny", PROMPTS[:1], steps=1, temperature=1.5).rows[0].output == logits.argmax(-1).tolist()
+    )
 
 
 def test_greedy_tail_decides_the_last_step_only() -> None:
-    tail, none = (run("dream_tiny", PROMPTS[:1], steps=4, temperature=1.5, greedy_tail=flag).rows[0] for flag in (True, False))
+    tail, none = (
+        run("dream_tiny", PROMPTS[:1], steps=4, temperature=1.5, greedy_tail=flag).rows[0]
+        for flag in (True, False)
+    )
     early = [k for k, step in enumerate(tail.step_map) if step < 3]
     assert [tail.output[k] for k in early] == [none.output[k] for k in early]
     assert tail.output != none.output

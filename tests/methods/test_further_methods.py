@@ -1,4 +1,6 @@
-"""Streaming-dLLM, FreeDave, the delayed and the sparse cache: the rules' own arithmetic, and equality with what they must equal."""
+"""Streaming-dLLM, FreeDave, the delayed and the sparse cache: the rules' own arithmetic, and equality with
+what they must equal.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,14 @@ PROMPTS = [[5, 9, 14, 3, 22, 7, 31], [40, 11, 2, 8], [17, 23, 6, 12, 33, 4, 9, 1
 FAMILIES = ["dream_tiny", "llada_tiny"]
 
 
-def decode(name: str, model: str, settings: dict[str, Any], prompts: list[list[int]] = PROMPTS, new: int = 16, **kind: Any) -> list[Row]:
+def decode(
+    name: str,
+    model: str,
+    settings: dict[str, Any],
+    prompts: list[list[int]] = PROMPTS,
+    new: int = 16,
+    **kind: Any,
+) -> list[Row]:
     """Rows of one batch; float64 unless told otherwise, since two ways to compute one thing are compared."""
     method, engine = load_method(name).decoder, backbone(model, dtype=kind.get("dtype", torch.float64))
     page = canvas(engine, prompts, new, kind.get("stop_rule", "reference"))
@@ -63,7 +72,9 @@ def test_streaming_with_the_whole_suffix_is_fast_dllm(model: str) -> None:
     """On LLaDA without the obligatory pass of a block that is complete at once."""
     for threshold in (0.05, 0.3):
         ours = decode(
-            "streaming_dllm", model, {"block_length": 4, "threshold": threshold, "alpha": 0, "suffix_window": 16, "early_exit": False}
+            "streaming_dllm",
+            model,
+            {"block_length": 4, "threshold": threshold, "alpha": 0, "suffix_window": 16, "early_exit": False},
         )
         theirs = decode("fast_dllm", model, {"block_length": 4, "threshold": threshold, "cache": "prefix"})
         assert outputs(ours) == outputs(theirs)
@@ -73,7 +84,10 @@ def test_streaming_with_the_whole_suffix_is_fast_dllm(model: str) -> None:
 @pytest.mark.parametrize("model", FAMILIES)
 def test_streaming_feeds_block_and_window_alone(model: str) -> None:
     row = decode(
-        "streaming_dllm", model, {"block_length": 4, "suffix_window": 2, "early_exit": False, "threshold": 1.0, "alpha": 0}, PROMPTS[1:2]
+        "streaming_dllm",
+        model,
+        {"block_length": 4, "suffix_window": 2, "early_exit": False, "threshold": 1.0, "alpha": 0},
+        PROMPTS[1:2],
     )[0]
     queries, forwards = row._meter.rows[0].queries, [list(one) for one in row._meter.rows[0].forwards]
     assert list(map(list, queries[0])) == [[0, 10], [19, 20]]
@@ -120,7 +134,12 @@ def test_delayed_cache_refreshes() -> None:
     row = page_of(3, 8)
     store = DelayedCache(row, [(0, 3), (3, 7), (7, 11)], delay=1, refresh=3)
     feeds = [store.request(row.masked()) for _ in range(4)]
-    assert [(one.feed, one.fresh) for one in feeds] == [((0, 11), False), ((3, 11), False), ((0, 11), True), ((3, 11), False)]
+    assert [(one.feed, one.fresh) for one in feeds] == [
+        ((0, 11), False),
+        ((3, 11), False),
+        ((0, 11), True),
+        ((3, 11), False),
+    ]
 
 
 @pytest.mark.parametrize("model", FAMILIES)
@@ -129,7 +148,9 @@ def test_a_cache_that_is_never_filled_changes_nothing(model: str) -> None:
     never = decode("multi_block", model, {**settings, "cache_delay_iter": 10000})
     assert outputs(never) == outputs(decode("multi_block", model, settings))
     cached = decode("multi_block", model, {**settings, "cache_delay_iter": 1})
-    assert sum(row._meter.rows[row.index].positions for row in cached) < sum(row._meter.rows[row.index].positions for row in never)
+    assert sum(row._meter.rows[row.index].positions for row in cached) < sum(
+        row._meter.rows[row.index].positions for row in never
+    )
 
 
 def test_sparse_keeps_the_most_attended_rows() -> None:
@@ -166,7 +187,10 @@ def test_sparse_that_keeps_everything_is_the_example_policy(model: str) -> None:
 
 
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *(("semi_ar", {"cache": cache, "num_transfer_tokens": 2}) for cache in ("none", "prefix", "dual", "dllm_cache", "d2cache", "sparse")),
+    *(
+        ("semi_ar", {"cache": cache, "num_transfer_tokens": 2})
+        for cache in ("none", "prefix", "dual", "dllm_cache", "d2cache", "sparse")
+    ),
     ("streaming_dllm", {"suffix_window": 3, "threshold": 0.1}),
     ("freedave", {"draft_steps": 3}),
     ("multi_block", {"cache_delay_iter": 1, "refresh_interval": 3, "entropy_threshold": 2.0}),
@@ -175,7 +199,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("model", FAMILIES)
-@pytest.mark.parametrize(("name", "settings"), CASES, ids=[f"{name}-{settings.get('cache', '')}" for name, settings in CASES])
+@pytest.mark.parametrize(
+    ("name", "settings"), CASES, ids=[f"{name}-{settings.get('cache', '')}" for name, settings in CASES]
+)
 def test_batch_of_four_equals_single(name: str, settings: dict[str, Any], model: str) -> None:
     config = {"block_length": 4, **settings}
     together = decode(name, model, config)

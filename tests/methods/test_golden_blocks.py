@@ -17,7 +17,14 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 CASES: list[dict[str, Any]] = [json.loads(line) for line in (GOLDEN / "block_diffusion.jsonl").open()]
 LOGITS: list[dict[str, Any]] = json.loads((GOLDEN / "logits_families.json").read_text())
 SHAPES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-MORE = ("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings", "bos_token_id", "eos_token_id")
+MORE = (
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+)
 
 
 COUNTS = {"sdar": 74, "bd3lm": 76, "fast_dllm_v2": 100, "llada2": 29, "llada2_edit": 56}
@@ -29,7 +36,10 @@ def reference(name: str) -> PreTrainedModel:
     """transformers' Qwen2 or Qwen3 class with a tiny checkpoint's weights under their plain names."""
     config = json.loads((GOLDEN / name / "config.json").read_text())
     weights = load_file(GOLDEN / name / "model.safetensors")
-    renamed = {key.replace("encoder.", "model.", 1).replace("diffusion_head", "lm_head"): w for key, w in weights.items()}
+    renamed = {
+        key.replace("encoder.", "model.", 1).replace("diffusion_head", "lm_head"): w
+        for key, w in weights.items()
+    }
     shape = {key: config[key] for key in (*SHAPES, *MORE)}
     if "model.layers.0.self_attn.q_norm.weight" in renamed:
         model: PreTrainedModel = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=config["head_dim"]))
@@ -49,7 +59,9 @@ def visible(kind: str, length: int, block_size: int | None) -> torch.Tensor:
     return torch.zeros(length, length).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
 
 
-@pytest.mark.parametrize("case", LOGITS, ids=lambda c: f"{c['model']}-{c['attention']}-{c['block_size']}-{len(c['ids'])}")
+@pytest.mark.parametrize(
+    "case", LOGITS, ids=lambda c: f"{c['model']}-{c['attention']}-{c['block_size']}-{len(c['ids'])}"
+)
 def test_logits_are_those_of_the_plain_body(case: dict[str, Any]) -> None:
     ids = torch.tensor([case["ids"]])
     mask = visible(case["attention"], ids.shape[1], case["block_size"])

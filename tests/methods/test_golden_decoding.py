@@ -16,17 +16,24 @@ METHODS = ("vanilla", "fast_dllm", "d2f", "lopa")
 CASES = [case for case in golden_cases() if case["method"] in METHODS]
 
 
-def run_cases(cases: list[dict[str, Any]], merge: bool = True) -> list[tuple[list[int], int, list[list[int]]]]:
+def run_cases(
+    cases: list[dict[str, Any]], merge: bool = True
+) -> list[tuple[list[int], int, list[list[int]]]]:
     """Decode cases of one (model, settings) in one batch; (output, nfe, forwards) of each."""
     first = cases[0]
     method = load_method(first["method"]).decoder
     model = backbone(first["model"], first["adapter"], merge)
     fields = method.Config.__dataclass_fields__
-    settings = {key: value for key, value in first["settings"].items() if key in fields or value not in (None, "none")}
+    settings = {
+        key: value for key, value in first["settings"].items() if key in fields or value not in (None, "none")
+    }
     config = build_config(method.name, method.Config, settings)
     page = canvas(model, [case["prompt"] for case in cases], config.max_new_tokens)
     method.decode(model, page, config)
-    return [(row.output, row.nfe, [list(entry) for entry in page.meter.rows[row.index].forwards]) for row in page.rows]
+    return [
+        (row.output, row.nfe, [list(entry) for entry in page.meter.rows[row.index].forwards])
+        for row in page.rows
+    ]
 
 
 def expected(case: dict[str, Any]) -> tuple[list[int], int, list[list[int]]]:

@@ -1,4 +1,6 @@
-"""Parity of further decoders and caches with the authors' code or the largest third-party collection: ids, NFE, forwards, steps."""
+"""Parity of further decoders and caches with the authors' code or the largest third-party collection: ids,
+NFE, forwards, steps.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,13 @@ CASES = [case for case in all_cases() if case["method"] in method_names()]
 
 
 def settings_of_case(case: dict[str, Any]) -> dict[str, Any]:
-    """As the command line takes them: the frequency table is a file, a null for a setting that a method lacks says nothing."""
+    """As the command line takes them: the frequency table is a file, a null for a setting that a method lacks
+    says nothing.
+    """
     fields = load_method(case["method"]).decoder.Config.__dataclass_fields__
-    settings = {key: value for key, value in case["settings"].items() if key in fields or value not in (None, "none")}
+    settings = {
+        key: value for key, value in case["settings"].items() if key in fields or value not in (None, "none")
+    }
     if case["method"] == "pc_sampler":
         settings["token_freq"] = str(MORE / "token_freq.json")
     return settings
@@ -51,8 +57,11 @@ def compare(case: dict[str, Any], row: Row) -> None:
     assert row.output == case["output"]
     assert row.nfe == case["nfe"]
     if "steps" in case:
-        # A place that stays a mask was written by no forward here; the reference names the one that took its token back.
-        assert row.step_map == [step if row.written(row.prompt_length + k) else -1 for k, step in enumerate(case["steps"])]
+        # A place that stays a mask was written by no forward here; the reference names the one that took its
+        # token back.
+        assert row.step_map == [
+            step if row.written(row.prompt_length + k) else -1 for k, step in enumerate(case["steps"])
+        ]
     assert [list(entry) for entry in meter.forwards] == case["forwards"]
     if "queries" in case:
         assert json.loads(json.dumps(meter.queries)) == case["queries"]

@@ -26,10 +26,14 @@ DECODERS: list[tuple[type[HookedDecoder], dict[str, Any]]] = [
     (lockstep.Lockstep, {"steps": 6}),
     (lockstep.Lockstep, {"steps": 6, "mode": "gauss_seidel"}),
 ]
-every_decoder = pytest.mark.parametrize(("kind", "settings"), DECODERS, ids=lambda value: getattr(value, "name", None))
+every_decoder = pytest.mark.parametrize(
+    ("kind", "settings"), DECODERS, ids=lambda value: getattr(value, "name", None)
+)
 
 
-def output(decoder: RowDecoder, settings: dict[str, Any], prompt: list[int], name: str = "dream_tiny") -> tuple[list[int], int]:
+def output(
+    decoder: RowDecoder, settings: dict[str, Any], prompt: list[int], name: str = "dream_tiny"
+) -> tuple[list[int], int]:
     model = backbone(name)
     page = canvas(model, [prompt], NEW)
     decoder.decode(model, page, build_config(decoder.name, decoder.Config, settings))
@@ -61,7 +65,11 @@ def test_banned_token_is_not_written(kind: type[HookedDecoder], settings: dict[s
     assert banned not in output(kind(ban), settings, PROMPTS[0])[0]
 
 
-@pytest.mark.parametrize(("kind", "settings"), [DECODERS[k] for k in (0, 1, 3, 4, 5)], ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [DECODERS[k] for k in (0, 1, 3, 4, 5)],
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_tokens_hook_may_mask_again_and_rewrite(kind: type[HookedDecoder], settings: dict[str, Any]) -> None:
     """At step 0 everything that was just written is taken back; position 5 is rewritten at every step.
 
@@ -85,7 +93,9 @@ def test_tokens_hook_may_mask_again_and_rewrite(kind: type[HookedDecoder], setti
 def through(settings: dict[str, Any], prompt: list[int], name: str) -> list[int]:
     """Lockstep's tokens by way of Dream's own sampler with one step per token."""
     pair = LockstepHooks(build_config("lockstep", lockstep.Config, settings), backbone(name).spec)
-    return output(vanilla.Vanilla(pair.generation_logits_hook_func, pair.generation_tokens_hook_func), {}, prompt, name)[0]
+    return output(
+        vanilla.Vanilla(pair.generation_logits_hook_func, pair.generation_tokens_hook_func), {}, prompt, name
+    )[0]
 
 
 @pytest.mark.parametrize(
@@ -123,4 +133,8 @@ def test_pair_refuses_what_the_sampler_cannot_do(settings: dict[str, Any], text:
 
 def test_hooks_and_cache_exclude_each_other() -> None:
     with pytest.raises(SettingError, match="set cache=none"):
-        output(fast_dllm.FastDLLM(lambda step, x, logits: logits), {"cache": "dual", "block_length": 8}, PROMPTS[0])
+        output(
+            fast_dllm.FastDLLM(lambda step, x, logits: logits),
+            {"cache": "dual", "block_length": 8},
+            PROMPTS[0],
+        )

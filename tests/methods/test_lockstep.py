@@ -28,7 +28,9 @@ DECODER: Any = METHOD
 NEVER: dict[str, Any] = {"tau_r": 1.0, "tau_a": 1.0}
 
 
-def run(name: str, prompts: list[list[int]], stop_rule: StopRule = "reference", new: int = NEW, **settings: Any) -> list[Decoded]:
+def run(
+    name: str, prompts: list[list[int]], stop_rule: StopRule = "reference", new: int = NEW, **settings: Any
+) -> list[Decoded]:
     """Decoded rows, every one of them audited."""
     config = build_config("lockstep", Config, settings)
     rows = decode(backbone(name), DECODER, config, prompts, new, stop_rule=stop_rule)
@@ -55,7 +57,9 @@ def test_forwards_per_step(name: str, steps: int, mode: str, per_step: int) -> N
 
 
 def test_gauss_seidel_answer_sees_tokens_of_the_same_step() -> None:
-    """The logits A commits from equal those of the canvas with this step's R tokens, not of the one without."""
+    """The logits A commits from equal those of the canvas with this step's R tokens, not of the one
+    without.
+    """
     model = backbone("dream_tiny")
     page = canvas(model, PROMPTS[:1], NEW)
     row = page.rows[0]
@@ -72,11 +76,17 @@ def test_gauss_seidel_answer_sees_tokens_of_the_same_step() -> None:
     program.send(got)
     written = [position for position in second.at if row.written(position)]
     at = list(second.at)
-    assert [row.token(p) for p in written] == [int(got[at.index(p), : model.spec.mask_id].argmax()) for p in written]
+    assert [row.token(p) for p in written] == [
+        int(got[at.index(p), : model.spec.mask_id].argmax()) for p in written
+    ]
 
 
-def first_step(mode: Literal["jacobi", "gauss_seidel"], roll: int) -> tuple[list[int], list[int], Tensor | None]:
-    """A's and R's tokens after the first step, and A's logits if it had a forward; R's logits are rolled by ``roll`` ids."""
+def first_step(
+    mode: Literal["jacobi", "gauss_seidel"], roll: int
+) -> tuple[list[int], list[int], Tensor | None]:
+    """A's and R's tokens after the first step, and A's logits if it had a forward; R's logits are rolled by
+    ``roll`` ids.
+    """
     model = backbone("dream_tiny")
     page = canvas(model, PROMPTS[:1], NEW)
     row = page.rows[0]
@@ -121,13 +131,25 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "-".join(f"{k}={v}" for k, v in settings.items()) or "defaults")
-@pytest.mark.parametrize(("name", "rule"), [("dream_tiny", "reference"), ("dream_eos_tiny", "harness"), ("llada_tiny", "harness")])
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=lambda settings: "-".join(f"{k}={v}" for k, v in settings.items()) or "defaults"
+)
+@pytest.mark.parametrize(
+    ("name", "rule"), [("dream_tiny", "reference"), ("dream_eos_tiny", "harness"), ("llada_tiny", "harness")]
+)
 def test_batch_of_four_equals_single_rows(settings: dict[str, Any], name: str, rule: StopRule) -> None:
     together = run(name, PROMPTS, rule, **settings)
     model = backbone(name)
     for index, prompt in enumerate(PROMPTS):
-        alone = decode(model, DECODER, build_config("lockstep", Config, settings), [prompt], NEW, stop_rule=rule, seeds=[index])[0]
+        alone = decode(
+            model,
+            DECODER,
+            build_config("lockstep", Config, settings),
+            [prompt],
+            NEW,
+            stop_rule=rule,
+            seeds=[index],
+        )[0]
         assert facts(alone) == facts(together[index])
 
 
@@ -138,7 +160,11 @@ def test_thresholds_and_cap(mode: str, taus: tuple[float, float]) -> None:
         row = run("dream_tiny", [prompt], mode=mode, tau_r=taus[0], tau_a=taus[1])[0]
         for (start, stop), tau in zip(row.spans, taus, strict=True):
             for step in set(row.step_map[start:stop]):
-                chosen = [value for k, value in enumerate(row.confidence) if start <= k < stop and row.step_map[k] == step]
+                chosen = [
+                    value
+                    for k, value in enumerate(row.confidence)
+                    if start <= k < stop and row.step_map[k] == step
+                ]
                 assert len(chosen) <= max(1, int(0.4 * (stop - start)))
                 assert len(chosen) == 1 or all(value is not None and value >= tau for value in chosen)
 
@@ -170,7 +196,14 @@ def test_answer_waits_for_reasoning(mode: str, share: float) -> None:
 @pytest.mark.parametrize("mode", ["jacobi", "gauss_seidel"])
 @pytest.mark.parametrize("rule", ["reference", "harness"])
 def test_reasoning_may_stop_once_the_answer_is_there(mode: str, rule: StopRule) -> None:
-    settings: dict[str, Any] = {"mode": mode, "r_length": 20, "a_length": 4, "tau_r": 1.0, "tau_a": 0.0, "max_fill_frac": 0.5}
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "r_length": 20,
+        "a_length": 4,
+        "tau_r": 1.0,
+        "tau_a": 0.0,
+        "max_fill_frac": 0.5,
+    }
     whole = run("dream_tiny", PROMPTS[:1], rule, **settings)[0]
     short = run("dream_tiny", PROMPTS[:1], rule, **settings, stop_r_when_a_done=True)[0]
     assert short.nfe < whole.nfe
@@ -226,9 +259,10 @@ def test_blocks_shorter_than_the_canvas_end_the_region() -> None:
 
 def test_block_statistics_come_from_the_step_map() -> None:
     sample = Sample(
-        run_id="r", suite="s", method="m", doc_id=0, prompt_hash="p", order=0, prompt_tokens=1, output_ids=[1] * 5, text=None,
-        useful=5, committed=4, nfe=3, positions=9, kv_read=9, time_s=0.1, output_hash="h",
-        step_map=[0, 0, 2, 1, -1], confidence=[0.5, 1.0, None, 0.75, None], blocks=[(0, 3), (3, 5)],
+        run_id="r", suite="s", method="m", doc_id=0, prompt_hash="p", order=0, prompt_tokens=1,
+        output_ids=[1] * 5, text=None, useful=5, committed=4, nfe=3, positions=9, kv_read=9, time_s=0.1,
+        output_hash="h", step_map=[0, 0, 2, 1, -1], confidence=[0.5, 1.0, None, 0.75, None],
+        blocks=[(0, 3), (3, 5)],
     )  # fmt: skip
     r, a = block_stats(sample)
     assert (r.length, r.written, r.first, r.last, r.confidence, r.per_forward) == (3, 3, 0, 2, 0.75, 1.0)

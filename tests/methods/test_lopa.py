@@ -1,4 +1,6 @@
-"""LoPA beyond parity: what-if passes, rounds of the reference, and settings whose result is known without it."""
+"""LoPA beyond parity: what-if passes, rounds of the reference, and settings whose result is known without
+it.
+"""
 
 from __future__ import annotations
 
@@ -42,17 +44,26 @@ def test_rounds_equal_reference(case: dict[str, Any], monkeypatch: pytest.Monkey
     assert rounds + 1 == case["rounds"]
 
 
-@pytest.mark.parametrize("case", [case for case in golden_cases() if case["method"] == "d2f" and case["model"].startswith("dream")][::6])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in golden_cases() if case["method"] == "d2f" and case["model"].startswith("dream")][::6],
+)
 def test_one_branch_with_block_causal_attention_is_d2f(case: dict[str, Any]) -> None:
     model = backbone(case["model"], case["adapter"])
-    settings = {key: value for key, value in case["settings"].items() if key in d2f.Config.__dataclass_fields__}
+    settings = {
+        key: value for key, value in case["settings"].items() if key in d2f.Config.__dataclass_fields__
+    }
     config = build_config("lopa", lopa.Config, {**settings, "branching_factor": 0, "full_attention": False})
     page = canvas(model, [case["prompt"]], config.max_new_tokens)
     lopa.METHOD.decode(model, page, config)
     assert (page.rows[0].output, page.rows[0].nfe) == (case["output"], case["nfe"])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case["settings"]["full_attention"]][:4], ids=lambda case: case["case"])
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if not case["settings"]["full_attention"]][:4],
+    ids=lambda case: case["case"],
+)
 def test_forced_base_gives_d2fs_tokens_at_lopas_cost(case: dict[str, Any]) -> None:
     """Block-causal caching is exact, so branches that never win leave no trace but their forwards."""
     alone = decoded(case, branching_factor=0)
@@ -70,7 +81,12 @@ def test_every_branch_is_metered() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"branch_verification_mode": False}, {"base_branch_competition": False}, {"branch_topp": 0.5}, {"selection_conf_alpha": 0.5}],
+    [
+        {"branch_verification_mode": False},
+        {"base_branch_competition": False},
+        {"branch_topp": 0.5},
+        {"selection_conf_alpha": 0.5},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_selection_settings_fill_the_canvas(changes: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from tests.helpers import backbone, canvas
 @pytest.mark.parametrize("model", ["dream_tiny", "llada_tiny"])
 @pytest.mark.parametrize("alg", [None, "origin", "maskgit_plus"])
 @pytest.mark.parametrize(
-    ("per_step", "block", "expected"), [(1, None, [1] * 12), (4, None, [4, 4, 4]), (5, None, [5, 5, 2]), (3, 4, [3, 1] * 3)]
+    ("per_step", "block", "expected"),
+    [(1, None, [1] * 12), (4, None, [4, 4, 4]), (5, None, [5, 5, 2]), (3, 4, [3, 1] * 3)],
 )
 def test_every_step_writes_exactly_its_quota(
     model: str, alg: Algorithm | None, per_step: int, block: int | None, expected: list[int]
@@ -36,7 +37,8 @@ def test_as_many_steps_as_places_on_dreams_grid_write_none_first_and_two_last() 
 
 
 @pytest.mark.parametrize(
-    ("config", "message"), [(Config(block_length=5), "max_new_tokens 12"), (Config(block_length=4, steps=8), "3 blocks")]
+    ("config", "message"),
+    [(Config(block_length=5), "max_new_tokens 12"), (Config(block_length=4, steps=8), "3 blocks")],
 )
 def test_blocks_that_do_not_fit_are_refused(config: Config, message: str) -> None:
     network = backbone("dream_tiny")

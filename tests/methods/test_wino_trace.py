@@ -1,4 +1,6 @@
-"""WINO's trace against the reference: what the shadow stands for, and every token written or taken back by each forward."""
+"""WINO's trace against the reference: what the shadow stands for, and every token written or taken back by
+each forward.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_windows_writes_and_steps(case: dict[str, Any], monkeypatch: pytest.Monk
     def noting(name: str) -> Any:
         def write(row: Row, at: Sequence[int], ids: Any, confidence: Any = None) -> None:
             tokens = ids if isinstance(ids, list) else list(ids)
-            writes[row.nfe - 1].update({position - row.prompt_length: token for position, token in zip(at, tokens, strict=True)})
+            writes[row.nfe - 1].update(
+                {position - row.prompt_length: token for position, token in zip(at, tokens, strict=True)}
+            )
             plain[name](row, at, ids, confidence)
 
         return write

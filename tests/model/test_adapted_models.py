@@ -1,4 +1,6 @@
-"""An adapter's name where a model is asked for: its base with the adapter, one name for weights, hash and settings."""
+"""An adapter's name where a model is asked for: its base with the adapter, one name for weights, hash and
+settings.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     shutil.copytree(GOLDEN / "dream_lora_tiny", tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": "plain"}))
-    entries = {"plain": Entry(path=str(GOLDEN / "dream_tiny")), "adapted": Entry(path=str(tmp_path / "adapter"), canvas=24)}
+    entries = {
+        "plain": Entry(path=str(GOLDEN / "dream_tiny")),
+        "adapted": Entry(path=str(tmp_path / "adapter"), canvas=24),
+    }
     monkeypatch.setattr(catalog, "catalog", lambda: entries)
     return "adapted"
 
@@ -42,8 +47,16 @@ def test_the_adapter_is_merged(named: str) -> None:
 
 
 def test_a_name_is_a_model_and_an_adapter(named: str) -> None:
-    assert (base_of(named), location(named), location("plain")) == ("plain", location("plain"), str(GOLDEN / "dream_tiny"))
-    model, apart, unlisted = loader.load(named), loader.load("plain", adapter=named), loader.load(folder_of(named))
+    assert (base_of(named), location(named), location("plain")) == (
+        "plain",
+        location("plain"),
+        str(GOLDEN / "dream_tiny"),
+    )
+    model, apart, unlisted = (
+        loader.load(named),
+        loader.load("plain", adapter=named),
+        loader.load(folder_of(named)),
+    )
     assert torch.equal(model.backbone.score(IDS), apart.backbone.score(IDS))
     assert torch.equal(model.backbone.score(IDS), unlisted.backbone.score(IDS))
     assert (model.adapter, model.canvas, apart.adapter) == (None, 24, named)
@@ -52,7 +65,9 @@ def test_a_name_is_a_model_and_an_adapter(named: str) -> None:
 def test_a_model_that_only_a_clone_has_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "catalog", lambda: {"nano-big": Entry(path="nano-big", canvas=24)})
     with pytest.raises(
-        CheckpointError, match=r"nano-big is not in the installed package.*: copy methods/models/nano-big of the repository to /"
+        CheckpointError,
+        match=r"nano-big is not in the installed package.*: copy methods/models/nano-big of the "
+        r"repository to /",
     ):
         loader.load("nano-big")
     with pytest.raises(CheckpointError, match=r"install from a clone"):

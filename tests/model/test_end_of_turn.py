@@ -1,4 +1,6 @@
-"""Where an answer ends: end-of-turn and padding tokens of real tokenizers, for the canvas, the count, the text and GRPO."""
+"""Where an answer ends: end-of-turn and padding tokens of real tokenizers, for the canvas, the count, the
+text and GRPO.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_ends_of_a_tokenizer_join_those_of_the_configuration(diffucoder: Path) -
 
 
 def test_ends_are_found_in_the_older_files_too(diffucoder: Path) -> None:
-    """A slow tokenizer (Dream's) names its special tokens in tokenizer_config.json or added_tokens.json alone."""
+    """A slow tokenizer (Dream's) names its special tokens in tokenizer_config.json or added_tokens.json
+    alone.
+    """
     (diffucoder / "tokenizer.json").unlink()
     (diffucoder / "vocab.json").write_text("{}")
     decoder = {str(token): {"content": text, "special": True} for token, text in DIFFUCODER.items()}
@@ -84,7 +88,9 @@ def test_ends_are_found_in_the_older_files_too(diffucoder: Path) -> None:
     )
     assert set(read_spec(diffucoder).eos_ids) == {EOS, IM_END, PAD}
     (diffucoder / "tokenizer_config.json").unlink()
-    (diffucoder / "added_tokens.json").write_text(json.dumps({text: token for token, text in DIFFUCODER.items()}))
+    (diffucoder / "added_tokens.json").write_text(
+        json.dumps({text: token for token, text in DIFFUCODER.items()})
+    )
     assert set(read_spec(diffucoder).eos_ids) == {EOS, IM_END, PAD}
 
 
@@ -93,13 +99,20 @@ def test_padding_that_can_be_text_ends_nothing(tmp_path: Path) -> None:
     special = {EOS: "<|endoftext|>", 252: "<|beginoftext|>", 254: "<|mask|>"}
     for number, pad in enumerate([letters(7), "<|beginoftext|>", "<|mask|>"]):
         folder = with_tokenizer(
-            tmp_path / str(number), special, eos_token="<|endoftext|>", bos_token="<|beginoftext|>", mask_token="<|mask|>", pad_token=pad
+            tmp_path / str(number),
+            special,
+            eos_token="<|endoftext|>",
+            bos_token="<|beginoftext|>",
+            mask_token="<|mask|>",
+            pad_token=pad,
         )
         assert read_spec(folder).eos_ids == (EOS,)
 
 
 def test_the_catalogue_overrides(diffucoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "catalog", lambda: {"known": Entry(path=str(diffucoder), end_tokens=["<|endoftext|>"])})
+    monkeypatch.setattr(
+        catalog, "catalog", lambda: {"known": Entry(path=str(diffucoder), end_tokens=["<|endoftext|>"])}
+    )
     assert loader.load("known").spec.eos_ids == (EOS,)
     assert set(loader.load(str(diffucoder)).spec.eos_ids) == {EOS, IM_END, PAD}
 
@@ -115,12 +128,16 @@ def test_checkpoints_without_a_tokenizer_keep_their_ends(golden: Path) -> None:
 
 
 def test_stop_strings_that_are_special_tokens_match(tmp_path: Path) -> None:
-    """A special token that ends no turn by itself (<|im_start|>) still stops an answer whose suite says so."""
+    """A special token that ends no turn by itself (<|im_start|>) still stops an answer whose suite says
+    so.
+    """
 
     class NextTurn(AllAtOnce):
         tokens = (5, 6, 251, 7, 8, 251, *[EOS] * (CANVAS - 6))
 
-    folder = with_tokenizer(tmp_path / "model", {EOS: "<|endoftext|>", 251: "<|im_start|>"}, eos_token="<|endoftext|>")
+    folder = with_tokenizer(
+        tmp_path / "model", {EOS: "<|endoftext|>", 251: "<|im_start|>"}, eos_token="<|endoftext|>"
+    )
     assert answer(folder, NextTurn()).useful == 6
     item = answer(folder, NextTurn(), ("<|im_start|>",))
     assert (item.useful, item.text) == (2, letters(5, 6))

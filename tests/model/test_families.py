@@ -1,4 +1,6 @@
-"""Families of models: recognised by their configuration, logits equal to the published classes, mixtures of experts refused by name."""
+"""Families of models: recognised by their configuration, logits equal to the published classes, mixtures of
+experts refused by name.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,23 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_is_recognised(name: str) -> None:
     spec = read_spec(GOLDEN / name)
-    found = (spec.family, spec.shift, spec.attention, spec.block_size, spec.block_align, spec.qk_norm, spec.mask_id)
+    found = (
+        spec.family,
+        spec.shift,
+        spec.attention,
+        spec.block_size,
+        spec.block_align,
+        spec.qk_norm,
+        spec.mask_id,
+    )
     assert found == LAYOUTS[name]
     assert spec.diffusion == (name != "qwen3_tiny")
     assert spec.qkv_bias == (name in ("a2d_qwen2_tiny", "fast_dllm_v2_tiny"))
 
 
-@pytest.mark.parametrize("case", LOGITS, ids=lambda c: f"{c['model']}-{c['attention']}-{c['block_size']}-{len(c['ids'])}")
+@pytest.mark.parametrize(
+    "case", LOGITS, ids=lambda c: f"{c['model']}-{c['attention']}-{c['block_size']}-{len(c['ids'])}"
+)
 def test_logits_equal_the_published_class(case: dict[str, Any]) -> None:
     ids = torch.tensor([case["ids"]])
     length = ids.shape[1]
@@ -87,9 +99,14 @@ def test_a_tied_model_may_store_its_head_or_not(tmp_path: Path) -> None:
     folder = _copy(tmp_path / "stored", "a2d_qwen2_tiny")
     weights = load_file(folder / "model.safetensors")
     assert "lm_head.weight" not in weights
-    save_file({**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
+    save_file(
+        {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()},
+        folder / "model.safetensors",
+    )
     ids = torch.tensor([[5, 6, 7, 198]])
-    assert torch.equal(load_transformer(folder, torch.float32, CPU)(ids), backbone("a2d_qwen2_tiny")._model(ids))
+    assert torch.equal(
+        load_transformer(folder, torch.float32, CPU)(ids), backbone("a2d_qwen2_tiny")._model(ids)
+    )
 
 
 def test_mask_id_from_config_then_tokenizer_then_table(tmp_path: Path) -> None:
@@ -141,8 +158,15 @@ def test_other_decoders_run_on_these_models(name: str, method: str) -> None:
 
 
 def test_d2f_on_a_block_model_takes_its_blocks() -> None:
-    """With every threshold at its strictest D2F fills one block after the other, as block diffusion with one token per pass does."""
-    strict = {"block_size": 4, "skip_threshold": 1.0, "block_add_threshold": 1.0, "decoded_token_threshold": 1.0}
+    """With every threshold at its strictest D2F fills one block after the other, as block diffusion with one
+    token per pass does.
+    """
+    strict = {
+        "block_size": 4,
+        "skip_threshold": 1.0,
+        "block_add_threshold": 1.0,
+        "decoded_token_threshold": 1.0,
+    }
     pipelined = _decoded("sdar_tiny", "d2f", strict)
     plain = _decoded("sdar_tiny", "block_diffusion", {"threshold": 1.0})
     for one, other in zip(pipelined, plain, strict=True):

@@ -1,4 +1,6 @@
-"""The full-size proof at two layers and small width: the published layout in shards, loaded in bf16, decoded and audited."""
+"""The full-size proof at two layers and small width: the published layout in shards, loaded in bf16, decoded
+and audited.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def test_the_layout_at_two_layers_loads_and_decodes(tmp_path: Path, monkeypatch:
     assert (
         index["metadata"]["total_size"]
         == size
-        == sum(2 * torch.Size(shape).numel() for _, shape in full_size.shapes({**full_size.CONFIG, "num_hidden_layers": 2}))
+        == sum(
+            2 * torch.Size(shape).numel()
+            for _, shape in full_size.shapes({**full_size.CONFIG, "num_hidden_layers": 2})
+        )
     )
     found = full_size.measure(folder)
     for name in full_size.METHODS:

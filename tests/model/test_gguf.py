@@ -1,4 +1,6 @@
-"""GGUF files: read, put back into transformers' order, turned into a checkpoint folder; a broken or foreign file is refused."""
+"""GGUF files: read, put back into transformers' order, turned into a checkpoint folder; a broken or foreign
+file is refused.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,12 @@ def _value(value: Any) -> bytes:
     if isinstance(value, str):
         return struct.pack("<I", 8) + _text(value)
     inner = [_value(one) for one in value]
-    return struct.pack("<I", 9) + inner[0][:4] + struct.pack("<Q", len(inner)) + b"".join(one[4:] for one in inner)
+    return (
+        struct.pack("<I", 9)
+        + inner[0][:4]
+        + struct.pack("<Q", len(inner))
+        + b"".join(one[4:] for one in inner)
+    )
 
 
 def _f32(array: np.ndarray) -> tuple[int, bytes, np.ndarray]:
@@ -75,7 +82,12 @@ def _q4_1(array: np.ndarray) -> tuple[int, bytes, np.ndarray]:
 def _permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows as GGUF orders them: of each head 0, d/2, 1, d/2 + 1, ..."""
     size = weight.shape[0] // heads
-    order = [head * size + half * size // 2 + k for head in range(heads) for k in range(size // 2) for half in (0, 1)]
+    order = [
+        head * size + half * size // 2 + k
+        for head in range(heads)
+        for k in range(size // 2)
+        for half in (0, 1)
+    ]
     return weight[order]
 
 
@@ -85,7 +97,9 @@ def _model() -> tuple[dict[str, np.ndarray], dict[str, tuple[int, bytes, np.ndar
     stored: dict[str, tuple[int, bytes, np.ndarray]] = {}
     weights: dict[str, np.ndarray] = {}
 
-    def add(name: str, ours: str, shape: tuple[int, ...], how: Callable[[np.ndarray], Any], heads: int = 0) -> None:
+    def add(
+        name: str, ours: str, shape: tuple[int, ...], how: Callable[[np.ndarray], Any], heads: int = 0
+    ) -> None:
         plain = rng.normal(0, 0.3, shape).astype(np.float32)
         turned = _permuted(plain, heads) if heads else plain
         stored[name] = how(turned)
@@ -132,14 +146,18 @@ METADATA: dict[str, Any] = {
 }
 
 
-def write(path: Path, stored: dict[str, tuple[int, bytes, np.ndarray]], version: int = 3, **metadata: Any) -> Path:
+def write(
+    path: Path, stored: dict[str, tuple[int, bytes, np.ndarray]], version: int = 3, **metadata: Any
+) -> Path:
     told = {**METADATA, **metadata}
     header = b"GGUF" + struct.pack("<IQQ", version, len(stored), len(told))
     for key, value in told.items():
         header += _text(key) + _value(value)
     data = b""
     for name, (kind, packed, array) in stored.items():
-        header += _text(name) + struct.pack("<I", array.ndim) + struct.pack(f"<{array.ndim}Q", *array.shape[::-1])
+        header += (
+            _text(name) + struct.pack("<I", array.ndim) + struct.pack(f"<{array.ndim}Q", *array.shape[::-1])
+        )
         header += struct.pack("<IQ", kind, len(data))
         data += packed + b"\0" * (-len(packed) % 32)
     path.write_bytes(header + b"\0" * (-len(header) % 32) + data)
@@ -171,7 +189,8 @@ def test_the_unpacked_folder_has_transformers_logits(tmp_path: Path) -> None:
     assert (spec.family, spec.tie_embeddings, spec.bos_id, spec.rope_theta) == ("llama", True, 1, 5000.0)
     assert 0 in spec.eos_ids
     shape = {
-        key: METADATA[f"llama.{name}"] for key, name in (("hidden_size", "embedding_length"), ("intermediate_size", "feed_forward_length"))
+        key: METADATA[f"llama.{name}"]
+        for key, name in (("hidden_size", "embedding_length"), ("intermediate_size", "feed_forward_length"))
     }
     config = LlamaConfig(
         **shape,
@@ -184,11 +203,18 @@ def test_the_unpacked_folder_has_transformers_logits(tmp_path: Path) -> None:
         tie_word_embeddings=True,
     )
     reference = LlamaForCausalLM(config).eval()
-    reference.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in weights.items()}, strict=False)
+    reference.load_state_dict(
+        {key: torch.from_numpy(value.copy()) for key, value in weights.items()}, strict=False
+    )
     ids = torch.tensor([[1, 5, 2, 9, 3, 3, 7]])
     mask = torch.ones(7, 7, dtype=torch.bool).tril()
     with torch.no_grad():
-        torch.testing.assert_close(load_transformer(folder, torch.float32, CPU)(ids, mask), reference(ids).logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            load_transformer(folder, torch.float32, CPU)(ids, mask),
+            reference(ids).logits,
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 def test_the_tokenizer_inside(tmp_path: Path) -> None:
@@ -233,7 +259,9 @@ def test_an_unknown_storage_type_is_named(tmp_path: Path) -> None:
     _, packed, array = stored["blk.0.ffn_up.weight"]
     stored["blk.0.ffn_up.weight"] = (12, packed, array)
     source = GGUF(write(tmp_path / "tiny.gguf", stored))
-    with pytest.raises(CheckpointError, match=r"blk.0.ffn_up.weight is stored as GGUF type 12; read are F32, F16, Q4_1, Q8_0"):
+    with pytest.raises(
+        CheckpointError, match=r"blk.0.ffn_up.weight is stored as GGUF type 12; read are F32, F16, Q4_1, Q8_0"
+    ):
         source.tensor("blk.0.ffn_up.weight")
 
 
@@ -264,7 +292,10 @@ def test_smollm2_has_transformers_logits() -> None:
 
     loaded = load("smollm2")
     for case in json.loads((GOLDEN / "logits_smollm2.json").read_text()):
-        assert loaded.tokenizer.encode(case["text"], add_special_tokens=False) == case["ids"][: case["prompt_length"]]
+        assert (
+            loaded.tokenizer.encode(case["text"], add_special_tokens=False)
+            == case["ids"][: case["prompt_length"]]
+        )
         assert loaded.tokenizer.decode(case["output"]) == case["output_text"]
         logits = loaded.backbone.score(torch.tensor([case["ids"]]), causal=True)[0, case["positions"]]
         torch.testing.assert_close(logits[:, :16], torch.tensor(case["logits"]), atol=1e-3, rtol=1e-3)

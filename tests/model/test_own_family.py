@@ -1,4 +1,6 @@
-"""A family in one file outside the package: its names, ids and fields are used by load and by the commands, and stored with a run."""
+"""A family in one file outside the package: its names, ids and fields are used by load and by the commands,
+and stored with a run.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def added(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def renamed(source: Path, folder: Path) -> tuple[Path, Path]:
-    """A copy of a Dream checkpoint whose weights have other names and whose configuration no mask; and the file of its family."""
+    """A copy of a Dream checkpoint whose weights have other names and whose configuration no mask; and the
+    file of its family.
+    """
     shutil.copytree(source, folder)
     weights = load_file(folder / "model.safetensors")
     for ours, theirs in NAMES:
@@ -90,8 +94,20 @@ def test_decode_takes_the_family(tmp_path: Path) -> None:
     lines = []
     for model, more in ((GOLDEN / "dream_tiny", []), (folder, ["--family", str(file)])):
         output = tmp_path / f"{model.name}.jsonl"
-        arguments = ["--prompts", prompts, "--output", output, "--model", model, "--set", "max_new_tokens=8", *more]
-        assert CliRunner().invoke(app, ["decode", *map(str, arguments)], catch_exceptions=False).exit_code == 0
+        arguments = [
+            "--prompts",
+            prompts,
+            "--output",
+            output,
+            "--model",
+            model,
+            "--set",
+            "max_new_tokens=8",
+            *more,
+        ]
+        assert (
+            CliRunner().invoke(app, ["decode", *map(str, arguments)], catch_exceptions=False).exit_code == 0
+        )
         lines.append(json.loads(output.read_text()))
     assert lines[0] == lines[1]
     assert len(lines[0]["output"]) == 8
@@ -101,8 +117,22 @@ def test_run_stores_where_the_family_comes_from(tmp_path: Path) -> None:
     """And answers as nano, which the checkpoint was made of."""
     folder, file = renamed(Path(folder_of("nano")), tmp_path / "own")
     method = "vanilla:tokens_per_step=16,max_new_tokens=48"
-    arguments = ["--suite", "nano-gsm", "--limit", "1", "--method", method, "--family", str(file), "-o", str(tmp_path / "runs")]
-    assert CliRunner().invoke(app, ["run", "--model", str(folder), *arguments], catch_exceptions=False).exit_code == 0
+    arguments = [
+        "--suite",
+        "nano-gsm",
+        "--limit",
+        "1",
+        "--method",
+        method,
+        "--family",
+        str(file),
+        "-o",
+        str(tmp_path / "runs"),
+    ]
+    assert (
+        CliRunner().invoke(app, ["run", "--model", str(folder), *arguments], catch_exceptions=False).exit_code
+        == 0
+    )
     (run,) = find_runs(tmp_path / "runs")
     (sample,) = read_samples(run)
     suite = load_suite("nano-gsm")
@@ -189,7 +219,13 @@ def test_a_list_of_models_overrides_fields(tmp_path: Path, listed: Path) -> None
     folder, _ = renamed(GOLDEN / "dream_tiny", tmp_path / "own")
     listed.write_text(LISTED)
     spec = spec_of("listed")
-    assert (spec.family, spec.shift, spec.mask_id, spec.block_size, spec.attention) == ("mine", False, 200, 4, "block_causal")
+    assert (spec.family, spec.shift, spec.mask_id, spec.block_size, spec.attention) == (
+        "mine",
+        False,
+        200,
+        4,
+        "block_causal",
+    )
     assert spec.eos_ids == (7, 9)
     loaded = load("listed", {"mask_token", "blocks"})
     assert loaded.spec == spec

@@ -1,4 +1,6 @@
-"""--preset published: every value is a setting that its method has, flags win, screen and record say what was taken, gaps are named."""
+"""--preset published: every value is a setting that its method has, flags win, screen and record say what was
+taken, gaps are named.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ from tests.conftest import GOLDEN
 DREAM, LLADA = "Dream-org/Dream-v0-Base-7B", "GSAI-ML/LLaDA-8B-Instruct"
 TINY = [
     {
-        "by": "first", "source": "a paper", "models": ["nano"], "method": "fast_dllm", "chat": "one_turn", "note": "no cache there",
-        "settings": {"max_new_tokens": 32, "block_length": 16, "threshold": 0.8},
+        "by": "first", "source": "a paper", "models": ["nano"], "method": "fast_dllm", "chat": "one_turn",
+        "note": "no cache there", "settings": {"max_new_tokens": 32, "block_length": 16, "threshold": 0.8},
         "suites": {"nano-gsm": {"num_fewshot": 2, "settings": {"threshold": 0.7}}},
     },
     {
@@ -40,7 +42,11 @@ def all_values() -> list[tuple[Group, str]]:
     return [(group, suite) for group in groups() for suite in group.suites]
 
 
-@pytest.mark.parametrize(("group", "suite"), all_values(), ids=lambda part: part if isinstance(part, str) else f"{part.by}-{part.method}")
+@pytest.mark.parametrize(
+    ("group", "suite"),
+    all_values(),
+    ids=lambda part: part if isinstance(part, str) else f"{part.by}-{part.method}",
+)
 def test_every_value_is_a_setting_for_a_known_model_and_suite(group: Group, suite: str) -> None:
     assert suite in list_suites()
     assert set(group.models) <= set(catalog())
@@ -56,15 +62,55 @@ def test_every_value_is_a_setting_for_a_known_model_and_suite(group: Group, suit
 
 
 PRINTED: list[tuple[str, str, str, dict[str, Any]]] = [
-    (DREAM, "vanilla", "humaneval", {"max_new_tokens": 512, "steps": 512, "temperature": 0.2, "top_p": 0.95, "alg": "entropy"}),
-    (DREAM, "d2f", "mbpp", {"block_size": 48, "max_new_tokens": 256, "block_add_threshold": 0.1, "num_fewshot": 3}),
-    (DREAM, "d2f", "humaneval", {"block_size": 32, "block_add_threshold": 0.9, "skip_threshold": 0.95, "chat": "none"}),
-    (DREAM, "fast_dllm", "gsm8k", {"cache": "prefix", "threshold": 0.9, "block_length": 32, "num_fewshot": 5}),
-    (LLADA, "d2f", "gsm8k", {"block_size": 64, "max_new_tokens": 512, "block_add_threshold": 0.7, "chat": "turns"}),
+    (
+        DREAM,
+        "vanilla",
+        "humaneval",
+        {"max_new_tokens": 512, "steps": 512, "temperature": 0.2, "top_p": 0.95, "alg": "entropy"},
+    ),
+    (
+        DREAM,
+        "d2f",
+        "mbpp",
+        {"block_size": 48, "max_new_tokens": 256, "block_add_threshold": 0.1, "num_fewshot": 3},
+    ),
+    (
+        DREAM,
+        "d2f",
+        "humaneval",
+        {"block_size": 32, "block_add_threshold": 0.9, "skip_threshold": 0.95, "chat": "none"},
+    ),
+    (
+        DREAM,
+        "fast_dllm",
+        "gsm8k",
+        {"cache": "prefix", "threshold": 0.9, "block_length": 32, "num_fewshot": 5},
+    ),
+    (
+        LLADA,
+        "d2f",
+        "gsm8k",
+        {"block_size": 64, "max_new_tokens": 512, "block_add_threshold": 0.7, "chat": "turns"},
+    ),
     (LLADA, "vanilla", "gsm8k", {"max_new_tokens": 256, "block_length": 8}),
-    ("Dream-org/Dream-v0-Instruct-7B", "lopa", "minerva_math", {"block_size": 16, "max_new_tokens": 512, "num_fewshot": 4}),
-    ("apple/DiffuCoder-7B-Instruct", "lopa", "mbpp_plus", {"skip_threshold": 0.9, "block_add_threshold": 0.3}),
-    ("d3LLM/d3LLM_LLaDA", "multi_block", "minerva_math", {"entropy_threshold": 0.5, "decoded_token_threshold": 0.95}),
+    (
+        "Dream-org/Dream-v0-Instruct-7B",
+        "lopa",
+        "minerva_math",
+        {"block_size": 16, "max_new_tokens": 512, "num_fewshot": 4},
+    ),
+    (
+        "apple/DiffuCoder-7B-Instruct",
+        "lopa",
+        "mbpp_plus",
+        {"skip_threshold": 0.9, "block_add_threshold": 0.3},
+    ),
+    (
+        "d3LLM/d3LLM_LLaDA",
+        "multi_block",
+        "minerva_math",
+        {"entropy_threshold": 0.5, "decoded_token_threshold": 0.95},
+    ),
 ]
 
 
@@ -75,13 +121,21 @@ def test_values_are_those_of_the_scripts(model: str, method: str, suite: str, va
 
 
 def test_what_there_is_is_named_where_there_is_nothing() -> None:
-    with pytest.raises(PresetError, match=r"no values for .*Base-7B with d2f on gsm8k; .*vanilla on .*gsm8k_cot.*d2f on gsm8k_cot, mbpp"):
+    with pytest.raises(
+        PresetError,
+        match=r"no values for .*Base-7B with d2f on gsm8k; .*vanilla on .*gsm8k_cot.*d2f on gsm8k_cot, mbpp",
+    ):
         preset("published", DREAM, "d2f", "gsm8k")
-    with pytest.raises(PresetError, match=r"for nano with vanilla on nano-gsm; it has some for Dream-org/Dream-v0-Base-7B, .*LLaDA"):
+    with pytest.raises(
+        PresetError,
+        match=r"for nano with vanilla on nano-gsm; it has some for Dream-org/Dream-v0-Base-7B, .*LLaDA",
+    ):
         preset("published", "nano", "vanilla", "nano-gsm")
     with pytest.raises(PresetError, match=r"published:PROJECT with one of dream, .*d2f"):
         preset("printed", DREAM, "d2f", "mbpp")
-    done = CliRunner().invoke(app, ["run", "--preset", "published", "--method", "vanilla", "--suite", "nano-gsm"])
+    done = CliRunner().invoke(
+        app, ["run", "--preset", "published", "--method", "vanilla", "--suite", "nano-gsm"]
+    )
     assert isinstance(done.exception, PresetError)
 
 
@@ -91,8 +145,17 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets, "groups", lambda: known)
 
 
-def planned(root: Path, said: list[str], name: str, prompting: Prompting | None = None, method: str = "fast_dllm", *pairs: str) -> Cell:
-    asked = Asked([method], ["nano-gsm"], list(pairs), Weights("nano"), prompting=prompting or Prompting(), preset=name)
+def planned(
+    root: Path,
+    said: list[str],
+    name: str,
+    prompting: Prompting | None = None,
+    method: str = "fast_dllm",
+    *pairs: str,
+) -> Cell:
+    asked = Asked(
+        [method], ["nano-gsm"], list(pairs), Weights("nano"), prompting=prompting or Prompting(), preset=name
+    )
     (cell,) = plan_cells(asked, Options(root, limit=1), said.append)
     cell.folder.close()
     return cell
@@ -107,10 +170,17 @@ def test_the_run_takes_the_values_says_so_and_keeps_them(tmp_path: Path) -> None
     assert (run.plan.num_fewshot, run.plan.chat_template, run.plan.max_new_tokens) == (2, True, 32)
     assert cell.items[0].prompt.count("<|im_start|>user") == 1, "one turn"
     assert said == [
-        "preset published: fast_dllm on nano-gsm: max_new_tokens=32, block_length=16, threshold=0.7, num_fewshot=2, chat=one_turn; "
+        "preset published: fast_dllm on nano-gsm: max_new_tokens=32, block_length=16, threshold=0.7, "
+        "num_fewshot=2, chat=one_turn; "
         "from a paper; note: no cache there"
     ]
-    values = {"max_new_tokens": 32, "block_length": 16, "threshold": 0.7, "num_fewshot": 2, "chat": "one_turn"}
+    values = {
+        "max_new_tokens": 32,
+        "block_length": 16,
+        "threshold": 0.7,
+        "num_fewshot": 2,
+        "chat": "one_turn",
+    }
     about = {"name": "published", "project": "first", "source": "a paper", "note": "no cache there"}
     assert run.preset == {**about, "values": values, "replaced": {}}
 
@@ -119,7 +189,9 @@ def test_the_run_takes_the_values_says_so_and_keeps_them(tmp_path: Path) -> None
 def test_explicit_flags_win_and_are_told(tmp_path: Path) -> None:
     said: list[str] = []
     flags = Prompting(num_fewshot=1, chat=False)
-    cell = planned(tmp_path, said, "published", flags, "fast_dllm:block_length=8", "threshold=0.95", "max_new_tokens=48")
+    cell = planned(
+        tmp_path, said, "published", flags, "fast_dllm:block_length=8", "threshold=0.95", "max_new_tokens=48"
+    )
     settings = settings_of(cell.generator.config)
     assert (settings["threshold"], settings["block_length"], cell.canvas) == (0.95, 8, 48)
     assert "<|im_start|>" not in cell.items[0].prompt
@@ -131,4 +203,8 @@ def test_explicit_flags_win_and_are_told(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_one_project_alone(tmp_path: Path) -> None:
     cell = planned(tmp_path, [], "published:second")
-    assert (cell.canvas, cell.folder.run.plan.chat_template, cell.folder.run.plan.num_fewshot) == (16, False, None)
+    assert (cell.canvas, cell.folder.run.plan.chat_template, cell.folder.run.plan.num_fewshot) == (
+        16,
+        False,
+        None,
+    )

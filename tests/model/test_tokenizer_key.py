@@ -1,4 +1,6 @@
-"""A row of another tokenizer is in no table with the others; the same words in other files are the same tokenizer."""
+"""A row of another tokenizer is in no table with the others; the same words in other files are the same
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,9 @@ from tests.tokenizers_tiny import DIFFUCODER, EOS, with_tokenizer
 
 def plan(checkpoint: str) -> Plan:
     return Plan(
-        model="base", checkpoint=checkpoint, weights_hash="w", method="ar", method_source="built-in", settings={}, suite="s",
-        prompts_hash="p", max_new_tokens=8, device="cpu", device_name="cpu", dtype="float32", attention="sdpa",
+        model="base", checkpoint=checkpoint, weights_hash="w", method="ar", method_source="built-in",
+        settings={}, suite="s", prompts_hash="p", max_new_tokens=8, device="cpu", device_name="cpu",
+        dtype="float32", attention="sdpa",
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""The autoregressive reference that takes the second-best third token on a tenth of the prompts, which spoils their answers."""
+"""The autoregressive reference that takes the second-best third token on a tenth of the prompts, which spoils
+their answers.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ def continued(folder: Path) -> RunFolder:
     return RunFolder(folder.parents[2], read_run(folder), fresh=False)
 
 
-def test_packed_samples_are_read_like_plain_ones_and_come_back_byte_for_byte(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packed_samples_are_read_like_plain_ones_and_come_back_byte_for_byte(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain, small = folder / "samples.jsonl", folder / "samples.jsonl.xz"
     before, lines, stored = plain.read_bytes(), list(sample_lines(folder)), read_stored(folder)
     pack_command([folder])
@@ -98,7 +100,9 @@ def test_where_packing_was_cut_short_the_plain_file_counts(folder: Path) -> None
     assert lzma.decompress(packed(plain).read_bytes()) == before
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: data[:200] + b"XX" + data[202:], lambda data: b"no xz"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-40], lambda data: data[:200] + b"XX" + data[202:], lambda data: b"no xz"]
+)
 def test_a_damaged_packed_file_is_named(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     pack_run(folder)
     small = folder / "samples.jsonl.xz"

@@ -1,4 +1,6 @@
-"""The run store: locked before anything is deleted, nothing torn, complete only with all of its samples, and no foreign or edited ones."""
+"""The run store: locked before anything is deleted, nothing torn, complete only with all of its samples, and
+no foreign or edited ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ FAKE = Fake(documents=4)
 
 
 def opened(root: Path, fresh: bool = False) -> RunFolder:
-    return RunFolder(root, fake_run(FAKE).model_copy(update={"status": "running", "audit": None, "summary": None}), fresh)
+    return RunFolder(
+        root, fake_run(FAKE).model_copy(update={"status": "running", "audit": None, "summary": None}), fresh
+    )
 
 
 def test_fresh_deletes_nothing_while_another_process_writes(tmp_path: Path) -> None:
@@ -51,7 +55,9 @@ def test_the_lock_lies_outside_the_folder_and_survives_its_removal(tmp_path: Pat
 
 
 @pytest.mark.parametrize("part", ["run", "sample"])
-def test_a_full_disk_is_one_line_and_nothing_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+def test_a_full_disk_is_one_line_and_nothing_is_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
     folder = opened(tmp_path)
     samples = fake_samples(FAKE, folder.run.run_id)
     folder.append(samples[0])
@@ -68,7 +74,9 @@ def test_a_full_disk_is_one_line_and_nothing_is_torn(tmp_path: Path, monkeypatch
         return full(descriptor, data) if len(data) > 20 else full(descriptor, b"")
 
     monkeypatch.setattr(files.os, "write", half)
-    with pytest.raises(StoreError, match=r"No space left on device.*1 of its samples are safe.*same command continues"):
+    with pytest.raises(
+        StoreError, match=r"No space left on device.*1 of its samples are safe.*same command continues"
+    ):
         folder.append(samples[1]) if part == "sample" else folder.save()
     monkeypatch.undo()
     assert (folder.path / "run.json").read_bytes() == before
@@ -104,8 +112,12 @@ EDITS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("field", "change"), EDITS, ids=[f"{place}-{field}" for place, (field, _) in enumerate(EDITS)])
-def test_an_edited_or_foreign_sample_is_refused_by_file_line_and_field(tmp_path: Path, field: str, change: Any) -> None:
+@pytest.mark.parametrize(
+    ("field", "change"), EDITS, ids=[f"{place}-{field}" for place, (field, _) in enumerate(EDITS)]
+)
+def test_an_edited_or_foreign_sample_is_refused_by_file_line_and_field(
+    tmp_path: Path, field: str, change: Any
+) -> None:
     folder = write_fake(tmp_path, FAKE)
     assert read_stored(folder).reason_left_out is None
     edited(folder, 2, change)
@@ -124,14 +136,19 @@ def test_a_stored_line_is_sealed(tmp_path: Path, field: str) -> None:
     folder.close()
     assert read_evidence(folder.path, folder.run) == [
         sample.model_copy(update={"seal": stored.seal})
-        for sample, stored in zip(fake_samples(FAKE, folder.run.run_id), read_samples(folder.path), strict=True)
+        for sample, stored in zip(
+            fake_samples(FAKE, folder.run.run_id), read_samples(folder.path), strict=True
+        )
     ]
     lines = (folder.path / "samples.jsonl").read_text().splitlines()
     entry = json.loads(lines[1])
     value = entry[field]
     old, new = (
         f'"{field}":{json.dumps(one)}'
-        for one in (value, value / 2 if field.endswith("_s") else not value if field == "correct" else value * 2)
+        for one in (
+            value,
+            value / 2 if field.endswith("_s") else not value if field == "correct" else value * 2,
+        )
     )
     assert old in lines[1]
     lines[1] = lines[1].replace(old, new)
@@ -143,7 +160,10 @@ def test_a_stored_line_is_sealed(tmp_path: Path, field: str) -> None:
 def test_runs_from_before_batches_were_numbered_stay_readable(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, FAKE)
     run = read_run(folder)
-    write_run(folder, run.model_copy(update={"expected": None, "plan": run.plan.model_copy(update={"batch_size": 2})}))
+    write_run(
+        folder,
+        run.model_copy(update={"expected": None, "plan": run.plan.model_copy(update={"batch_size": 2})}),
+    )
     for line in range(4):
         edited(folder, line, lambda one: one.update(batch=None, output_hash="of ids that are not stored"))
     stored = read_stored(folder)

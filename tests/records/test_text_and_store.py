@@ -14,7 +14,15 @@ from safetensors.torch import save_file
 from harness.lm_eval import likelihood
 from harness.model.families.llada import FAMILY as LLADA
 from harness.model.load import load_transformer, tensors
-from harness.model.text import MarkerError, answer_of_blocks, before_eos, behind_marker, cut_at_stops, encode, split_markers
+from harness.model.text import (
+    MarkerError,
+    answer_of_blocks,
+    before_eos,
+    behind_marker,
+    cut_at_stops,
+    encode,
+    split_markers,
+)
 from harness.records.schema import RecordError, Sample, read_samples
 from tests.conftest import GOLDEN
 from tests.helpers import CPU, backbone
@@ -70,7 +78,9 @@ def test_stop_strings_map_back_to_ids(ids: list[int], stops: list[str], expected
     ],
     ids=["ended", "line-break", "stop-string", "hole", "empty"],
 )
-def test_blocks_are_cut_one_by_one(ids: list[int], steps: list[int], stops: list[str], expected: tuple[list[int], str]) -> None:
+def test_blocks_are_cut_one_by_one(
+    ids: list[int], steps: list[int], stops: list[str], expected: tuple[list[int], str]
+) -> None:
     assert answer_of_blocks(Letters(), ids, steps, [(0, 3), (3, 5)], {9}, stops) == expected
     assert answer_of_blocks(None, ids, steps, [(0, 3), (3, 5)], {9}, [])[1] is None
 
@@ -80,7 +90,11 @@ def test_one_block_is_the_plain_rule() -> None:
 
 
 def test_marked_blocks_tell_answer_from_reasoning() -> None:
-    for ids, text, answer in [([120, 9, 121, 122], "x[A]yz", "yz"), ([9, 9, 121, 9], "[A]y", "y"), ([120, 9, 9, 9], "x[A]", "")]:
+    for ids, text, answer in [
+        ([120, 9, 121, 122], "x[A]yz", "yz"),
+        ([9, 9, 121, 9], "[A]y", "y"),
+        ([120, 9, 9, 9], "x[A]", ""),
+    ]:
         found = answer_of_blocks(Letters(), ids, [0, 0, 0, 0], [(0, 2), (2, 4)], {9}, [], marked=True)[1]
         assert (found, behind_marker(text)) == (text, answer)
     assert behind_marker("x[A]y[A]z") == "z"
@@ -118,8 +132,9 @@ def test_misplaced_markers_are_refused(prompt: str, text: str) -> None:
 
 def sample(doc_id: int) -> Sample:
     return Sample(
-        run_id="r", suite="s", method="m", doc_id=doc_id, prompt_hash="p", order=0, prompt_tokens=1, output_ids=[1], text="x",
-        useful=1, committed=1, nfe=1, positions=1, kv_read=1, time_s=0.1, output_hash="h",
+        run_id="r", suite="s", method="m", doc_id=doc_id, prompt_hash="p", order=0, prompt_tokens=1,
+        output_ids=[1], text="x", useful=1, committed=1, nfe=1, positions=1, kv_read=1, time_s=0.1,
+        output_hash="h",
     )  # fmt: skip
 
 

@@ -13,11 +13,15 @@ from tests.commands import bench
 from tests.synthetic_runs import Fake, fake_run, fake_samples, write_fake
 
 
-def run_of(forwards: list[list[tuple[int, int, int]]], useful: int, batch_size: int = 1) -> tuple[Run, list[Sample]]:
+def run_of(
+    forwards: list[list[tuple[int, int, int]]], useful: int, batch_size: int = 1
+) -> tuple[Run, list[Sample]]:
     run, blank = fake_run(Fake()), fake_samples(Fake(documents=1))[0]
     plan = run.plan.model_copy(update={"batch_size": batch_size})
     samples = [
-        blank.model_copy(update={"doc_id": k, "order": k, "forwards": rows, "useful": useful, "prompt_tokens": 10})
+        blank.model_copy(
+            update={"doc_id": k, "order": k, "forwards": rows, "useful": useful, "prompt_tokens": 10}
+        )
         for k, rows in enumerate(forwards)
     ]
     return run.model_copy(update={"plan": plan}), samples
@@ -71,7 +75,9 @@ def test_devices_as_printed() -> None:
 
 
 def test_comparison() -> None:
-    row = Comparison("GSM8K", "d3LLM", "H100", "transformers", tps=235, tpf=4.9, assumed=False, forwards_per_s=237)
+    row = Comparison(
+        "GSM8K", "d3LLM", "H100", "transformers", tps=235, tpf=4.9, assumed=False, forwards_per_s=237
+    )
     assert row.share == pytest.approx(0.202, abs=0.001)
     assert row.least_tpf == pytest.approx(0.99, abs=0.005)
     assert Comparison("s", "m", "H100", "e", 235, None, False, 237).share is None
@@ -86,7 +92,8 @@ def test_command_labels_bounds_and_compares(tmp_path: Path) -> None:
     assert "d3LLM-Dream" in done.stdout
     assert "of the bound" in done.stdout
     tpf = json.loads((folder / "run.json").read_text())["summary"]["tpf"]
-    # 32..96 positions are memory-bound on every device, so the bound is tokens per forward x forwards per second.
+    # 32..96 positions are memory-bound on every device, so the bound is tokens per forward x forwards per
+    # second.
     assert f"{tpf * DEVICES['h100'].bandwidth / MODELS['dream-7b'].weight_bytes:.0f}" in done.stdout
     wrong = bench("project", str(tmp_path))
     assert (wrong.returncode, "not a run folder" in wrong.stderr) == (2, True)

@@ -33,7 +33,11 @@ def test_a_table_never_mixes_two_keys(tmp_path: Path) -> None:
     write_fake(tmp_path, Fake("d2f", dtype="bfloat16"))
     write_fake(tmp_path, Fake("d2f", suite="nano-code"))
     tables = build(load(tmp_path))
-    assert sorted((table.suite, len(table.rows)) for table in tables) == [("nano-code", 1), ("nano-gsm", 1), ("nano-gsm", 4)]
+    assert sorted((table.suite, len(table.rows)) for table in tables) == [
+        ("nano-code", 1),
+        ("nano-gsm", 1),
+        ("nano-gsm", 4),
+    ]
     for table in tables:
         assert len({row.stored.run.comparability_key for row in table.rows}) == 1
 
@@ -43,14 +47,21 @@ def test_the_baseline_is_the_vanilla_run_with_the_most_forwards(runs_folder: Pat
     assert table.baseline is not None
     assert table.baseline.label == "vanilla tokens_per_step=1"
     assert [row.is_baseline for row in table.rows] == [True, False, False, False]
-    assert [row.label for row in table.rows] == ["vanilla tokens_per_step=1", "fast_dllm", "vanilla tokens_per_step=2", "d2f"]
+    assert [row.label for row in table.rows] == [
+        "vanilla tokens_per_step=1",
+        "fast_dllm",
+        "vanilla tokens_per_step=2",
+        "d2f",
+    ]
 
 
 def test_the_frame_holds_the_figures_of_the_samples(runs_folder: Path) -> None:
     (table,) = build(load(runs_folder))
     row = next(row for row in table.frame.to_dict("records") if row["method"] == "d2f")
     stored = next(row.stored for row in table.rows if row.stored.run.plan.method == "d2f")
-    assert row["tps"] == pytest.approx(sum(s.useful or 0 for s in stored.samples) / sum(s.time_s or 0 for s in stored.samples))
+    assert row["tps"] == pytest.approx(
+        sum(s.useful or 0 for s in stored.samples) / sum(s.time_s or 0 for s in stored.samples)
+    )
     assert float(row["speedup_low"]) < 4 < float(row["speedup_high"])
     assert row["non_inferior"] == "no"
     assert str(row["verdict"]).startswith("4.0x [4.0, 4.0]; accuracy non-inferior at 3 pp: no (worse by ")
@@ -110,7 +121,9 @@ def test_the_share_of_the_roof_is_a_column_only_where_it_was_measured(tmp_path: 
     assert " roof |" not in leaderboard(load(tmp_path))
     run = read_run(folder)
     assert run.summary is not None
-    write_run(folder, run.model_copy(update={"summary": run.summary.model_copy(update={"roof_share": 0.273})}))
+    write_run(
+        folder, run.model_copy(update={"summary": run.summary.model_copy(update={"roof_share": 0.273})})
+    )
     assert " roof |" in leaderboard(load(tmp_path))
     assert " 27% |" in leaderboard(load(tmp_path))
 
@@ -173,7 +186,11 @@ def test_a_readme_without_its_markers_is_refused(runs_folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("board", "page", "published"),
-    [("leaderboard", "README.md", "published.yaml"), ("students", "docs/students.md", "none"), ("lockstep", "docs/lockstep.md", "none")],
+    [
+        ("leaderboard", "README.md", "published.yaml"),
+        ("students", "docs/students.md", "none"),
+        ("lockstep", "docs/lockstep.md", "none"),
+    ],
 )
 def test_the_repository_agrees_with_its_results(board: str, page: str, published: str) -> None:
     folder = ROOT / "results" / board

@@ -30,7 +30,9 @@ def divided(samples: list[Sample], ends: tuple[int, int] = (3, 2)) -> list[Sampl
 def stored(fake: Fake, blocks: bool, adapter: str | None = None) -> StoredRun:
     samples = divided(fake_samples(fake)) if blocks else fake_samples(fake)
     run = fake_run(fake, samples)
-    run = run.model_copy(update={"plan": run.plan.model_copy(update={"adapter": adapter}), "run_id": f"{run.run_id}{adapter}"})
+    run = run.model_copy(
+        update={"plan": run.plan.model_copy(update={"adapter": adapter}), "run_id": f"{run.run_id}{adapter}"}
+    )
     return StoredRun(Path(run.run_id), run, samples, summarise(samples))
 
 
@@ -41,13 +43,17 @@ def test_means_per_block() -> None:
     seam = [sample.blocks[0][1] for sample in samples]
     done = [1 + max(sample.step_map[:k]) for sample, k in zip(samples, seam, strict=True)]
     assert r.done == pytest.approx(sum(done) / 4)
-    assert a.done == pytest.approx(sum(1 + max(sample.step_map[k:]) for sample, k in zip(samples, seam, strict=True)) / 4)
+    assert a.done == pytest.approx(
+        sum(1 + max(sample.step_map[k:]) for sample, k in zip(samples, seam, strict=True)) / 4
+    )
     assert block_means(fake_samples(Fake(documents=2))) == []
     assert block_means([samples[0].model_copy(update={"status": "error"})]) == []
 
 
 def test_table_has_the_block_columns_only_where_answers_are_divided() -> None:
-    plain, split = (build([stored(Fake(), blocks), stored(Fake("lockstep"), blocks)])[0] for blocks in (False, True))
+    plain, split = (
+        build([stored(Fake(), blocks), stored(Fake("lockstep"), blocks)])[0] for blocks in (False, True)
+    )
     assert "R / A" not in [column.heading for column in columns(plain.rows)]
     found = {column.heading: column for column in columns(split.rows)}
     assert found["R / A"].text(split.rows[0]) == "3 / 2"
@@ -57,8 +63,13 @@ def test_table_has_the_block_columns_only_where_answers_are_divided() -> None:
 
 
 def test_students_of_one_method_are_told_apart_by_their_adapter() -> None:
-    runs = [stored(Fake("lockstep", {"steps": 8}), True, adapter) for adapter in (None, "trained/nano-ra-cfd")]
-    assert {row.label for row in build(runs)[0].rows} == {"lockstep adapter=none", "lockstep adapter=nano-ra-cfd"}
+    runs = [
+        stored(Fake("lockstep", {"steps": 8}), True, adapter) for adapter in (None, "trained/nano-ra-cfd")
+    ]
+    assert {row.label for row in build(runs)[0].rows} == {
+        "lockstep adapter=none",
+        "lockstep adapter=nano-ra-cfd",
+    }
     assert {row.label for row in build(runs[:1])[0].rows} == {"lockstep"}
 
 

@@ -54,13 +54,18 @@ def test_report_without_flags_writes_everything(root: Path, tmp_path: Path) -> N
     assert len(output.splitlines()) == len(names)
 
 
-def test_trace_writes_an_animation_or_says_which_documents_there_are(folders: list[Path], root: Path, tmp_path: Path) -> None:
+def test_trace_writes_an_animation_or_says_which_documents_there_are(
+    folders: list[Path], root: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "trace.gif"
     status, output = bench("trace", folders[3].name, "--runs", root, "--doc", 2, "-o", file, "--seconds", 1)
     assert status == 0
     assert output.endswith(" frames\n")
     assert file.read_bytes().startswith(b"GIF89a")
-    assert "has no document 99 repeat 0: choose --doc from 0-31" in bench("trace", folders[3], "--doc", 99, "-o", file)[1]
+    assert (
+        "has no document 99 repeat 0: choose --doc from 0-31"
+        in bench("trace", folders[3], "--doc", 99, "-o", file)[1]
+    )
 
 
 def test_check_finds_drift(root: Path, tmp_path: Path) -> None:
@@ -80,7 +85,11 @@ def test_drift_is_found_in_every_file_of_a_report(tmp_path: Path) -> None:
     report = tmp_path / "report"
     assert bench("report", tmp_path / "runs", "-o", report)[0] == 0
     assert bench("report", tmp_path / "runs", "-o", report, "--check")[0] == 0
-    table, page, plot = report / "leaderboard.csv", report / "index.html", next((report / "plots").glob("*quality-speed.png"))
+    table, page, plot = (
+        report / "leaderboard.csv",
+        report / "index.html",
+        next((report / "plots").glob("*quality-speed.png")),
+    )
     for file, spoil in ((table, (b"vanilla", b"chocolate")), (page, (b"<td>vanilla", b"<td>chocolate"))):
         before = file.read_bytes()
         file.write_bytes(before.replace(*spoil))
@@ -116,16 +125,27 @@ def test_readme_is_written_and_checked(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["report", "nowhere"], "nowhere does not exist: give the folder that `bench run --output_path` wrote to as PATH"),
+        (
+            ["report", "nowhere"],
+            "nowhere does not exist: give the folder that `bench run --output_path` wrote to as PATH",
+        ),
         (["report", "{root}", "--format", "pdf"], "--format pdf is unknown; use markdown, csv, plots, html"),
         (["report", "{root}", "--readme", "{root}/none.md"], "cannot read --readme"),
-        (["report", "{root}", "--output", "/proc/report", "--format", "csv"], "choose another folder with --output"),
+        (
+            ["report", "{root}", "--output", "/proc/report", "--format", "csv"],
+            "choose another folder with --output",
+        ),
         (["compare", "{first}"], "compare needs at least two runs"),
-        (["compare", "{first}", "other"], "no run folder of that name below runs; give the folder's path, or where runs are with --runs"),
+        (
+            ["compare", "{first}", "other"],
+            "no run folder of that name below runs; give the folder's path, or where runs are with --runs",
+        ),
         (["compare", "{first}", "{first}", "--margin", "0"], "--margin 0 must lie between 0 and 100"),
     ],
 )
-def test_mistakes_are_answered_with_what_to_change(folders: list[Path], root: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_are_answered_with_what_to_change(
+    folders: list[Path], root: Path, arguments: list[str], message: str
+) -> None:
     status, output = bench(*(argument.format(root=root, first=folders[0]) for argument in arguments))
     assert status == 2
     assert message in output
@@ -160,7 +180,10 @@ def test_compare_prints_every_statistic(folders: list[Path], root: Path) -> None
 def test_compare_of_a_run_with_itself_finds_nothing(folders: list[Path]) -> None:
     status, output = bench("compare", folders[0], folders[0])
     assert status == 0
-    assert "1.00x [1.00, 1.00] no difference; accuracy non-inferior at 3 pp: not enough samples (32 documents; about " in output
+    assert (
+        "1.00x [1.00, 1.00] no difference; accuracy non-inferior at 3 pp: not enough samples (32 "
+        "documents; about " in output
+    )
 
 
 def test_compare_refuses_other_configurations_unless_told(folders: list[Path], tmp_path: Path) -> None:
@@ -181,4 +204,6 @@ def test_compare_refuses_other_prompts(folders: list[Path], tmp_path: Path) -> N
 def test_help_teaches(command: str) -> None:
     status, output = bench(command, "--help")
     assert status == 0
-    assert {"report": "drift", "compare": "the first is the baseline"}[command] in " ".join(output.replace("│", " ").split())
+    assert {"report": "drift", "compare": "the first is the baseline"}[command] in " ".join(
+        output.replace("│", " ").split()
+    )

@@ -19,7 +19,10 @@ from tests.browser import Browser, find_chromium
 from tests.synthetic_runs import Fake, fake_samples, write_fake, write_table
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published.yaml"
-TEXT = "[...document.querySelector('table.sortable').tBodies[0].rows].map(row => row.cells[{column}].textContent)"
+TEXT = (
+    "[...document.querySelector('table.sortable').tBodies[0].rows].map(row => "
+    "row.cells[{column}].textContent)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +49,16 @@ def choose(browser: Browser, name: str, label: str) -> None:
     """Choose the option whose text starts with ``label``."""
     browser.evaluate(
         f"(() => {{ const s = document.getElementById('v-{name}');"
-        f"s.value = [...s.options].find(o => o.text.startsWith({label!r})).value; s.dispatchEvent(new Event('change')); }})()"
+        f"s.value = [...s.options].find(o => o.text.startsWith({label!r})).value; s.dispatchEvent(new "
+        f"Event('change')); }})()"
     )
 
 
 def move(browser: Browser, to: int) -> None:
-    browser.evaluate(f"(() => {{ const s = document.getElementById('v-at'); s.value = {to}; s.dispatchEvent(new Event('input')); }})()")
+    browser.evaluate(
+        f"(() => {{ const s = document.getElementById('v-at'); s.value = {to}; s.dispatchEvent(new "
+        f"Event('input')); }})()"
+    )
 
 
 def written(browser: Browser, panel: int) -> int:
@@ -82,7 +89,10 @@ def test_published_rows_are_no_rows_of_a_measured_table(text: str) -> None:
 def test_answers_cannot_inject_markup(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, Fake(documents=2, method="<b>bad</b>"))
     evil = ["</script><script>alert(1)</script>"]
-    lines = [sample.model_copy(update={"pieces": evil * len(sample.output_ids)}).model_dump_json() for sample in read_samples(folder)]
+    lines = [
+        sample.model_copy(update={"pieces": evil * len(sample.output_ids)}).model_dump_json()
+        for sample in read_samples(folder)
+    ]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
     made = page(load(tmp_path))
     assert "alert(1)" not in made
@@ -110,7 +120,8 @@ def test_stepping_writes_what_the_step_map_says(browser: Browser) -> None:
     choose(browser, "doc", "#3")
     choose(browser, "sync", "forward")
     samples = {
-        method: fake_samples(Fake(method, documents=4, tokens_per_forward=rate))[3] for method, rate in (("vanilla", 1), ("d2f", 3.5))
+        method: fake_samples(Fake(method, documents=4, tokens_per_forward=rate))[3]
+        for method, rate in (("vanilla", 1), ("d2f", 3.5))
     }
     for done in (0, 1, 5, 1000):
         move(browser, done)
@@ -211,6 +222,8 @@ def test_animations_name_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"must end in \.gif or \.webp"):
         animate(sample, tmp_path / "trace.mp4")
     with pytest.raises(ReportError, match="has no step map"):
-        animate(sample.model_copy(update={"step_map": [], "output_ids": [], "pieces": []}), tmp_path / "trace.gif")
+        animate(
+            sample.model_copy(update={"step_map": [], "output_ids": [], "pieces": []}), tmp_path / "trace.gif"
+        )
     with pytest.raises(ReportError, match="cannot write --output"):
         animate(sample, tmp_path / "nowhere" / "trace.gif")

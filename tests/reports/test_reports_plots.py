@@ -44,7 +44,11 @@ def test_the_same_runs_give_the_same_picture(table: Table) -> None:
 def test_all_labels_lie_inside_the_picture_and_apart(table: Table) -> None:
     figure = draw(table)["quality-speed"]
     axes = figure.axes[0]
-    boxes = [note.get_window_extent() for note in axes.texts if "\n" in note.get_text() or note.get_text() in ("d2f", "fast_dllm")]
+    boxes = [
+        note.get_window_extent()
+        for note in axes.texts
+        if "\n" in note.get_text() or note.get_text() in ("d2f", "fast_dllm")
+    ]
     assert len(boxes) == 4
     for place, box in enumerate(boxes):
         assert figure.bbox.containsx(box.x0)
@@ -55,12 +59,17 @@ def test_all_labels_lie_inside_the_picture_and_apart(table: Table) -> None:
 def test_labels_name_what_tells_the_runs_of_a_method_apart(tmp_path: Path) -> None:
     chosen = [("dual", 0.9), ("prefix", 0.9), ("none", 0.9), ("dual", 0.7)]
     for place, (cache, threshold) in enumerate(chosen):
-        write_fake(tmp_path, Fake("fast_dllm", {"cache": cache, "threshold": threshold}, documents=8, seed=place))
+        write_fake(
+            tmp_path, Fake("fast_dllm", {"cache": cache, "threshold": threshold}, documents=8, seed=place)
+        )
     write_fake(tmp_path, Fake("d2f", {"block_size": 16}, documents=8))
     figure = draw(build(load(tmp_path))[0])["quality-speed"]
     names = {note.get_text() for note in figure.axes[0].texts}
     prefix = "fast_dllm\ncache="
-    assert {f"{prefix}{cache}" for cache in ("dual", "prefix", "none")} | {f"{prefix}dual threshold=0.7", "d2f"} <= names
+    assert {f"{prefix}{cache}" for cache in ("dual", "prefix", "none")} | {
+        f"{prefix}dual threshold=0.7",
+        "d2f",
+    } <= names
 
 
 def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
@@ -82,11 +91,15 @@ def test_time_bar_has_three_parts_that_add_up(table: Table) -> None:
 
 def test_runs_from_before_the_split_draw_no_time_bar(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, Fake(documents=8))
-    lines = [sample.model_copy(update={"select_s": None}).model_dump_json() for sample in read_samples(folder)]
+    lines = [
+        sample.model_copy(update={"select_s": None}).model_dump_json() for sample in read_samples(folder)
+    ]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
     table = build(load(tmp_path))[0]
     assert "time" not in draw(table)
-    assert "forward / select / harness" not in [column.heading for column in columns(table.rows)], "unknown is not 0"
+    assert "forward / select / harness" not in [column.heading for column in columns(table.rows)], (
+        "unknown is not 0"
+    )
 
 
 def test_pareto_keeps_what_nothing_beats() -> None:

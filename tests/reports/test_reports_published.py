@@ -24,14 +24,20 @@ def golden_aup() -> list[tuple[str, list[tuple[float, float]], float, float]]:
     for family, suites in tables.items():
         for suite, methods in suites.items():
             y_max = methods.pop("y_max")
-            cases += [(f"{family}/{suite}/{name}", one["pairs"], y_max, one["AUP"]) for name, one in methods.items()]
+            cases += [
+                (f"{family}/{suite}/{name}", one["pairs"], y_max, one["AUP"]) for name, one in methods.items()
+            ]
     return cases
 
 
 def test_aup_equals_every_golden_value() -> None:
     cases = golden_aup()
     assert len(cases) > 60
-    wrong = [name for name, pairs, y_max, expected in cases if abs(aup([(a, b) for a, b in pairs], y_max) - expected) > 1e-3]
+    wrong = [
+        name
+        for name, pairs, y_max, expected in cases
+        if abs(aup([(a, b) for a, b in pairs], y_max) - expected) > 1e-3
+    ]
     assert wrong == []
 
 
@@ -74,7 +80,11 @@ def test_every_published_row_is_complete() -> None:
     assert [len(table.rows) for table in published.tables] == [13, 12, 18]
     assert all(table.caveats for table in published.tables)
     for table in published.tables:
-        assert all(row[HEADINGS.index(name)] != "n/a" for row in cells(table) for name in ("suite", "device", "engine", "TPS"))
+        assert all(
+            row[HEADINGS.index(name)] != "n/a"
+            for row in cells(table)
+            for name in ("suite", "device", "engine", "TPS")
+        )
 
 
 def test_published_rows_stay_apart_from_measured_ones(tmp_path: Path) -> None:

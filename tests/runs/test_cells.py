@@ -1,4 +1,6 @@
-"""What a run does around its samples: warm-up of the shapes to come, memory of each method, who is interleaved with whom."""
+"""What a run does around its samples: warm-up of the shapes to come, memory of each method, who is
+interleaved with whom.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +33,32 @@ MIB = 1 << 20
 def cell_of(root: Path, name: str, batch_size: int = 1, limit: int = 6, **settings: Any) -> Cell:
     method, suite = load_method(name), load_suite("nano-gsm")
     generator = Generator(
-        load("nano", method.decoder.requires), method.decoder, {**({"tokens_per_step": 24} if name == "vanilla" else {}), **settings}
+        load("nano", method.decoder.requires),
+        method.decoder,
+        {**({"tokens_per_step": 24} if name == "vanilla" else {}), **settings},
     )
     return Cell(generator, method, suite, render(suite, limit), Options(root, batch_size, limit=limit))
 
 
-def test_warm_up_runs_the_batches_that_will_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_runs_the_batches_that_will_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = cell_of(tmp_path, "vanilla", batch_size=3, limit=7)
     asked: list[list[Request]] = []
     real = cell.generator.run
-    monkeypatch.setattr(cell.generator, "run", lambda requests, size: asked.append(list(requests)) or real(requests, size))
+    monkeypatch.setattr(
+        cell.generator, "run", lambda requests, size: asked.append(list(requests)) or real(requests, size)
+    )
     cell.warm_up()
     prompts = [[request.prompt for request in batch] for batch in asked]
     wanted = [[item.prompt for item in cell.items[start : start + 3]] for start in (0, 3, 6)]
     assert prompts, "something is warmed"
     assert all(batch in wanted for batch in prompts)
     shapes = {cell.shape(chunk) for chunk in cell.chunks()}
-    assert {(len(batch), cell.shape([(item.doc_id, 0) for item in cell.items if item.prompt in batch])[1]) for batch in prompts} == shapes
+    assert {
+        (len(batch), cell.shape([(item.doc_id, 0) for item in cell.items if item.prompt in batch])[1])
+        for batch in prompts
+    } == shapes
     cell.folder.close()
 
 
@@ -67,7 +78,9 @@ def test_memory_is_counted_above_the_level_at_the_start_of_each_call() -> None:
         pytest.skip("this system tells no resident memory")
     ballast = torch.ones(64 * MIB)
     decoders: tuple[Any, ...] = (Vanilla(), Hungry())
-    plain, hungry = (decode(model, decoder, decoder.Config(tokens_per_step=8), [[5, 6, 7]], 8)[0] for decoder in decoders)
+    plain, hungry = (
+        decode(model, decoder, decoder.Config(tokens_per_step=8), [[5, 6, 7]], 8)[0] for decoder in decoders
+    )
     assert plain.call_memory_bytes is not None
     assert hungry.call_memory_bytes is not None
     assert plain.call_memory_bytes < 32 * MIB < 60 * MIB < hungry.call_memory_bytes < 128 * MIB
@@ -91,7 +104,9 @@ def ran(cells: list[Cell]) -> tuple[list[int], list[str]]:
     return order, said
 
 
-def test_all_weights_that_fit_are_interleaved_whatever_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_weights_that_fit_are_interleaved_whatever_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = three(tmp_path)
     need = sum({id(cell.generator.loaded.held): cell.generator.loaded.held.size for cell in cells}.values())
     monkeypatch.setattr(memory, "free", lambda _: int(need * 0.2) + 1)  # beside what is in memory
@@ -102,7 +117,9 @@ def test_all_weights_that_fit_are_interleaved_whatever_their_size(tmp_path: Path
     assert all(cell.generator.loaded.held.in_memory for cell in cells)
 
 
-def test_weights_that_do_not_fit_are_loaded_in_turn_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_are_loaded_in_turn_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = three(tmp_path)
     diffusion, causal = cells[0].generator.loaded.held, cells[2].generator.loaded.held
     assert cells[1].generator.loaded.held is diffusion, "one copy for both"
@@ -133,7 +150,9 @@ def test_nothing_is_loaded_before_its_turn(tmp_path: Path, monkeypatch: pytest.M
     assert [cell.folder.run.weights_bytes for cell in cells] == [None, None]
     sizes = [held.size for held in weights]
     ran(cells)
-    assert [cell.folder.run.weights_bytes for cell in cells] == pytest.approx(sizes, rel=0.05), "told from the files' headers alone"
+    assert [cell.folder.run.weights_bytes for cell in cells] == pytest.approx(sizes, rel=0.05), (
+        "told from the files' headers alone"
+    )
     assert [cell.folder.run.status for cell in cells] == ["complete", "complete"]
     assert all(cell.folder.run.roofline and cell.folder.run.load_s for cell in cells)
     assert not any(held.in_memory for held in weights)

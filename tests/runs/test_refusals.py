@@ -1,4 +1,6 @@
-"""What used to run and store a wrong figure, or fall back in silence, is one clear error that names what to change."""
+"""What used to run and store a wrong figure, or fall back in silence, is one clear error that names what to
+change.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,17 @@ def copied(folder: Path, extra: dict[str, torch.Tensor], **config: Any) -> Path:
 def test_weights_that_the_family_does_not_have(tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_norm.weight"
     folder = copied(tmp_path / "model", {name: torch.ones(16)})
-    with pytest.raises(CheckpointError, match=rf"1 weight that a model of type Dream does not have, first {name}"):
+    with pytest.raises(
+        CheckpointError, match=rf"1 weight that a model of type Dream does not have, first {name}"
+    ):
         load_transformer(folder, torch.float32, CPU)
 
 
 def test_stored_tables_and_tied_heads_are_no_unknown_weights(tmp_path: Path) -> None:
-    buffers = {"model.rotary_emb.inv_freq": torch.ones(8), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    buffers = {
+        "model.rotary_emb.inv_freq": torch.ones(8),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+    }
     load_transformer(copied(tmp_path / "buffers", buffers), torch.float32, CPU)
     load_transformer(copied(tmp_path / "tied", {}, tie_word_embeddings=True), torch.float32, CPU)
 
@@ -69,7 +76,9 @@ def test_an_adapter_whose_card_names_another_base(tmp_path: Path) -> None:
     assert loader.load(tiny, adapter=str(folder)).adapter == str(folder)
     (folder / "card.json").write_text(json.dumps({"model": "another", "model_hash": "0" * 16}))
     loader._held.cache_clear()
-    with pytest.raises(CheckpointError, match=r"was trained from another \(0000000000000000\).*change --adapter or --model"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained from another \(0000000000000000\).*change --adapter or --model"
+    ):
         loader.load(tiny, adapter=str(folder))
 
 
@@ -77,7 +86,9 @@ def test_an_adapter_whose_configuration_names_another_known_model(tmp_path: Path
     folder = tmp_path / "adapter"
     shutil.copytree(GOLDEN / "dream_lora_tiny", folder)
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "Dream-org/Dream-v0-Base-7B"}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "Dream-org/Dream-v0-Base-7B"})
+    )
     with pytest.raises(CheckpointError, match="was trained from Dream-org/Dream-v0-Base-7B, not from nano"):
         loader.load("nano", adapter=str(folder))
 
@@ -97,12 +108,26 @@ def test_a_setting_of_a_method_that_is_not_chosen(command: str, tmp_path: Path) 
 
 
 def test_a_setting_for_a_chosen_method_still_reaches_it() -> None:
-    engine = open_engine("d2f", "nano", {"d2f.block_size": "4", "vanilla.eps": "0.1"}, chosen=("d2f", "vanilla"))
+    engine = open_engine(
+        "d2f", "nano", {"d2f.block_size": "4", "vanilla.eps": "0.1"}, chosen=("d2f", "vanilla")
+    )
     assert engine.generator.config.block_size == 4
 
 
 def test_a_canvas_beyond_the_context_leaves_no_folder(tmp_path: Path) -> None:
-    arguments = ["run", "--method", "vanilla", "--suite", "nano-gsm", "--limit", 2, "--set", "max_new_tokens=2048", "-o", tmp_path / "runs"]
+    arguments = [
+        "run",
+        "--method",
+        "vanilla",
+        "--suite",
+        "nano-gsm",
+        "--limit",
+        2,
+        "--set",
+        "max_new_tokens=2048",
+        "-o",
+        tmp_path / "runs",
+    ]
     text = refused(*arguments)
     assert "canvas of 2048" in text
     assert "context of 2048" in text
@@ -113,7 +138,9 @@ def test_a_canvas_beyond_the_context_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_decode_without_prompts(content: str, tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text(content)
-    assert "holds no prompt" in refused("decode", "--prompts", tmp_path / "prompts.jsonl", "--output", tmp_path / "out.jsonl")
+    assert "holds no prompt" in refused(
+        "decode", "--prompts", tmp_path / "prompts.jsonl", "--output", tmp_path / "out.jsonl"
+    )
     assert not (tmp_path / "out.jsonl").exists()
 
 

@@ -64,7 +64,9 @@ def test_run_stores_complete_audited_records(quick: Path) -> None:
             assert sample.nfe == len(sample.forwards)
             assert None not in (sample.time_s, sample.forward_s, sample.select_s)
             assert min(sample.forward_s or 0, sample.select_s or 0) > 0
-            assert (sample.forward_s or 0) + (sample.select_s or 0) < (sample.time_s or 0), "the rest is the harness' own"
+            assert (sample.forward_s or 0) + (sample.select_s or 0) < (sample.time_s or 0), (
+                "the rest is the harness' own"
+            )
             assert sample.positions == sum(query for query, _, _ in sample.forwards)
             assert sample.committed == sum(step >= 0 for step in sample.step_map)
             assert len(sample.output_ids) == len(sample.step_map) == len(sample.confidence)
@@ -85,7 +87,11 @@ def test_killed_run_continues_with_the_missing_samples(tmp_path: Path) -> None:
     assert bench(*command, "-o", tmp_path / "calm").returncode == 0
     rng, seen = random.Random(5), []
     for _ in range(5):
-        process = subprocess.Popen([*BENCH, *command, "-o", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*BENCH, *command, "-o", str(tmp_path / "killed")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         goal = (seen[-1] if seen else 0) + rng.randint(1, 8)
         wait_until(lambda goal=goal: _lines(tmp_path / "killed") >= goal, process)
         time.sleep(rng.uniform(0.0, 0.02))  # somewhere within the next answer
@@ -100,11 +106,27 @@ def test_killed_run_continues_with_the_missing_samples(tmp_path: Path) -> None:
 
 
 def test_killed_run_of_two_caches_continues(tmp_path: Path) -> None:
-    """Caches that work inside the layers keep state per row and call alone: nothing of it outlives a killed process."""
-    methods = [f"semi_ar:cache={cache},num_transfer_tokens=4,max_new_tokens=16" for cache in ("d2cache", "dllm_cache")]
-    command = ["run", *(part for method in methods for part in ("--method", method)), "--suite", "nano-gsm", "--limit", "4"]
+    """Caches that work inside the layers keep state per row and call alone: nothing of it outlives a killed
+    process.
+    """
+    methods = [
+        f"semi_ar:cache={cache},num_transfer_tokens=4,max_new_tokens=16"
+        for cache in ("d2cache", "dllm_cache")
+    ]
+    command = [
+        "run",
+        *(part for method in methods for part in ("--method", method)),
+        "--suite",
+        "nano-gsm",
+        "--limit",
+        "4",
+    ]
     assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / "calm")]).exit_code == 0
-    process = subprocess.Popen([*BENCH, *command, "-o", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*BENCH, *command, "-o", str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wait_until(lambda: _lines(tmp_path / "killed") >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -120,7 +142,9 @@ def _lines(root: Path) -> int:
 
 def test_method_file_needs_no_core_edit(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    done = bench("run", "--method", tmp_path / "mine.py", "--suite", "nano-code", "--limit", 2, "-o", tmp_path / "runs")
+    done = bench(
+        "run", "--method", tmp_path / "mine.py", "--suite", "nano-code", "--limit", 2, "-o", tmp_path / "runs"
+    )
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
     run = read_run(next(find_runs(tmp_path / "runs")))
@@ -140,27 +164,45 @@ def test_batches_give_the_same_answers(quick: Path, tmp_path: Path) -> None:
 
 
 def test_lm_eval_scores_equal(quick: Path, tmp_path: Path) -> None:
-    arguments = ["--model", "dllm", "--model_args", "pretrained=nano,method=d2f", "--tasks", "nano-gsm", "nano-code", "--limit", "2"]
+    arguments = [
+        "--model",
+        "dllm",
+        "--model_args",
+        "pretrained=nano,method=d2f",
+        "--tasks",
+        "nano-gsm",
+        "nano-code",
+        "--limit",
+        "2",
+    ]
     flags = ["--output_path", tmp_path, "--log_samples", "--confirm_run_unsafe_code", "--device", "cpu"]
     done = bench("lm-eval", "run", *arguments, *flags)
     assert done.returncode == 0, done.stderr
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
     scores = {"nano-gsm": "exact_match,none", "nano-code": "pass@1,create_test"}
-    ours = {run.plan.suite: run.summary for run in map(read_run, find_runs(quick)) if run.plan.method == "d2f"}
+    ours = {
+        run.plan.suite: run.summary for run in map(read_run, find_runs(quick)) if run.plan.method == "d2f"
+    }
     for suite, metric in scores.items():
         summary = ours[suite]
         assert summary is not None
         assert results["results"][suite][metric] == summary.pass_at_1
-    assert results["config"]["throughput"]["nfe"] == sum((s.nfe or 0) * s.samples for s in ours.values() if s is not None)
-    logged = [json.loads(line) for path in tmp_path.rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+    assert results["config"]["throughput"]["nfe"] == sum(
+        (s.nfe or 0) * s.samples for s in ours.values() if s is not None
+    )
+    logged = [
+        json.loads(line)
+        for path in tmp_path.rglob("samples_*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     assert len(logged) == 4
     assert all(line["dllm_bench"]["nfe"] > 0 for line in logged)
 
 
 def test_lm_eval_cache_is_refused(tmp_path: Path) -> None:
     done = bench(
-        "lm-eval", "run", "--model", "dllm", "--model_args", "pretrained=nano", "--tasks", "nano-gsm", "--use_cache", tmp_path / "c",
-        "--limit", "1", "--device", "cpu",
+        "lm-eval", "run", "--model", "dllm", "--model_args", "pretrained=nano", "--tasks", "nano-gsm",
+        "--use_cache", tmp_path / "c", "--limit", "1", "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 2
     assert "--use_cache is refused" in done.stderr
@@ -172,8 +214,14 @@ BAD = [
     (["run", "--method", "d3f"], "unknown method 'd3f': did you mean d2f?"),
     (["run", "--suite", "humanevil"], "did you mean humaneval"),
     (["run", "--method", "d2f", "--set", "blok_size=8"], "no chosen method has this setting"),
-    (["run", "--method", "d2f:skip_threshold=2"], "--set skip_threshold=2: Input should be less than or equal to 1"),
-    (["run", "--method", "fast_dllm", "--set", "block_length=7"], "block_length 7 must divide max_new_tokens 48"),
+    (
+        ["run", "--method", "d2f:skip_threshold=2"],
+        "--set skip_threshold=2: Input should be less than or equal to 1",
+    ),
+    (
+        ["run", "--method", "fast_dllm", "--set", "block_length=7"],
+        "block_length 7 must divide max_new_tokens 48",
+    ),
     (["run", "--model", "./no-such-folder"], "--model takes a folder"),
     (["run", "--model", "nano-ar", "--method", "vanilla"], "has no mask token"),
     (["run", "--method", "vanilla", "--adapter", "GOLDEN/dream_lora_tiny"], "trained for 'dream_tiny'"),
@@ -228,13 +276,35 @@ def test_output_that_cannot_be_written() -> None:
 
 def test_two_ranks_share_the_documents(tmp_path: Path) -> None:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python", *BENCH]
-    arguments = ["--model", "dllm", "--model_args", "pretrained=nano,method=d2f", "--tasks", "nano-gsm", "--limit", "3", "--device", "cpu"]
+    arguments = [
+        "--model",
+        "dllm",
+        "--model_args",
+        "pretrained=nano,method=d2f",
+        "--tasks",
+        "nano-gsm",
+        "--limit",
+        "3",
+        "--device",
+        "cpu",
+    ]
     flags = ["lm-eval", "run", *arguments, "--output_path", str(tmp_path), "--log_samples"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command, *flags], capture_output=True, text=True, timeout=900, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, *command, *flags],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
     assert results["config"]["throughput"]["samples"] == 3, "padding requests are not counted"
-    logged = [json.loads(line) for path in tmp_path.rglob("samples_*.jsonl") for line in path.read_text().splitlines()]
+    logged = [
+        json.loads(line)
+        for path in tmp_path.rglob("samples_*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     assert sorted(line["doc_id"] for line in logged) == [0, 1, 2]
     assert all(line["dllm_bench"]["nfe"] > 0 for line in logged)

@@ -1,4 +1,6 @@
-"""``bench sweep``: cells in a fixed order, a crash is a recorded cell, killed sweeps continue, workers change nothing."""
+"""``bench sweep``: cells in a fixed order, a crash is a recorded cell, killed sweeps continue, workers change
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def sweep_of(text: str, folder: Path) -> Path:
 def test_cells_are_the_product_in_a_fixed_order(tmp_path: Path) -> None:
     sweep = Sweep.model_validate(
         {
-            "methods": [{"method": "vanilla"}, {"method": "fast_dllm", "settings": {"cache": ["prefix", None], "threshold": [0.8, 0.9]}}],
+            "methods": [
+                {"method": "vanilla"},
+                {"method": "fast_dllm", "settings": {"cache": ["prefix", None], "threshold": [0.8, 0.9]}},
+            ],
             "suites": ["nano-gsm", "nano-code"],
             "batch_sizes": [1, 4],
             "limit": 8,
@@ -77,12 +82,18 @@ def test_prompts_are_an_axis_and_a_seed_counts_only_with_examples(tmp_path: Path
         "nano-gsm ar num_fewshot 2 fewshot_seed 2",
     ]
     last = " ".join(found[-1].arguments)
-    assert "--template framed --num_fewshot 2 --fewshot_seed 2 --apply_chat_template --wandb --output_path" in last
+    assert (
+        "--template framed --num_fewshot 2 --fewshot_seed 2 --apply_chat_template --wandb --output_path"
+        in last
+    )
 
 
 BAD = [
     ("methods: []\nsuites: [nano-gsm]", "methods: List should have at least 1 item"),
-    ("methods: [{method: vanilla}]\nsuites: [nano-gsm]\nworkers: 3", "workers: Extra inputs are not permitted"),
+    (
+        "methods: [{method: vanilla}]\nsuites: [nano-gsm]\nworkers: 3",
+        "workers: Extra inputs are not permitted",
+    ),
     ("methods: [", "is no valid YAML"),
 ]
 
@@ -145,7 +156,10 @@ def test_time_limit_is_a_recorded_cell(tmp_path: Path) -> None:
 def test_killed_sweep_continues_and_a_refused_cell_is_recorded(tmp_path: Path) -> None:
     path, output = sweep_of(SMALL, tmp_path), tmp_path / "killed"
     process = subprocess.Popen(
-        [*BENCH, "sweep", str(path), "-o", str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT
+        [*BENCH, "sweep", str(path), "-o", str(output)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
     )
     wait_until(lambda: bool(_lines(output)), process)
     process.send_signal(signal.SIGKILL)
@@ -158,7 +172,9 @@ def test_killed_sweep_continues_and_a_refused_cell_is_recorded(tmp_path: Path) -
     assert "2 complete, 1 refused of 3 cells" in done.stdout
     assert "no chosen method has this setting" in done.stdout
     runs = [read_run(folder) for folder in find_runs(output)]
-    assert [(run.status, len(read_samples(folder))) for run, folder in zip(runs, find_runs(output), strict=True)] == [("complete", 2)] * 2
+    assert [
+        (run.status, len(read_samples(folder))) for run, folder in zip(runs, find_runs(output), strict=True)
+    ] == [("complete", 2)] * 2
     repeated = bench("sweep", path, "-o", output)
     assert "2 complete, 1 refused of 3 cells" in repeated.stdout
     assert _lines(output) == 3, "nothing ran again"
@@ -185,6 +201,8 @@ def test_without_ray_the_flag_says_what_to_install(tmp_path: Path) -> None:
     (blocked / "__init__.py").write_text("raise ImportError('blocked')\n")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [*BENCH, "sweep", str(sweep_of(SMALL, tmp_path)), "-o", str(tmp_path / "o"), "--ray"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, check=False, env=environment, cwd=ROOT
+    )
     assert done.returncode == 2
     assert "pip install 'dllm-bench[train]'" in done.stderr

@@ -1,4 +1,6 @@
-"""The hostile corpus on every backend, as this user and, when this is root, as an ordinary one: nothing reached, nothing spoilt."""
+"""The hostile corpus on every backend, as this user and, when this is root, as an ordinary one: nothing
+reached, nothing spoilt.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,17 @@ def interpreter_for(user: int | None) -> str:
     if user is None:
         return sys.executable
     for python in filter(None, (sys.executable, "/usr/bin/python3", shutil.which("python3"))):
-        code = f"import os, subprocess; os.setgroups([]); os.setresgid({user},{user},{user}); os.setresuid({user},{user},{user}); "
+        code = (
+            f"import os, subprocess; os.setgroups([]); os.setresgid({user},{user},{user}); "
+            f"os.setresuid({user},{user},{user}); "
+        )
         code += f"subprocess.run([{python!r}, '-c', 'import harness.sandbox'], check=True)"
-        if subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0:
+        if (
+            subprocess.run(
+                [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+            ).returncode
+            == 0
+        ):
             return python
     pytest.skip("an ordinary user can run no Python 3.10 here, or cannot read this checkout")
 
@@ -40,9 +50,18 @@ def test_hostile_programs_reach_nothing_and_spoil_nothing(backend: str, user: in
     python = interpreter_for(user)
     bundled = backends.bubblewrap_binary()
     path = os.pathsep.join([*([str(Path(bundled).parent)] if bundled else []), os.environ.get("PATH", "")])
-    command = [python, "-m", "tests.hostile.run", "--backend", backend, *(["--user", str(user)] if user is not None else [])]
+    command = [
+        python,
+        "-m",
+        "tests.hostile.run",
+        "--backend",
+        backend,
+        *(["--user", str(user)] if user is not None else []),
+    ]
     environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     if done.returncode == 3:
         pytest.skip(f"{backend} does not start here: {done.stdout.strip()}")
     assert done.returncode == 0, done.stderr
@@ -53,6 +72,19 @@ def test_hostile_programs_reach_nothing_and_spoil_nothing(backend: str, user: in
 
 def test_corpus_is_large_enough_and_covers_the_classes() -> None:
     rows = [(row[0], row[1]) for row in (*TRICKS, *ESCAPES, *REACHES)]
-    wanted = {"network", "files", "home", "processes", "memory", "output", "swallow", "equality", "frames", "grader", "exit", "forgery"}
+    wanted = {
+        "network",
+        "files",
+        "home",
+        "processes",
+        "memory",
+        "output",
+        "swallow",
+        "equality",
+        "frames",
+        "grader",
+        "exit",
+        "forgery",
+    }
     assert wanted | {"metadata", "machine", "sockets", "next"} <= {kind for kind, _ in rows}
     assert len(set(rows)) == len(rows) >= 200

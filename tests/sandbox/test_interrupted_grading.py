@@ -38,7 +38,9 @@ def test_run_killed_while_grading_continues(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(ENDLESS)
     command = ["run", "--method", tmp_path / "endless.py", "--suite", "nano-code", "--limit", "2", "-o"]
     folder = tmp_path / "killed"
-    process = subprocess.Popen([*BENCH, *map(str, command), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*BENCH, *map(str, command), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_until(lambda: any(map(read_samples, find_runs(folder))), process)
     time.sleep(1.0)
     assert process.poll() is None, "the second answer is being executed now"

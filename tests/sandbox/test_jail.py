@@ -35,8 +35,12 @@ def check(program: str, **changes: object) -> Check:
     return Check(program, **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "name", "program", "allowed"), TRICKS, ids=[f"{row[0]}: {row[1]}" for row in TRICKS])
-def test_trick_does_not_pass(jail: Jail, kind: str, name: str, program: str, allowed: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "program", "allowed"), TRICKS, ids=[f"{row[0]}: {row[1]}" for row in TRICKS]
+)
+def test_trick_does_not_pass(
+    jail: Jail, kind: str, name: str, program: str, allowed: tuple[str, ...]
+) -> None:
     begin = time.monotonic()
     verdict = jail.run(check(program))
     assert verdict.grading in allowed, verdict
@@ -44,17 +48,32 @@ def test_trick_does_not_pass(jail: Jail, kind: str, name: str, program: str, all
     assert jail.run(check(GOOD)).passed, "the run does not continue"
 
 
-@pytest.mark.parametrize(("kind", "name", "program", "allowed"), TRICKS, ids=[f"{row[0]}: {row[1]}" for row in TRICKS])
-def test_trick_does_not_pass_value_checks(jail: Jail, kind: str, name: str, program: str, allowed: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name", "program", "allowed"), TRICKS, ids=[f"{row[0]}: {row[1]}" for row in TRICKS]
+)
+def test_trick_does_not_pass_value_checks(
+    jail: Jail, kind: str, name: str, program: str, allowed: tuple[str, ...]
+) -> None:
     if "timeout" in allowed:
         pytest.skip("the time limit works the same way for both kinds of check")
     cases = Cases([[1, 2], [2, 2]], [3, 4])
-    assert jail.run(Check(program, ("solve",), cases=cases)).grading in ("failed", "crashed", "memory", "timeout")
+    assert jail.run(Check(program, ("solve",), cases=cases)).grading in (
+        "failed",
+        "crashed",
+        "memory",
+        "timeout",
+    )
 
 
 @pytest.mark.parametrize(("kind", "name", "program"), ESCAPES, ids=[f"{row[0]}: {row[1]}" for row in ESCAPES])
 def test_escape_is_blocked(jail: Jail, kind: str, name: str, program: str) -> None:
-    verdict = jail.run(check(program, tests="answer = solve(1, 2)\nassert answer[0] != 'done', answer[1]\n", limits=Limits(seconds=8)))
+    verdict = jail.run(
+        check(
+            program,
+            tests="answer = solve(1, 2)\nassert answer[0] != 'done', answer[1]\n",
+            limits=Limits(seconds=8),
+        )
+    )
     assert verdict.grading in ("failed", "crashed"), verdict
     assert not verdict.detail.startswith("AssertionError"), f"the attempt worked: {verdict.detail}"
     assert jail.run(check(GOOD)).passed
@@ -62,9 +81,13 @@ def test_escape_is_blocked(jail: Jail, kind: str, name: str, program: str) -> No
 
 def test_nothing_of_one_program_reaches_the_next(jail: Jail) -> None:
     plant = (
-        "import builtins, sys, os\nbuiltins.planted = 1\nsys.planted = 1\nopen('planted', 'w').write('x')\ndef solve(a, b): return a + b\n"
+        "import builtins, sys, os\nbuiltins.planted = 1\nsys.planted = 1\nopen('planted', "
+        "'w').write('x')\ndef solve(a, b): return a + b\n"
     )
-    look = "import builtins, sys, os\ndef solve(a, b): return [hasattr(builtins, 'planted'), hasattr(sys, 'planted'), os.listdir('.')]\n"
+    look = (
+        "import builtins, sys, os\ndef solve(a, b): return [hasattr(builtins, 'planted'), hasattr(sys, "
+        "'planted'), os.listdir('.')]\n"
+    )
     with open_jail(LIMITS, workers=1) as single:
         assert single.run(check(plant)).passed
         assert single.run(check(look, tests="assert solve(1, 2) == [False, False, []]")).passed
@@ -110,7 +133,10 @@ def test_values_of_many_types_cross_unchanged(jail: Jail) -> None:
 
 
 def test_tests_see_changed_arguments_generators_and_exceptions(jail: Jail) -> None:
-    program = "def solve(x):\n    x.append(1)\n    return (i * i for i in range(3000))\ndef fail(): raise KeyError('k')\n"
+    program = (
+        "def solve(x):\n    x.append(1)\n    return (i * i for i in range(3000))\ndef fail(): raise "
+        "KeyError('k')\n"
+    )
     tests = textwrap.dedent("""
         values = [0]
         assert sum(solve(values)) == sum(i * i for i in range(3000))
@@ -164,13 +190,19 @@ def test_jail_killed_in_the_middle_of_a_check_is_a_crash() -> None:
         assert single.run(check(GOOD)).passed
 
 
-@pytest.mark.parametrize("first", ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"], ids=["plain", "signal ignored"])
+@pytest.mark.parametrize(
+    "first",
+    ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"],
+    ids=["plain", "signal ignored"],
+)
 def test_processor_time_ends_a_loop_before_the_wall_clock_does(jail: Jail, first: str) -> None:
     limits = Limits(seconds=120, cpu_seconds=1)
     verdict = jail.run(check(first + "def solve(a, b):\n    while True: pass\n", limits=limits))
     assert verdict.grading == "timeout"
     assert verdict.seconds < 60
-    assert jail.run(check("import time\ndef solve(a, b):\n    time.sleep(1.2)\n    return a + b\n", limits=limits)).passed
+    assert jail.run(
+        check("import time\ndef solve(a, b):\n    time.sleep(1.2)\n    return a + b\n", limits=limits)
+    ).passed
 
 
 def test_many_checks_keep_their_order(jail: Jail) -> None:
@@ -207,13 +239,33 @@ with open_jail(workers=1) as jail:
 """
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="needs root and setpriv",
+)
 def test_works_as_an_ordinary_user(tmp_path: object) -> None:
-    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "env", "HOME=/nonexistent", f"PYTHONPATH={os.getcwd()}"]
-    readable = subprocess.run([*user, sys.executable, "-c", "import harness"], capture_output=True, check=False).returncode == 0
+    user = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "env",
+        "HOME=/nonexistent",
+        f"PYTHONPATH={os.getcwd()}",
+    ]
+    readable = (
+        subprocess.run(
+            [*user, sys.executable, "-c", "import harness"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     if not readable:
         pytest.skip("this Python cannot be read by an ordinary user")
-    result = subprocess.run([*user, sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=900)
+    result = subprocess.run(
+        [*user, sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=900
+    )
     assert result.stdout.split() == [AVAILABLE, "passed"], result.stderr
 
 
@@ -240,14 +292,20 @@ def test_a_program_ends_with_its_killed_runner_even_without_a_namespace() -> Non
         "from harness.sandbox import Check, open_jail\n"
         "with open_jail(workers=1, backend='landlock+seccomp') as jail:\n"
         "    print('ready', flush=True)\n"
-        "    jail.run(Check('import time\\ndef solve(a, b): time.sleep(60)', ('solve',), tests='solve(1, 2)'))\n"
+        "    jail.run(Check('import time\\ndef solve(a, b): time.sleep(60)', ('solve',), tests='solve(1, "
+        "2)'))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             pytest.skip("Landlock is not available here")
         deadline = time.monotonic() + 30
-        while not (runners := [pid for pid in _descendants(process.pid) if _descendants(pid)]) and time.monotonic() < deadline:
+        while (
+            not (runners := [pid for pid in _descendants(process.pid) if _descendants(pid)])
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         before = _descendants(process.pid)
         for pid in runners:

@@ -1,4 +1,6 @@
-"""Around the jail's programs: the system-call filter, work folders and their removal, whole programs as guests, large programs."""
+"""Around the jail's programs: the system-call filter, work folders and their removal, whole programs as
+guests, large programs.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,14 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the jail needs Linux
 jailed = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 
 
-# --- the system-call filter, interpreted ---------------------------------------------------------------------------------------
+# --- the system-call filter, interpreted --------------------------------------------------------------------
 
 
 def verdict(code: bytes, machine: str, number: int, *arguments: int) -> int:
     """What the kernel would answer: the BPF program run on one call."""
-    data = struct.pack("=IIQ6Q", number, syscalls.ARCHITECTURES[machine], 0, *(*arguments, *(0,) * (6 - len(arguments))))
+    data = struct.pack(
+        "=IIQ6Q", number, syscalls.ARCHITECTURES[machine], 0, *(*arguments, *(0,) * (6 - len(arguments)))
+    )
     at = value = 0
     while True:
         operation, true, false, operand = struct.unpack_from("=HBBI", code, 8 * at)
@@ -81,9 +85,14 @@ def test_filter_checks_arguments(machine: str) -> None:
         return verdict(code, machine, syscalls.CHECKED[name][column], *arguments) == 0x7FFF0000
 
     assert allows("clone", 0x3D0F00)
-    assert not any(allows("clone", flags) for flags in (17, 0x1200011, 0x10000000, 0x8011, 0x3D0F00 | 0x8000, 0x3D0F00 | 0x20000))
+    assert not any(
+        allows("clone", flags)
+        for flags in (17, 0x1200011, 0x10000000, 0x8011, 0x3D0F00 | 0x8000, 0x3D0F00 | 0x20000)
+    )
     assert allows("clone", 0x1200011, code=several)
-    assert not any(allows("clone", flags, code=several) for flags in (0x10000011, 0x8011, 0x20011, 0x40000011))
+    assert not any(
+        allows("clone", flags, code=several) for flags in (0x10000011, 0x8011, 0x20011, 0x40000011)
+    )
     assert allows("execve", code=several)
     assert not allows("execve")
     assert allows("kill", 77, 9)
@@ -129,7 +138,10 @@ def solve(a, b):
     rest = base.execute('select x from t').fetchall(), len(str(uuid.uuid4()))
     return [asyncio.run(later()), threads, data, hashlib.sha256(b'x').hexdigest()[:6], *rest]
 """
-    tests = "assert solve(1, 2) == [1, [1, 2, 3, 4, 5, 6, 7, 8], {'a': [1, 2.5, None], 'no process': True}, '2d7116', [(1,)], 36], solve"
+    tests = (
+        "assert solve(1, 2) == [1, [1, 2, 3, 4, 5, 6, 7, 8], {'a': [1, 2.5, None], 'no process': True}, "
+        "'2d7116', [(1,)], 36], solve"
+    )
     with open_jail(Limits(seconds=60, cpu_seconds=30), workers=1) as jail:
         result = jail.run(Check(program, ("solve",), tests=tests))
         assert result.passed, result
@@ -139,7 +151,7 @@ def solve(a, b):
         assert result.passed, result
 
 
-# --- folders -------------------------------------------------------------------------------------------------------------------
+# --- folders ------------------------------------------------------------------------------------------------
 
 
 def test_any_folder_can_be_emptied_without_recursion(tmp_path: Path) -> None:
@@ -166,14 +178,21 @@ def test_any_folder_can_be_emptied_without_recursion(tmp_path: Path) -> None:
 
 
 @linux
-def test_folders_of_a_killed_supervisor_go_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_a_killed_supervisor_go_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     living = Scratch()
-    code = "from harness.sandbox.scratch import Scratch; s = Scratch(); (s.path / 'a' / 'b').mkdir(parents=True); "
+    code = (
+        "from harness.sandbox.scratch import Scratch; s = Scratch(); (s.path / 'a' / "
+        "'b').mkdir(parents=True); "
+    )
     code += "print(s.path, flush=True); input()"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, text=True, stdin=pipe, stdout=pipe) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, text=True, stdin=pipe, stdout=pipe
+    ) as process:
         assert process.stdout is not None
         dead = Path(process.stdout.readline().strip())
         assert sweep() == 0
@@ -186,7 +205,7 @@ def test_folders_of_a_killed_supervisor_go_at_the_next_start(tmp_path: Path, mon
     assert not living.path.exists()
 
 
-# --- identity ------------------------------------------------------------------------------------------------------------------
+# --- identity -----------------------------------------------------------------------------------------------
 
 
 def test_root_keeps_its_id_only_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +231,7 @@ def test_root_keeps_its_id_only_with_a_reason(tmp_path: Path, monkeypatch: pytes
     assert "may not change its user" in identity.choose([], whole_way=False).weakness
 
 
-# --- guests --------------------------------------------------------------------------------------------------------------------
+# --- guests -------------------------------------------------------------------------------------------------
 
 GUEST = """
 import mmap, os, socket, sys
@@ -248,7 +267,9 @@ def open_folder() -> Iterator[Path]:
 
 @linux
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_whole_program_runs_as_a_guest_with_shared_memory(backend: backends.Backend, open_folder: Path) -> None:
+def test_a_whole_program_runs_as_a_guest_with_shared_memory(
+    backend: backends.Backend, open_folder: Path
+) -> None:
     import numpy
 
     shown, hidden = open_folder / "shown", open_folder / "hidden"
@@ -266,7 +287,14 @@ def test_a_whole_program_runs_as_a_guest_with_shared_memory(backend: backends.Ba
     # The folder of packages is on the path, but only what `read` names is in it.
     try:
         running = launch.start_guest(
-            script, arguments, [], read, [there.fileno(), memory], Limits(seconds=60, memory_mb=2048), backend, search=[packages.parent]
+            script,
+            arguments,
+            [],
+            read,
+            [there.fileno(), memory],
+            Limits(seconds=60, memory_mb=2048),
+            backend,
+            search=[packages.parent],
         )
     except JailError as error:
         pytest.skip(f"{backend} does not start here: {error}")
@@ -299,7 +327,7 @@ def test_a_guest_that_does_not_end_is_killed(tmp_path: Path) -> None:
     assert running.process.returncode is not None
 
 
-# --- grading -------------------------------------------------------------------------------------------------------------------
+# --- grading ------------------------------------------------------------------------------------------------
 
 
 @jailed
@@ -317,7 +345,12 @@ def test_a_program_of_any_size_gets_a_grade_and_grades_are_written_as_they_come(
     file = tmp_path / "answers.jsonl"
     file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     result = grade_file(suite, file, output)
-    assert [json.loads(line)["grading"] for line in output.read_text().split("\n")[:-1]] == ["passed", "failed", "passed", "passed"]
+    assert [json.loads(line)["grading"] for line in output.read_text().split("\n")[:-1]] == [
+        "passed",
+        "failed",
+        "passed",
+        "passed",
+    ]
     assert (result.graded, result.correct) == (4, 3)
 
 
@@ -326,11 +359,16 @@ def test_grades_so_far_survive_an_end_in_the_middle(tmp_path: Path, monkeypatch:
     suite = load_suite("nano-code")
     doc = suite.docs(limit=1)[0][1]
     program = doc["prompt"] + doc["response"]
-    lines = [json.dumps({"doc_id": 0, "program": program if number < 60 else "stop"}) + "\n" for number in range(80)]
+    lines = [
+        json.dumps({"doc_id": 0, "program": program if number < 60 else "stop"}) + "\n"
+        for number in range(80)
+    ]
     (tmp_path / "answers.jsonl").write_text("".join(lines))
     verdict_of = CodeScorer.verdict
 
-    def interrupted(self: CodeScorer, doc: dict[str, Any], program: str, jail: Jail | None = None) -> Judgement:
+    def interrupted(
+        self: CodeScorer, doc: dict[str, Any], program: str, jail: Jail | None = None
+    ) -> Judgement:
         if program == "stop":
             raise KeyboardInterrupt
         return verdict_of(self, doc, program, jail)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from harness.records.schema import Sample
-from harness.statistics.paired import documents_to_decide, holm, mcnemar_exact, non_inferiority, paired_bootstrap_difference, tango
+from harness.statistics.paired import (
+    documents_to_decide,
+    holm,
+    mcnemar_exact,
+    non_inferiority,
+    paired_bootstrap_difference,
+    tango,
+)
 from harness.statistics.speed import speedup
 from tests.synthetic_runs import Fake, fake_samples
 
@@ -17,17 +24,29 @@ TEMPLATE = fake_samples(Fake(documents=1))[0].model_copy(update={"batch": None})
 
 def timed(log_cost: np.ndarray) -> list[Sample]:
     """Samples whose log(seconds per useful token) is the [documents, repeats] array."""
-    cells = [(document, repeat) for document in range(log_cost.shape[0]) for repeat in range(log_cost.shape[1])]
-    return [TEMPLATE.model_copy(update={"doc_id": d, "repeat": r, "useful": 10, "time_s": 10 * math.exp(log_cost[d, r])}) for d, r in cells]
+    cells = [
+        (document, repeat) for document in range(log_cost.shape[0]) for repeat in range(log_cost.shape[1])
+    ]
+    return [
+        TEMPLATE.model_copy(
+            update={"doc_id": d, "repeat": r, "useful": 10, "time_s": 10 * math.exp(log_cost[d, r])}
+        )
+        for d, r in cells
+    ]
 
 
 def solved(correct: np.ndarray) -> list[Sample]:
     """Samples with the outcomes of the [documents, repeats] array."""
     cells = [(document, repeat) for document in range(correct.shape[0]) for repeat in range(correct.shape[1])]
-    return [TEMPLATE.model_copy(update={"doc_id": d, "repeat": r, "correct": bool(correct[d, r])}) for d, r in cells]
+    return [
+        TEMPLATE.model_copy(update={"doc_id": d, "repeat": r, "correct": bool(correct[d, r])})
+        for d, r in cells
+    ]
 
 
-def planted(rng: np.random.Generator, documents: int, gain: float, loss: float) -> tuple[list[Sample], list[Sample]]:
+def planted(
+    rng: np.random.Generator, documents: int, gain: float, loss: float
+) -> tuple[list[Sample], list[Sample]]:
     """Two runs that differ on about gain + loss of the documents."""
     u, base = rng.random(documents), rng.random(documents) < 0.5
     before = np.where(u < gain, False, np.where(u < gain + loss, True, base))
@@ -39,7 +58,9 @@ def test_tokens_per_forward_are_compared_by_forwards_alone() -> None:
     rng = np.random.default_rng(0)
     before, after = timed(rng.normal(size=(40, 1))), timed(rng.normal(size=(40, 1)))
     before = [sample.model_copy(update={"nfe": 12, "useful": 20}) for sample in before]
-    after = [sample.model_copy(update={"nfe": 8 if sample.doc_id % 2 else 6, "useful": 20}) for sample in after]
+    after = [
+        sample.model_copy(update={"nfe": 8 if sample.doc_id % 2 else 6, "useful": 20}) for sample in after
+    ]
     ratio = speedup(before, after, cost="nfe")
     assert ratio.estimate == pytest.approx((12 / 8 * 12 / 6) ** 0.5)
     assert ratio.low is not None
@@ -48,7 +69,9 @@ def test_tokens_per_forward_are_compared_by_forwards_alone() -> None:
     assert 1.5 < ratio.low < ratio.estimate < ratio.high < 2.0
 
 
-@pytest.mark.parametrize(("gains", "losses", "expected"), [(0, 0, 1.0), (1, 9, 22 / 1024), (0, 5, 2 / 32), (4, 4, 1.0)])
+@pytest.mark.parametrize(
+    ("gains", "losses", "expected"), [(0, 0, 1.0), (1, 9, 22 / 1024), (0, 5, 2 / 32), (4, 4, 1.0)]
+)
 def test_mcnemar_closed_form(gains: int, losses: int, expected: float) -> None:
     assert mcnemar_exact(gains, losses) == pytest.approx(expected)
 
@@ -61,14 +84,18 @@ def test_holm_worked_example() -> None:
 
 @pytest.mark.parametrize(("gains", "losses", "n"), [(3, 9, 60), (1, 2, 30), (12, 40, 256), (0, 4, 50)])
 def test_tango_bounds_have_the_right_score(gains: int, losses: int, n: int) -> None:
-    """At each bound the score, with the constrained likelihood maximised numerically, is the normal quantile."""
+    """At each bound the score, with the constrained likelihood maximised numerically, is the normal
+    quantile.
+    """
     for bound, sign in zip(tango(gains, losses, n), (1, -1), strict=True):
 
         def negative_log_likelihood(loss: float, delta: float = bound) -> float:
             gain, neither = loss + delta, 1 - 2 * loss - delta
             if min(gain, neither) <= 0:
                 return math.inf
-            return -(gains * math.log(gain) + losses * math.log(loss) + (n - gains - losses) * math.log(neither))
+            return -(
+                gains * math.log(gain) + losses * math.log(loss) + (n - gains - losses) * math.log(neither)
+            )
 
         region = np.linspace(max(1e-9, -bound + 1e-9), (1 - bound) / 2 - 1e-9, 200_001)
         loss = float(min(region, key=negative_log_likelihood))
@@ -99,13 +126,17 @@ def test_bootstrap_difference_matches_the_normal_interval() -> None:
     change = np.array([b.correct for b in after], float) - np.array([a.correct for a in before], float)
     half = 1.96 * change.std(ddof=1) / math.sqrt(1000)
     assert interval.estimate == pytest.approx(change.mean())
-    assert (interval.low, interval.high) == pytest.approx((change.mean() - half, change.mean() + half), abs=0.002)
+    assert (interval.low, interval.high) == pytest.approx(
+        (change.mean() - half, change.mean() + half), abs=0.002
+    )
 
 
 def test_bootstrap_difference_covers_the_truth() -> None:
     hits, rounds = 0, 300
     for seed in range(rounds):
-        interval = paired_bootstrap_difference(*planted(np.random.default_rng(seed), 80, 0.06, 0.14), draws=600, seed=seed)
+        interval = paired_bootstrap_difference(
+            *planted(np.random.default_rng(seed), 80, 0.06, 0.14), draws=600, seed=seed
+        )
         assert interval.low is not None
         assert interval.high is not None
         hits += interval.low <= -0.08 <= interval.high
@@ -114,7 +145,9 @@ def test_bootstrap_difference_covers_the_truth() -> None:
 
 def test_intervals_are_seeded() -> None:
     before, after = planted(np.random.default_rng(3), 60, 0.1, 0.1)
-    assert paired_bootstrap_difference(before, after, seed=4) == paired_bootstrap_difference(before, after, seed=4)
+    assert paired_bootstrap_difference(before, after, seed=4) == paired_bootstrap_difference(
+        before, after, seed=4
+    )
 
 
 def test_speedup_is_exact_without_noise() -> None:
@@ -148,14 +181,25 @@ def test_nested_repeats_may_differ_in_number() -> None:
     assert ratio.estimate == pytest.approx(math.exp(expected.sum() / 30))
 
 
-@pytest.mark.parametrize(("repeats", "document_noise", "drift"), [(1, 0.1, 0.0), (3, 0.0, 0.0), (3, 0.0, 0.02), (3, 0.05, 0.02)])
-def test_speedup_covers_the_truth_even_when_the_machine_drifts(repeats: int, document_noise: float, drift: float) -> None:
+@pytest.mark.parametrize(
+    ("repeats", "document_noise", "drift"), [(1, 0.1, 0.0), (3, 0.0, 0.0), (3, 0.0, 0.02), (3, 0.05, 0.02)]
+)
+def test_speedup_covers_the_truth_even_when_the_machine_drifts(
+    repeats: int, document_noise: float, drift: float
+) -> None:
     """Each pass of each run has its own slow-down (drift): resampling documents alone would call it a win."""
     hits, rounds, rng = 0, 150, np.random.default_rng(11)
     for seed in range(rounds):
         base = rng.normal(0, 0.3, (32, 1))
-        runs = [base + rng.normal(0, 0.02, (32, repeats)) + rng.normal(0, drift, (1, repeats)) for _ in range(2)]
-        ratio = speedup(timed(runs[0]), timed(runs[1] - math.log(1.3) + rng.normal(0, document_noise, (32, 1))), draws=400, seed=seed)
+        runs = [
+            base + rng.normal(0, 0.02, (32, repeats)) + rng.normal(0, drift, (1, repeats)) for _ in range(2)
+        ]
+        ratio = speedup(
+            timed(runs[0]),
+            timed(runs[1] - math.log(1.3) + rng.normal(0, document_noise, (32, 1))),
+            draws=400,
+            seed=seed,
+        )
         assert ratio.low is not None
         assert ratio.high is not None
         hits += ratio.low <= 1.3 <= ratio.high
@@ -169,7 +213,9 @@ def test_non_inferiority_has_three_answers() -> None:
     assert small.decision == "not enough samples"
     assert small.documents_needed is not None
     assert 500 < small.documents_needed < 1000
-    assert non_inferiority(1, 2, 32).documents_needed is None, "a difference as large as the margin: no affordable number would do"
+    assert non_inferiority(1, 2, 32).documents_needed is None, (
+        "a difference as large as the margin: no affordable number would do"
+    )
 
 
 def test_agreement_on_few_documents_is_not_proof() -> None:
@@ -183,7 +229,9 @@ def test_the_sample_size_named_decides_about_four_times_in_five(gain: float, los
     needed = documents_to_decide(gain - loss, gain + loss, 0.03)
     assert needed is not None
     counts = np.random.default_rng(2).multinomial(needed, [gain, loss, 1 - gain - loss], size=400)
-    decided = sum(non_inferiority(gains, losses, needed).decision != "not enough samples" for gains, losses, _ in counts)
+    decided = sum(
+        non_inferiority(gains, losses, needed).decision != "not enough samples" for gains, losses, _ in counts
+    )
     assert 0.7 <= decided / 400 <= 0.9
 
 

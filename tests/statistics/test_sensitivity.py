@@ -29,7 +29,9 @@ def write(root: Path, template: str, method: str, solved: int) -> None:
     told = {"prompts_hash": template, **({"template": template} if template != "default" else {})}
     changed = {"comparability_key": f"key-{template}", "comparability": {**run.comparability, **told}}
     write_run(folder, run.model_copy(update=changed))
-    samples = [sample.model_copy(update={"correct": sample.doc_id < solved}) for sample in read_samples(folder)]
+    samples = [
+        sample.model_copy(update={"correct": sample.doc_id < solved}) for sample in read_samples(folder)
+    ]
     (folder / "samples.jsonl").write_text("".join(sample.model_dump_json() + "\n" for sample in samples))
 
 

@@ -30,8 +30,12 @@ def test_wilson_refuses_nonsense(successes: int, n: int) -> None:
 
 def test_rates_are_ratios_of_sums() -> None:
     first, second = fake_samples(Fake(documents=2))
-    first = first.model_copy(update={"useful": 10, "committed": 20, "time_s": 1.0, "nfe": 5, "positions": 100, "correct": True})
-    second = second.model_copy(update={"useful": 90, "committed": 100, "time_s": 3.0, "nfe": 5, "positions": 300, "correct": False})
+    first = first.model_copy(
+        update={"useful": 10, "committed": 20, "time_s": 1.0, "nfe": 5, "positions": 100, "correct": True}
+    )
+    second = second.model_copy(
+        update={"useful": 90, "committed": 100, "time_s": 3.0, "nfe": 5, "positions": 300, "correct": False}
+    )
     figures = summarise([first, second])
     assert (figures.tps, figures.tps_committed, figures.tpf, figures.work) == (25.0, 30.0, 10.0, 4.0)
     assert (figures.pass_at_1, figures.nfe, figures.useful) == (0.5, 5.0, 50.0)
@@ -41,17 +45,41 @@ def test_rates_are_ratios_of_sums() -> None:
 def test_an_error_costs_its_time_and_counts_as_unsolved() -> None:
     good, bad = fake_samples(Fake(documents=2))
     good = good.model_copy(update={"useful": 10, "time_s": 1.0, "correct": True})
-    bad = bad.model_copy(update={"status": "timeout", "useful": None, "committed": None, "time_s": 4.0, "correct": None, "latency_s": None})
+    bad = bad.model_copy(
+        update={
+            "status": "timeout",
+            "useful": None,
+            "committed": None,
+            "time_s": 4.0,
+            "correct": None,
+            "latency_s": None,
+        }
+    )
     figures = summarise([good, bad])
     assert (figures.errors, figures.tps, figures.pass_at_1, figures.time_s) == (1, 2.0, 0.5, 5.0)
 
 
 def test_unknown_is_null_never_zero() -> None:
-    unknown = dict.fromkeys(["useful", "committed", "correct", "latency_s", "first_block_s", "forward_s", "select_s", "peak_memory_bytes"])
+    unknown = dict.fromkeys(
+        [
+            "useful",
+            "committed",
+            "correct",
+            "latency_s",
+            "first_block_s",
+            "forward_s",
+            "select_s",
+            "peak_memory_bytes",
+        ]
+    )
     figures = summarise([sample.model_copy(update=unknown) for sample in fake_samples(Fake(documents=3))])
     known = {name for name, value in figures.model_dump().items() if value is not None}
     assert known == {"samples", "errors", "nfe", "time_s"}
-    assert {name for name, value in summarise([]).model_dump().items() if value is not None} == {"samples", "errors", "time_s"}
+    assert {name for name, value in summarise([]).model_dump().items() if value is not None} == {
+        "samples",
+        "errors",
+        "time_s",
+    }
 
 
 def test_repeats_do_not_narrow_the_accuracy_interval() -> None:
@@ -62,7 +90,10 @@ def test_repeats_do_not_narrow_the_accuracy_interval() -> None:
 
 def test_pass_rates_average_repeats_and_skip_the_ungraded() -> None:
     samples = fake_samples(Fake(documents=2, repeats=2))
-    samples = [sample.model_copy(update={"correct": correct}) for sample, correct in zip(samples, [True, False, None, None], strict=True)]
+    samples = [
+        sample.model_copy(update={"correct": correct})
+        for sample, correct in zip(samples, [True, False, None, None], strict=True)
+    ]
     assert pass_rates(samples) == {0: 0.5}
 
 
@@ -85,6 +116,10 @@ def test_output_entropy_is_of_useful_tokens_within_an_answer() -> None:
     varied = varied.model_copy(update={"output_ids": [5, 5, 6, 6, 0, 9], "useful": 4})
     same = same.model_copy(update={"output_ids": [7, 7, 0], "useful": 2})
     empty = empty.model_copy(update={"output_ids": [], "useful": 0})
-    assert [token_entropy(sample) for sample in (varied, same, empty)] == [pytest.approx(math.log(2)), 0.0, None]
+    assert [token_entropy(sample) for sample in (varied, same, empty)] == [
+        pytest.approx(math.log(2)),
+        0.0,
+        None,
+    ]
     assert summarise([varied, same, empty]).output_entropy == pytest.approx(math.log(2) / 2)
     assert token_entropy(varied.model_copy(update={"blocks": [(0, 3), (3, 6)]})) is None

@@ -14,7 +14,14 @@ BASE = Fake(documents=64, repeats=3)
 
 def against_base(base_accuracy: float = BASE.accuracy, **changes: object) -> Verdict:
     other = {**BASE.__dict__, "method": "other", **changes}
-    base = Fake(**{**BASE.__dict__, "documents": other["documents"], "repeats": other["repeats"], "accuracy": base_accuracy})
+    base = Fake(
+        **{
+            **BASE.__dict__,
+            "documents": other["documents"],
+            "repeats": other["repeats"],
+            "accuracy": base_accuracy,
+        }
+    )
     return verdict(fake_samples(base), fake_samples(Fake(**other)), draws=1000)
 
 
@@ -26,7 +33,11 @@ def test_text_of_a_clear_win() -> None:
 def test_twenty_identical_comparisons_raise_at_most_two_false_alarms() -> None:
     """Only the noise differs, a tenth of the time per sample; counted on speed and accuracy separately."""
     results = [
-        verdict(fake_samples(BASE), fake_samples(Fake("vanilla", documents=64, repeats=3, seed=seed, timing_noise=0.1)), draws=500)
+        verdict(
+            fake_samples(BASE),
+            fake_samples(Fake("vanilla", documents=64, repeats=3, seed=seed, timing_noise=0.1)),
+            draws=500,
+        )
         for seed in range(1, 21)
     ]
     assert sum(one.speed != "no difference" for one in results) <= 2
@@ -63,7 +74,9 @@ def test_a_planted_loss_of_eight_points_is_detected() -> None:
     assert "non-inferior at 3 pp: no (worse by" in many.text
 
 
-@pytest.mark.parametrize(("factor", "flag"), [(0.6, "shorter answers"), (1.4, "longer answers"), (1.05, None)])
+@pytest.mark.parametrize(
+    ("factor", "flag"), [(0.6, "shorter answers"), (1.4, "longer answers"), (1.05, None)]
+)
 def test_a_speed_verdict_on_different_answers_is_void(factor: float, flag: str | None) -> None:
     result = against_base(length_factor=factor, second_per_token=0.005)
     assert result.flag == flag
@@ -86,7 +99,10 @@ def test_documents_left_out_are_named() -> None:
 
 def test_nothing_to_compare_is_said() -> None:
     other = [sample.model_copy(update={"useful": None, "correct": None}) for sample in fake_samples(BASE)]
-    assert verdict(fake_samples(BASE), other).text == "speed unknown (no document with useful tokens on both sides); accuracy unknown"
+    assert (
+        verdict(fake_samples(BASE), other).text
+        == "speed unknown (no document with useful tokens on both sides); accuracy unknown"
+    )
 
 
 def test_holm_takes_back_a_claim_that_one_of_many_methods_makes() -> None:

@@ -19,7 +19,9 @@ def test_regenerating_gives_the_committed_bytes() -> None:
     for suite, split in frozen.SETS:
         text = frozen.render(suite, split)
         name = frozen.file_name(suite, split)
-        assert (frozen.DATA / name).read_text() == text, f"{name} changed: a new version of the suite is needed"
+        assert (frozen.DATA / name).read_text() == text, (
+            f"{name} changed: a new version of the suite is needed"
+        )
         assert hashlib.sha256(text.encode()).hexdigest() == sums[name]
 
 

@@ -1,4 +1,6 @@
-"""The long and the parallel suites: items that mean what they say, lengths, graders, and the line of an ideal decoder."""
+"""The long and the parallel suites: items that mean what they say, lengths, graders, and the line of an ideal
+decoder.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def test_long_chains_are_right_and_within_bounds(split: Split) -> None:
         assert item.response.endswith(f"\n#### {equations[-1][3]}")
         assert gsm.is_correct(item.response, item.answer)
         assert item.key.count(";") + 1 == len(equations)
-        starts = {number for sentence in item.prompt.split(".") for number in re.findall(r"\d+", sentence)} | {"2"}
+        starts = {
+            number for sentence in item.prompt.split(".") for number in re.findall(r"\d+", sentence)
+        } | {"2"}
         known = set(starts)
         for left, _, right, result in equations:
             assert {left, right} <= known, "an operand that neither the text nor an earlier step gives"
@@ -37,7 +41,9 @@ def test_long_chains_are_right_and_within_bounds(split: Split) -> None:
 def test_long_drills_never_chain_two_equations() -> None:
     rng = random.Random(3)
     for _ in range(200):
-        equations = [re.findall(r"\d+", part) for part in gsm_long.drill(rng).response.split("\n")[0].split(",")]
+        equations = [
+            re.findall(r"\d+", part) for part in gsm_long.drill(rng).response.split("\n")[0].split(",")
+        ]
         assert all(first[2] not in second[:2] for first, second in itertools.pairwise(equations))
 
 
@@ -62,7 +68,11 @@ def test_functions_pass_their_tests_and_no_branch_can_be_dropped(split: Split) -
         assert len(ladder) >= 4
         last = max(ladder)
         # The last branch returns something else: tests reach it.
-        wrong = [*lines[: last + 1], re.sub(r"\S.*", "raise AssertionError", lines[last + 1]), *lines[last + 2 :]]
+        wrong = [
+            *lines[: last + 1],
+            re.sub(r"\S.*", "raise AssertionError", lines[last + 1]),
+            *lines[last + 2 :],
+        ]
         assert not run(item.prompt + "\n".join(wrong) + tests)
 
 
@@ -80,7 +90,12 @@ def test_free_choices_of_a_function_are_no_part_of_its_key() -> None:
 
 def test_lengths_are_those_of_the_suites() -> None:
     tokenizer = train_tokenizer(0, count=1500)
-    for suite, canvas in (("long-gsm", 256), ("long-code", 256), ("parallel-copy", 16), ("parallel-schedule", 16)):
+    for suite, canvas in (
+        ("long-gsm", 256),
+        ("long-code", 256),
+        ("parallel-copy", 16),
+        ("parallel-schedule", 16),
+    ):
         rows = frozen.load(suite, "test")
         prompts = [len(tokenizer.encode(row["prompt"]).ids) for row in rows]
         answers = [len(tokenizer.encode(row["response"]).ids) for row in rows]
@@ -106,10 +121,14 @@ def test_parallel_answers_are_accepted_and_damaged_ones_are_not(task: parallel.T
 
 
 def test_any_right_answer_counts() -> None:
-    shuffle, replace, schedule = (frozen.load(f"parallel-{task}", "test")[0] for task in ("shuffle", "replace", "schedule"))
+    shuffle, replace, schedule = (
+        frozen.load(f"parallel-{task}", "test")[0] for task in ("shuffle", "replace", "schedule")
+    )
     assert parallel.is_correct(shuffle, " ".join(sorted(shuffle["words"])))
     for place in range(len(replace["words"])):
-        assert parallel.is_correct(replace, " ".join([*replace["words"][:place], replace["new"], *replace["words"][place + 1 :]]))
+        assert parallel.is_correct(
+            replace, " ".join([*replace["words"][:place], replace["new"], *replace["words"][place + 1 :]])
+        )
     assert not parallel.is_correct(replace, " ".join(replace["words"]))
     fixed = {place - 1 for place in schedule["given"] if place}
     answer = schedule["response"].split()
@@ -128,7 +147,9 @@ def test_suite_grades_with_the_rule() -> None:
     assert not suite.grade(doc, " " + " ".join([doc["words"][0]] * len(doc["words"]))).correct
 
 
-def simulate(task: parallel.Task, size: int, per_step: int, given: tuple[int, ...], rng: np.random.Generator) -> bool:
+def simulate(
+    task: parallel.Task, size: int, per_step: int, given: tuple[int, ...], rng: np.random.Generator
+) -> bool:
     """One answer of the ideal factorised decoder, drawn word by word."""
     answer: list[int] = []
     while len(answer) < size:
@@ -141,16 +162,26 @@ def simulate(task: parallel.Task, size: int, per_step: int, given: tuple[int, ..
             elif place + 1 in given:
                 answer.append(place)
             else:
-                answer.append(int(rng.choice([word for word in range(size) if word not in seen and word + 1 not in given])))
+                answer.append(
+                    int(
+                        rng.choice(
+                            [word for word in range(size) if word not in seen and word + 1 not in given]
+                        )
+                    )
+                )
     return answer.count(-1) == 1 if task == "replace" else len(set(answer)) == size
 
 
 @pytest.mark.parametrize(("task", "given"), [("shuffle", ()), ("replace", ()), ("schedule", (2, 5))])
 @pytest.mark.parametrize("per_step", [1, 2, 3])
-def test_ideal_accuracy_is_that_of_a_simulation(task: parallel.Task, given: tuple[int, ...], per_step: int) -> None:
+def test_ideal_accuracy_is_that_of_a_simulation(
+    task: parallel.Task, given: tuple[int, ...], per_step: int
+) -> None:
     rng = np.random.default_rng(0)
     rate = np.mean([simulate(task, 6, per_step, given, rng) for _ in range(3000)])
-    assert parallel.ideal_accuracy(task, 6, per_step, given) == pytest.approx(rate, abs=0.035)  # four standard errors
+    assert parallel.ideal_accuracy(task, 6, per_step, given) == pytest.approx(
+        rate, abs=0.035
+    )  # four standard errors
 
 
 def test_ideal_accuracy_at_its_ends() -> None:

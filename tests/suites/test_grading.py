@@ -29,7 +29,9 @@ def test_programs_and_texts_are_graded_and_written(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = []
     for doc_id, doc in suite.docs(limit=4):
         lines.append({"doc_id": doc_id, "program": doc["prompt"] + doc["canonical_solution"]})
-        lines.append({"doc_id": doc_id, "text": doc["canonical_solution"] + "\nprint('more text after a stop string"})
+        lines.append(
+            {"doc_id": doc_id, "text": doc["canonical_solution"] + "\nprint('more text after a stop string"}
+        )
         lines.append({"doc_id": doc_id, "text": "    return None\n"})
         lines.append({"doc_id": doc_id, "program": "import os\nos._exit(0)\n"})
     output = tmp_path / "graded.jsonl"
@@ -71,7 +73,9 @@ def stored_run(folder: Path) -> Path:
     samples = []
     for doc_id, doc in suite.docs(limit=6):
         text = doc["response"] if doc_id % 2 == 0 else "    return 12345"
-        samples.append({"doc_id": doc_id, "text": text, "program": "x", "correct": doc_id % 2 == 0, "grading": "passed"})
+        samples.append(
+            {"doc_id": doc_id, "text": text, "program": "x", "correct": doc_id % 2 == 0, "grading": "passed"}
+        )
     samples[0]["correct"] = False
     (folder / "run.json").write_text(json.dumps({"plan": {"suite": "nano-code"}}))
     write(folder / "samples.jsonl", samples)
@@ -98,8 +102,12 @@ def test_commands(tmp_path: Path) -> None:
     scored = run.invoke(app, ["score", str(stored_run(tmp_path))])
     assert "nano-code: 3 of 6 correct" in scored.output
     assert "1 verdicts differ" in scored.output
-    path = write(tmp_path / "a.jsonl", [{"doc_id": 0, "text": load_suite("nano-code").docs()[0][1]["response"]}])
-    graded = run.invoke(app, ["grade", str(path), "--suite", "nano-code", "--output", str(tmp_path / "o.jsonl")])
+    path = write(
+        tmp_path / "a.jsonl", [{"doc_id": 0, "text": load_suite("nano-code").docs()[0][1]["response"]}]
+    )
+    graded = run.invoke(
+        app, ["grade", str(path), "--suite", "nano-code", "--output", str(tmp_path / "o.jsonl")]
+    )
     assert "1 of 1 correct" in graded.output
     assert json.loads((tmp_path / "o.jsonl").read_text())["correct"] is True
 
@@ -111,8 +119,13 @@ def test_exact_match_grades_can_be_written_as_json(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command("grade")(grade_command)
     app.command("score")(score_command)
-    path = write(tmp_path / "a.jsonl", [{"doc_id": 0, "text": doc["answer"]}, {"doc_id": 1, "text": "#### 6"}])
+    path = write(
+        tmp_path / "a.jsonl", [{"doc_id": 0, "text": doc["answer"]}, {"doc_id": 1, "text": "#### 6"}]
+    )
     flags = ["--suite", "gsm8k", "--data-dir", str(tmp_path), "--output", str(tmp_path / "o.jsonl")]
     graded = CliRunner().invoke(app, ["grade", str(path), *flags])
     assert "1 of 2 correct" in graded.output
-    assert [json.loads(line)["correct"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [True, False]
+    assert [json.loads(line)["correct"] for line in (tmp_path / "o.jsonl").read_text().splitlines()] == [
+        True,
+        False,
+    ]

@@ -35,7 +35,14 @@ def test_nano_responses_reach_the_ceiling_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize(
     ("text", "correct"),
-    [(" 4-2=2\n#### 14", True), ("#### 14.", True), ("#### 1,4", True), ("14", False), ("#### 15\n#### 14", False), ("#### 140", False)],
+    [
+        (" 4-2=2\n#### 14", True),
+        ("#### 14.", True),
+        ("#### 1,4", True),
+        ("14", False),
+        ("#### 15\n#### 14", False),
+        ("#### 140", False),
+    ],
 )
 def test_nano_gsm_takes_the_number_after_the_mark(text: str, correct: bool) -> None:
     assert math_answers.nano_gsm({"answer": "14"}, [text])["exact_match"] == float(correct)
@@ -58,7 +65,15 @@ BODY = "    return math.pi * r**2\n"
         "return math.pi * r**2",
         f"{BODY}```\n\nSome words.",
     ],
-    ids=["completion", "fenced whole", "fenced, no import", "fenced body", "whole function", "body without indent", "closing fence"],
+    ids=[
+        "completion",
+        "fenced whole",
+        "fenced, no import",
+        "fenced body",
+        "whole function",
+        "body without indent",
+        "closing fence",
+    ],
 )
 def test_programs_are_found_in_the_answers_of_all_kinds_of_models(text: str) -> None:
     program = completion_program(PROMPT, text, "area", PROMPT + text)
@@ -94,7 +109,11 @@ def test_repair_mbpp_set_up_code_runs() -> None:
         **MBPP_DOC,
         "code": "class Node:\n    def __init__(self, v):\n        self.v = v\ndef value(n):\n    return n.v",
         "test_setup_code": "root = Node(3)\r\nother = Node(4)",
-        "test_list": ["assert value(root) == 3", "assert value(other) == 4", "assert value(root) != value(other)"],
+        "test_list": [
+            "assert value(root) == 3",
+            "assert value(other) == 4",
+            "assert value(root) != value(other)",
+        ],
     }
     assert mbpp_check(doc, doc["code"]).fixtures
     assert mbpp_scorer.verdict(doc, doc["code"]).passed
@@ -103,12 +122,18 @@ def test_repair_mbpp_set_up_code_runs() -> None:
 
 @needs_jail
 def test_mbpp_function_named_like_a_builtin_comes_from_the_program() -> None:
-    doc = {**MBPP_DOC, "code": "def sum(a, b):\n    return a + b + 0", "test_list": ["assert sum(10, 15) == 25"]}
+    doc = {
+        **MBPP_DOC,
+        "code": "def sum(a, b):\n    return a + b + 0",
+        "test_list": ["assert sum(10, 15) == 25"],
+    }
     assert mbpp_names(doc) == ("sum",)
     assert mbpp_scorer.verdict(doc, doc["code"]).passed
     assert not mbpp_scorer.verdict(doc, "def sum(a, b):\n    return 24").passed
     shadow = "def set(*a):\n    return 0\ndef double(x):\n    return [x]"
-    assert not mbpp_scorer.verdict({**MBPP_DOC, "test_list": ["assert set(double(2)) == set([4])"]}, shadow).passed
+    assert not mbpp_scorer.verdict(
+        {**MBPP_DOC, "test_list": ["assert set(double(2)) == set([4])"]}, shadow
+    ).passed
 
 
 PLUS_TEST = """import numpy as np
@@ -176,7 +201,10 @@ class Parrot:
 
 
 @needs_jail
-@pytest.mark.parametrize(("name", "field"), [("humaneval", "canonical_solution"), ("nano-gsm", "response"), ("nano-code", "response")])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("humaneval", "canonical_solution"), ("nano-gsm", "response"), ("nano-code", "response")],
+)
 def test_scores_equal_lm_evals_own(name: str, field: str) -> None:
     from lm_eval.evaluator import evaluate
 
@@ -185,11 +213,19 @@ def test_scores_equal_lm_evals_own(name: str, field: str) -> None:
     texts = {suite.prompt(doc): doc[field] if doc_id % 2 else "    return None" for doc_id, doc in docs}
     ours = [suite.grade(doc, texts[suite.prompt(doc)]).correct for _, doc in docs]
     result = evaluate(
-        lm=Parrot(texts), task_dict={name: suite.task}, limit=12, bootstrap_iters=0, confirm_run_unsafe_code=True, log_samples=False
+        lm=Parrot(texts),
+        task_dict={name: suite.task},
+        limit=12,
+        bootstrap_iters=0,
+        confirm_run_unsafe_code=True,
+        log_samples=False,
     )
     assert result is not None
     assert "results" in result
-    assert result["results"][name][",".join((suite.headline[0], suite.headline[1] or "none"))] == sum(map(bool, ours)) / 12
+    assert (
+        result["results"][name][",".join((suite.headline[0], suite.headline[1] or "none"))]
+        == sum(map(bool, ours)) / 12
+    )
     assert any(ours)
     assert not all(ours)
 

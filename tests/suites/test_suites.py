@@ -16,17 +16,47 @@ from suites.sources import SuiteDataError
 from suites.suite import SuiteError, list_suites, load_suite
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "stock_prompts.json").read_text())["tasks"]
-EMBEDDED = ("humaneval", "humaneval_instruct", "nano-gsm", "nano-code", "nano-long-gsm", "nano-long-code", "parallel", "parallel-copy")
+EMBEDDED = (
+    "humaneval",
+    "humaneval_instruct",
+    "nano-gsm",
+    "nano-code",
+    "nano-long-gsm",
+    "nano-long-code",
+    "parallel",
+    "parallel-copy",
+)
 STOCK = [name for name in list_suites() if name in GOLDEN]
 DATA = os.environ.get("BENCH_DATA")
 needs_jail = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
-needs_data = pytest.mark.skipif(DATA is None, reason="BENCH_DATA is not set: the data of this suite is not in the repository")
+needs_data = pytest.mark.skipif(
+    DATA is None, reason="BENCH_DATA is not set: the data of this suite is not in the repository"
+)
 
 
 def test_every_asked_for_suite_exists() -> None:
-    subjects = ("algebra", "counting_and_prob", "geometry", "intermediate_algebra", "num_theory", "prealgebra", "precalc")
-    wanted = {"gsm8k", "gsm8k_cot", "mbpp", "mbpp_instruct", "mbpp_plus", "humaneval", "humaneval_instruct", "humaneval_plus"}
-    wanted |= {"minerva_math", "minerva_math500", "nano-gsm", "nano-code"} | {f"minerva_math_{subject}" for subject in subjects}
+    subjects = (
+        "algebra",
+        "counting_and_prob",
+        "geometry",
+        "intermediate_algebra",
+        "num_theory",
+        "prealgebra",
+        "precalc",
+    )
+    wanted = {
+        "gsm8k",
+        "gsm8k_cot",
+        "mbpp",
+        "mbpp_instruct",
+        "mbpp_plus",
+        "humaneval",
+        "humaneval_instruct",
+        "humaneval_plus",
+    }
+    wanted |= {"minerva_math", "minerva_math500", "nano-gsm", "nano-code"} | {
+        f"minerva_math_{subject}" for subject in subjects
+    }
     assert wanted <= set(list_suites())
 
 
@@ -53,7 +83,9 @@ def test_rendered_prompts_are_the_frozen_ones(name: str) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["mbpp", "mbpp_instruct", "mbpp_plus", "humaneval_plus", "gsm8k", "minerva_math500"])
+@pytest.mark.parametrize(
+    "name", ["mbpp", "mbpp_instruct", "mbpp_plus", "humaneval_plus", "gsm8k", "minerva_math500"]
+)
 def test_rendered_prompts_of_data_suites_are_the_frozen_ones(name: str) -> None:
     suite = load_suite(name, DATA)
     assert suite.fingerprint() == suite.frozen
@@ -77,7 +109,9 @@ def test_limit_takes_the_first_documents() -> None:
     assert [doc_id for doc_id, _ in load_suite("humaneval").docs(limit=3)] == [0, 1, 2]
 
 
-def test_without_data_the_error_comes_at_once_and_names_the_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_data_the_error_comes_at_once_and_names_the_ways(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "https://198.51.100.1")
@@ -98,7 +132,10 @@ def test_wrong_data_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_stock_metric_package_is_never_imported() -> None:
-    code = "import sys; from suites.suite import load_suite; load_suite('humaneval').docs(); assert 'evaluate' not in sys.modules"
+    code = (
+        "import sys; from suites.suite import load_suite; load_suite('humaneval').docs(); assert "
+        "'evaluate' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -125,4 +162,6 @@ def test_group_is_its_members_one_after_the_other() -> None:
     assert all(doc == group.docs()[doc_id][1] for doc_id, doc in group.docs(limit=2))
     _, doc = group.docs()[-1]
     assert doc["solution"]
-    assert group.prompt(group.docs()[0][1]) == load_suite("minerva_math_algebra", DATA).prompt(group.docs()[0][1])
+    assert group.prompt(group.docs()[0][1]) == load_suite("minerva_math_algebra", DATA).prompt(
+        group.docs()[0][1]
+    )

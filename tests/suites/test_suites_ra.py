@@ -1,4 +1,6 @@
-"""Suites on a canvas of reasoning and answer: the same documents, blocks that fit, grading of the answer alone."""
+"""Suites on a canvas of reasoning and answer: the same documents, blocks that fit, grading of the answer
+alone.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,15 @@ def test_blocks_hold_every_reference_response_with_its_ends(name: str, plain: st
     responses = [doc["response"] for _, doc in suite.docs()]
     for _ in range(500):
         response = draw(rng, "train").response
-        responses.append(ANSWER.join(gsm.blocks(response) if plain == "nano-gsm" else (code.plan_of(response), response)))
+        responses.append(
+            ANSWER.join(gsm.blocks(response) if plain == "nano-gsm" else (code.plan_of(response), response))
+        )
     for response in responses:
         parts = response.split(ANSWER)
         assert len(parts) == 2
-        assert all(len(tokenizer.encode(part).ids) < length for part, length in zip(parts, suite.blocks, strict=True))
+        assert all(
+            len(tokenizer.encode(part).ids) < length for part, length in zip(parts, suite.blocks, strict=True)
+        )
 
 
 @needs_jail
@@ -70,7 +76,9 @@ def test_plan_names_what_each_line_computes() -> None:
     assert code.plan_of(body) == "    # x % 2 == 0, x + 3, xs.count(4)"
     assert code.plan_of("    s = s[::-1]\n    return s[0]") == "    # s[::-1], s[0]"
     for _ in range(3):
-        item, plain = (code.generate(random.Random(9), "train", with_tests=False, plan=plan) for plan in (True, False))
+        item, plain = (
+            code.generate(random.Random(9), "train", with_tests=False, plan=plan) for plan in (True, False)
+        )
         assert item.response == f"{code.plan_of(plain.response)}\n{plain.response}"
         assert item.prompt == plain.prompt
 
@@ -93,7 +101,9 @@ METHODS: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("method", "settings"), METHODS, ids=[method.name for method, _ in METHODS])
 @pytest.mark.parametrize("name", ["dream_eos_tiny", "llada_eos_tiny"])
-def test_every_method_fills_both_blocks_up_to_their_own_ends(name: str, method: Any, settings: dict[str, Any]) -> None:
+def test_every_method_fills_both_blocks_up_to_their_own_ends(
+    name: str, method: Any, settings: dict[str, Any]
+) -> None:
     model, ended = backbone(name), 0
     eos = model.spec.eos_ids[0]
     for seed in range(12):
@@ -111,7 +121,10 @@ def test_every_method_fills_both_blocks_up_to_their_own_ends(name: str, method: 
 def test_autoregressive_rows_go_on_behind_the_first_end() -> None:
     model = backbone("dream_eos_tiny")
     eos = model.spec.eos_ids[0]
-    rows = [decode(model, AUTOREGRESSIVE, ar.Config(), [[seed, seed + 1]], 24, blocks=[18, 6])[0] for seed in range(1, 30)]
+    rows = [
+        decode(model, AUTOREGRESSIVE, ar.Config(), [[seed, seed + 1]], 24, blocks=[18, 6])[0]
+        for seed in range(1, 30)
+    ]
     assert all(len(row.output) > 18 and -1 not in row.step_map for row in rows)
     assert any(eos in row.output[:18] for row in rows)
 
@@ -144,7 +157,14 @@ def test_requests_of_other_blocks_share_no_batch() -> None:
 
 def test_lockstep_takes_the_suites_blocks_and_refuses_others() -> None:
     model = backbone("dream_tiny")
-    page = Canvas([[5]], 8, vocab_size=model.spec.vocab_size, mask_id=model.spec.mask_id, eos_ids=model.spec.eos_ids, blocks=[6, 2])
+    page = Canvas(
+        [[5]],
+        8,
+        vocab_size=model.spec.vocab_size,
+        mask_id=model.spec.mask_id,
+        eos_ids=model.spec.eos_ids,
+        blocks=[6, 2],
+    )
     request = next(lockstep.METHOD.decode_row(page.rows[0], model.spec, lockstep.Config(mode="gauss_seidel")))
     assert isinstance(request, Forward)
     assert list(request.at) == list(range(1, 7))

@@ -1,9 +1,11 @@
-"""Comparisons whose truth is known, on real decoding of nano: the same method twice, 1.3 times the forwards, 8 pp fewer solved.
+"""Comparisons whose truth is known, on real decoding of nano: the same method twice, 1.3 times the forwards,
+8 pp fewer solved.
 
 python -m tests.tools.aa_check [--repetitions 20] [--items 64] [--passes 3] [--threads 1]
 
-Each comparison is two interleaved runs through the engine, stored and read back. Exit status 1 if more than a tenth of the identical
-comparisons claim a difference, or a planted one is missed. About eight minutes on two quiet cores.
+Each comparison is two interleaved runs through the engine, stored and read back. Exit status 1 if more than a
+tenth of the identical comparisons claim a difference, or a planted one is missed. About eight minutes on two
+quiet cores.
 """
 
 from __future__ import annotations
@@ -64,35 +66,58 @@ def identical(repetitions: int, items: int, passes: int) -> int:
         false += found.speed != "no difference" or found.accuracy_change != "no difference"
         missed += outside
         print(f"A/A {number:>2}: {found.text}{'  (interval without 1)' if outside else ''}", flush=True)
-    print(f"A/A: {false} of {repetitions} claim a difference, {missed} intervals do not contain 1", flush=True)
+    print(
+        f"A/A: {false} of {repetitions} claim a difference, {missed} intervals do not contain 1", flush=True
+    )
     return false
 
 
 def slowdown(items: int, passes: int) -> Verdict:
     """Vanilla against itself with 30% more forward passes."""
-    plain, slow = measure([("vanilla", {"tokens_per_step": 5}), (str(PLANTED / "slower.py"), {"tokens_per_step": 5})], items, passes)
+    plain, slow = measure(
+        [("vanilla", {"tokens_per_step": 5}), (str(PLANTED / "slower.py"), {"tokens_per_step": 5})],
+        items,
+        passes,
+    )
     found = verdict(plain, slow)
     forwards = sum(sample.nfe or 0 for sample in slow) / sum(sample.nfe or 0 for sample in plain)
     print(f"planted slowdown ({forwards:.2f} times the forwards), {items} problems: {found.text}", flush=True)
-    print(f"  claim: {found.speed}; problems needed to find it with 80% power: {found.speed_documents_needed}", flush=True)
+    print(
+        f"  claim: {found.speed}; problems needed to find it with 80% power: {found.speed_documents_needed}",
+        flush=True,
+    )
     return found
 
 
 def loss() -> tuple[Verdict, Verdict]:
-    """The reference against itself with a tenth of the answers spoiled, on all problems and on the first of them."""
+    """The reference against itself with a tenth of the answers spoiled, on all problems and on the first of
+    them.
+    """
     plain, worse = measure([("ar", {}), (str(PLANTED / "worse.py"), {})], len(load_suite(SUITE).docs()), 1)
-    few, every = (verdict([s for s in plain if s.doc_id < n], [s for s in worse if s.doc_id < n]) for n in (FEW, len(plain)))
+    few, every = (
+        verdict([s for s in plain if s.doc_id < n], [s for s in worse if s.doc_id < n])
+        for n in (FEW, len(plain))
+    )
     for count, found in ((FEW, few), (len(plain), every)):
         decided, p_value = found.non_inferiority, found.accuracy_p
         assert decided is not None
-        print(f"planted loss, {count} problems: {100 * (found.accuracy.estimate or 0):+.1f} pp, McNemar p {p_value:.3g}; {found.text}")
-        print(f"  non-inferior: {decided.decision}; problems needed to decide with 80% power: {decided.documents_needed}", flush=True)
+        print(
+            f"planted loss, {count} problems: {100 * (found.accuracy.estimate or 0):+.1f} pp, McNemar p "
+            f"{p_value:.3g}; {found.text}"
+        )
+        print(
+            f"  non-inferior: {decided.decision}; problems needed to decide with 80% power: "
+            f"{decided.documents_needed}",
+            flush=True,
+        )
     return few, every
 
 
 def main() -> None:
     """Run all comparisons and say whether each came out as it must."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--items", type=int, default=FEW)
     parser.add_argument("--passes", type=int, default=3)

@@ -1,4 +1,5 @@
-"""Writes the cheaters' table of docs/glass.md: every attempt in the harness' own process (a fork each) and behind the glass.
+"""Writes the cheaters' table of docs/glass.md: every attempt in the harness' own process (a fork each) and
+behind the glass.
 
 python tests/tools/cheaters_table.py
 """
@@ -44,7 +45,9 @@ def row(name: str, honest: list[Generation]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         inside = "-" if attempt.alone else forked(lambda: outcome(name, place, False, honest))
-        return f"| `{name}` | {attempt.what} | {inside} | {outcome(name, place, True, honest)} |".replace(folder, "")
+        return f"| `{name}` | {attempt.what} | {inside} | {outcome(name, place, True, honest)} |".replace(
+            folder, ""
+        )
 
 
 def main() -> None:

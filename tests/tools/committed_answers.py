@@ -1,9 +1,11 @@
-"""The answers of committed runs, decoded again by today's code: every id and every count of forwards must be the stored one.
+"""The answers of committed runs, decoded again by today's code: every id and every count of forwards must be
+the stored one.
 
 python -m tests.tools.committed_answers [RESULTS] [--limit 8] [--batch-size 1]
 
-One line per run; exit status 1 if any answer differs. Runs whose weights are not shipped are named and left out. At a batch size above 1
-the same answers must come out of rows decoded together. Ties within a float's last bits may fall otherwise on another processor.
+One line per run; exit status 1 if any answer differs. Runs whose weights are not shipped are named and left
+out. At a batch size above 1 the same answers must come out of rows decoded together. Ties within a float's
+last bits may fall otherwise on another processor.
 """
 
 from __future__ import annotations
@@ -29,16 +31,31 @@ def again(run: Run, samples: list[Sample], limit: int, batch_size: int) -> list[
     if unknown := set(plan.settings) - set(known):
         raise ValueError(f"settings no longer known: {', '.join(sorted(unknown))}")
     weights = Weights(plan.model, plan.adapter, plan.merged is not False, plan.dtype, "cpu")
-    generator = open_engine(Wish(plan.method, dict(plan.settings)), weights, seed=plan.seed, stop_rule=plan.stop_rule).generator
+    generator = open_engine(
+        Wish(plan.method, dict(plan.settings)), weights, seed=plan.seed, stop_rule=plan.stop_rule
+    ).generator
     suite = load_suite(plan.suite)
     docs = dict(suite.docs(plan.limit))
-    stored = list(islice((sample for sample in samples if sample.repeat == 0 and sample.output_ids is not None), limit))
+    stored = list(
+        islice((sample for sample in samples if sample.repeat == 0 and sample.output_ids is not None), limit)
+    )
     requests = [
-        Request(suite.prompt(docs[sample.doc_id]), plan.max_new_tokens, tuple(suite.stop), blocks=tuple(plan.blocks)) for sample in stored
+        Request(
+            suite.prompt(docs[sample.doc_id]),
+            plan.max_new_tokens,
+            tuple(suite.stop),
+            blocks=tuple(plan.blocks),
+        )
+        for sample in stored
     ]
     rows = [generation.decoded for batch in generator.run(requests, batch_size) for generation in batch]
     return [
-        (sample, row is not None and measured(row, generator.loaded.tokenizer)["output_ids"] == sample.output_ids and row.nfe == sample.nfe)
+        (
+            sample,
+            row is not None
+            and measured(row, generator.loaded.tokenizer)["output_ids"] == sample.output_ids
+            and row.nfe == sample.nfe,
+        )
         for sample, row in zip(stored, rows, strict=True)
     ]
 
@@ -60,7 +77,11 @@ def main() -> None:
             continue
         different = [sample.doc_id for sample, same in found if not same]
         equal, total = equal + len(found) - len(different), total + len(found)
-        print(f"{len(found) - len(different):3d} of {len(found):3d}  {folder}" + (f": not {different}" if different else ""), flush=True)
+        print(
+            f"{len(found) - len(different):3d} of {len(found):3d}  {folder}"
+            + (f": not {different}" if different else ""),
+            flush=True,
+        )
     print(f"{equal} of {total} answers equal; {left} runs left out")
     raise SystemExit(equal != total)
 

@@ -1,9 +1,12 @@
-"""Agreement with stock EvalPlus, verdict by verdict, on reference and mutated solutions of HumanEval+ and MBPP+.
+"""Agreement with stock EvalPlus, verdict by verdict, on reference and mutated solutions of HumanEval+ and
+MBPP+.
 
-    python -m tests.tools.evalplus_agreement --data-dir DATA --evalplus-python PATH/TO/python --work FOLDER [--every 2]
+    python -m tests.tools.evalplus_agreement --data-dir DATA --evalplus-python PATH/TO/python --work FOLDER
+    [--every 2]
 
-DATA holds the suites' JSONL files and `evalplus/HumanEvalPlus-v0.1.10.jsonl`, `evalplus/MbppPlus-v0.2.0.jsonl`. EvalPlus 0.3.1 may
-live in an environment of its own; it runs under bubblewrap without network and may write to the work folder only.
+DATA holds the suites' JSONL files and `evalplus/HumanEvalPlus-v0.1.10.jsonl`,
+`evalplus/MbppPlus-v0.2.0.jsonl`. EvalPlus 0.3.1 may live in an environment of its own; it runs under
+bubblewrap without network and may write to the work folder only.
 """
 
 from __future__ import annotations
@@ -26,8 +29,23 @@ from suites.suite import Suite, load_suite
 SUITES = {"humaneval": "humaneval_plus", "mbpp": "mbpp_plus"}
 FILES = {"humaneval": "HumanEvalPlus-v0.1.10.jsonl", "mbpp": "MbppPlus-v0.2.0.jsonl"}
 SWAPS: dict[type, type] = {
-    **{ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Div, ast.Div: ast.FloorDiv, ast.Mod: ast.FloorDiv},
-    **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn},
+    **{
+        ast.Add: ast.Sub,
+        ast.Sub: ast.Add,
+        ast.Mult: ast.Add,
+        ast.FloorDiv: ast.Div,
+        ast.Div: ast.FloorDiv,
+        ast.Mod: ast.FloorDiv,
+    },
+    **{
+        ast.Lt: ast.LtE,
+        ast.LtE: ast.Lt,
+        ast.Gt: ast.GtE,
+        ast.GtE: ast.Gt,
+        ast.Eq: ast.NotEq,
+        ast.NotEq: ast.Eq,
+        ast.In: ast.NotIn,
+    },
     **{ast.And: ast.Or, ast.Or: ast.And},
 }
 
@@ -43,9 +61,16 @@ class Sample:
 
 
 def mutate(program: str, rng: random.Random) -> str | None:
-    """The program with one small fault: a swapped operator, a constant off by one, a negated condition; None without a place for it."""
+    """The program with one small fault: a swapped operator, a constant off by one, a negated condition; None
+    without a place for it.
+    """
     tree = ast.parse(program)
-    places = [node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in _places(function)]
+    places = [
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in _places(function)
+    ]
     if not places:
         return None
     node = rng.choice(places)
@@ -86,31 +111,84 @@ def ours(suite: Suite, found: list[Sample]) -> list[str]:
     """Our gradings, in order."""
     documents = dict(suite.docs())
     with open_jail() as jail, ThreadPoolExecutor(jail.workers) as pool:
-        return list(pool.map(lambda item: suite.grade_program(documents[item.doc_id], item.program, jail).grading, found))
+        return list(
+            pool.map(
+                lambda item: suite.grade_program(documents[item.doc_id], item.program, jail).grading, found
+            )
+        )
 
 
 def evalplus(found: list[Sample], dataset: str, data: Path, python: str, work: Path) -> list[bool]:
     """Stock EvalPlus' verdicts (base and plus tests both passed), in order."""
     path = work / f"{dataset}.jsonl"
-    path.write_text("".join(json.dumps({"task_id": item.task_id, "solution": item.program}) + "\n" for item in found))
+    path.write_text(
+        "".join(json.dumps({"task_id": item.task_id, "solution": item.program}) + "\n" for item in found)
+    )
     result = work / f"{dataset}_eval_results.json"
     if not result.exists():
         _run_evalplus(dataset, path, data / "evalplus" / FILES[dataset], python, work)
     verdicts = {task: list(rows) for task, rows in json.loads(result.read_text())["eval"].items()}
-    return [(row := verdicts[item.task_id].pop(0))["base_status"] == "pass" and row["plus_status"] == "pass" for item in found]
+    return [
+        (row := verdicts[item.task_id].pop(0))["base_status"] == "pass" and row["plus_status"] == "pass"
+        for item in found
+    ]
 
 
 def _run_evalplus(dataset: str, path: Path, data: Path, python: str, work: Path) -> None:
-    command = [str(bubblewrap_binary()), "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    command += ["--bind", str(work), str(work), "--setenv", "HOME", str(work), "--setenv", "TMPDIR", str(work), "--chdir", str(work)]
-    command += ["--setenv", f"{dataset.upper()}_OVERRIDE_PATH", str(data), "--setenv", "EVALPLUS_MAX_MEMORY_BYTES", "-1"]
-    command += [python, "-m", "evalplus.evaluate", "--dataset", dataset, "--samples", str(path), "--parallel", str(os.cpu_count())]
-    subprocess.run([*command, "--min-time-limit", "4"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        str(bubblewrap_binary()),
+        "--unshare-all",
+        "--die-with-parent",
+        "--ro-bind",
+        "/",
+        "/",
+        "--dev",
+        "/dev",
+        "--proc",
+        "/proc",
+    ]
+    command += [
+        "--bind",
+        str(work),
+        str(work),
+        "--setenv",
+        "HOME",
+        str(work),
+        "--setenv",
+        "TMPDIR",
+        str(work),
+        "--chdir",
+        str(work),
+    ]
+    command += [
+        "--setenv",
+        f"{dataset.upper()}_OVERRIDE_PATH",
+        str(data),
+        "--setenv",
+        "EVALPLUS_MAX_MEMORY_BYTES",
+        "-1",
+    ]
+    command += [
+        python,
+        "-m",
+        "evalplus.evaluate",
+        "--dataset",
+        dataset,
+        "--samples",
+        str(path),
+        "--parallel",
+        str(os.cpu_count()),
+    ]
+    subprocess.run(
+        [*command, "--min-time-limit", "4"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def main() -> None:
     """Print the table and every difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--evalplus-python", required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -125,12 +203,26 @@ def main() -> None:
         mine = ours(suite, found)
         theirs = evalplus(found, dataset, arguments.data_dir.resolve(), arguments.evalplus_python, work)
         for kind in ("gold", "mutant"):
-            rows = [(grading == "passed", verdict) for item, grading, verdict in zip(found, mine, theirs, strict=True) if item.kind == kind]
-            counts = [rows.count(pair) for pair in ((True, True), (False, False), (True, False), (False, True))]
-            print(f"{dataset:<10} {kind:<7} {len(rows):>3}  {counts[0]:>9}  {counts[1]:>9}  {counts[2]:>9}  {counts[3]:>13}", flush=True)
+            rows = [
+                (grading == "passed", verdict)
+                for item, grading, verdict in zip(found, mine, theirs, strict=True)
+                if item.kind == kind
+            ]
+            counts = [
+                rows.count(pair) for pair in ((True, True), (False, False), (True, False), (False, True))
+            ]
+            print(
+                f"{dataset:<10} {kind:<7} {len(rows):>3}  {counts[0]:>9}  {counts[1]:>9}  {counts[2]:>9}  "
+                f"{counts[3]:>13}",
+                flush=True,
+            )
         for item, grading, verdict in zip(found, mine, theirs, strict=True):
             if (grading == "passed") != verdict:
-                print(f"  differs: {item.task_id} {item.kind}: ours {grading}, EvalPlus {'pass' if verdict else 'fail'}", flush=True)
+                print(
+                    f"  differs: {item.task_id} {item.kind}: ours {grading}, EvalPlus "
+                    f"{'pass' if verdict else 'fail'}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""A random checkpoint in Dream-7B's published layout, at any number of layers: written shard by shard, loaded in bf16, decoded.
+"""A random checkpoint in Dream-7B's published layout, at any number of layers: written shard by shard, loaded
+in bf16, decoded.
 
-python -m tests.tools.full_size FOLDER [--layers 28] writes about 15 GB, prints load time, peak memory and seconds per
-forward as one JSON line, and removes what it wrote. tests/model/test_full_size.py does the same with two layers.
+python -m tests.tools.full_size FOLDER [--layers 28] writes about 15 GB, prints load time, peak memory and
+seconds per forward as one JSON line, and removes what it wrote. tests/model/test_full_size.py does the same
+with two layers.
 """
 
 from __future__ import annotations
@@ -54,9 +56,19 @@ CONFIG: dict[str, Any] = {
     "use_sliding_window": False,
     "vocab_size": 152064,
 }
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|reserved_{k}|>" for k in range(3, 22)), "<|beginoftext|>", "<|mask|>")
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *(f"<|reserved_{k}|>" for k in range(3, 22)),
+    "<|beginoftext|>",
+    "<|mask|>",
+)
 SHARD_BYTES = 5_000_000_000
-METHODS = {"d2f": {"block_size": 4}, "fast_dllm": {"cache": "dual", "block_length": 4, "alg": "confidence_threshold", "threshold": 0.9}}
+METHODS = {
+    "d2f": {"block_size": 4},
+    "fast_dllm": {"cache": "dual", "block_length": 4, "alg": "confidence_threshold", "threshold": 0.9},
+}
 CANVAS = 8
 
 
@@ -81,7 +93,9 @@ def shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def shards(config: dict[str, Any], limit: int) -> list[list[tuple[str, tuple[int, ...]]]]:
-    """The tensors divided as the hub's writer divides them: a shard ends before it would pass ``limit`` bytes."""
+    """The tensors divided as the hub's writer divides them: a shard ends before it would pass ``limit``
+    bytes.
+    """
     parts: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     size = 0
     for name, shape in shapes(config):
@@ -95,7 +109,9 @@ def shards(config: dict[str, Any], limit: int) -> list[list[tuple[str, tuple[int
 
 
 def random_tensor(name: str, shape: tuple[int, ...], noise: torch.Tensor) -> torch.Tensor:
-    """Ones for norms, else values of standard deviation 0.02 from a stretch of ``noise`` that begins elsewhere for every name."""
+    """Ones for norms, else values of standard deviation 0.02 from a stretch of ``noise`` that begins
+    elsewhere for every name.
+    """
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16)
     count, start = math.prod(shape), sum(name.encode()) * 7919 % 1000
@@ -104,7 +120,9 @@ def random_tensor(name: str, shape: tuple[int, ...], noise: torch.Tensor) -> tor
 
 
 def write(folder: Path, layers: int, limit: int = SHARD_BYTES) -> int:
-    """Write the checkpoint with its index, configuration and tokenizer files; returns its bytes. Holds one shard at a time."""
+    """Write the checkpoint with its index, configuration and tokenizer files; returns its bytes. Holds one
+    shard at a time.
+    """
     folder.mkdir(parents=True)
     config = {**CONFIG, "num_hidden_layers": layers}
     noise = (torch.randn(16_777_259, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
@@ -119,28 +137,48 @@ def write(folder: Path, layers: int, limit: int = SHARD_BYTES) -> int:
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 151643, "eos_token_id": 151643, "pad_token_id": 151643}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 151643, "eos_token_id": 151643, "pad_token_id": 151643})
+    )
     _tokenizer(folder)
     return total
 
 
 def _tokenizer(folder: Path) -> None:
-    """vocab.json, merges.txt and tokenizer_config.json as Qwen2's: bytes, filled up with unused tokens to the published size."""
+    """vocab.json, merges.txt and tokenizer_config.json as Qwen2's: bytes, filled up with unused tokens to the
+    published size.
+    """
     letters = sorted(ByteLevel.alphabet())
-    vocab = {letter: k for k, letter in enumerate(letters)} | {f"unused{k}": k for k in range(len(letters), 151643)}
+    vocab = {letter: k for k, letter in enumerate(letters)} | {
+        f"unused{k}": k for k in range(len(letters), 151643)
+    }
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     added = {
-        str(151643 + k): {"content": text, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+        str(151643 + k): {
+            "content": text,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": True,
+        }
         for k, text in enumerate(SPECIAL)
     }
-    told = {"added_tokens_decoder": added, "bos_token": "<|beginoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    told = {
+        "added_tokens_decoder": added,
+        "bos_token": "<|beginoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
     told |= {"mask_token": "<|mask|>", "tokenizer_class": "DreamTokenizer", "add_bos_token": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
 
 
 def measure(folder: Path, prompt: str = "def add(a, b):") -> dict[str, Any]:
-    """Load in bf16 and decode ``CANVAS`` tokens with each method: load time, peak memory (GB), NFE and seconds per forward."""
+    """Load in bf16 and decode ``CANVAS`` tokens with each method: load time, peak memory (GB), NFE and
+    seconds per forward.
+    """
     peak = Peak()
     started = time.perf_counter()
     loaded = load(str(folder), {"mask_token"}, dtype="bfloat16", device="cpu")
@@ -157,11 +195,18 @@ def _timed(loaded: Loaded, name: str, settings: dict[str, Any], ids: list[int]) 
     started = time.perf_counter()
     row = decode(loaded.backbone, decoder, config, [ids], CANVAS, stop_rule="reference")[0]
     wall = time.perf_counter() - started
-    return {"nfe": row.nfe, "positions": row.positions, "s_per_forward": wall / row.nfe, "audit_passed": row.audit_passed}
+    return {
+        "nfe": row.nfe,
+        "positions": row.positions,
+        "s_per_forward": wall / row.nfe,
+        "audit_passed": row.audit_passed,
+    }
 
 
 class Peak:
-    """Most memory that this process held at once since it started (GB, pages of mapped files included), looked at ten times a second."""
+    """Most memory that this process held at once since it started (GB, pages of mapped files included),
+    looked at ten times a second.
+    """
 
     def __init__(self) -> None:
         self.gb, self._process = 0.0, psutil.Process()

@@ -34,7 +34,10 @@ def gold(name: str, doc: dict[str, Any]) -> dict[str, str]:
         text, _, number = doc["answer"].partition("#### ")
         return {"text": f"{text}{MARK if name.endswith('_ra') else ''}The answer is {number}."}
     if name.startswith("minerva"):
-        return {"text": f"{doc['solution']}\nFinal Answer: The final answer is ${doc['answer']}$. I hope it is correct."}
+        return {
+            "text": f"{doc['solution']}\nFinal Answer: The final answer is ${doc['answer']}$. I hope it is "
+            "correct."
+        }
     return {"text": MARK + doc["response"]} if name.endswith("-ra") else {"text": doc["response"]}
 
 
@@ -48,17 +51,25 @@ def graded(name: str, data_dir: str) -> tuple[list[bool], list[int], float]:
         command = [*BENCH, "grade", str(file), "--suite", name, "--data-dir", data_dir, "--output", str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
-    return [row["correct"] for row in rows], [row["doc_id"] for row in rows if not row["correct"]], time.perf_counter() - begin
+    return (
+        [row["correct"] for row in rows],
+        [row["doc_id"] for row in rows if not row["correct"]],
+        time.perf_counter() - begin,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--suite", action="append", choices=list_suites())
     options = parser.parse_args()
     for name in options.suite or list_suites():
         right, failed, seconds = graded(name, options.data_dir)
-        print(f"{name:<42} {sum(right):>5} of {len(right):<5} {seconds:6.1f} s  {failed[:20] or ''}", flush=True)
+        print(
+            f"{name:<42} {sum(right):>5} of {len(right):<5} {seconds:6.1f} s  {failed[:20] or ''}", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""All 261 reference cases of the further decoders through ``bench decode``: ``python -m tests.tools.golden_decode``."""
+"""All 261 reference cases of the further decoders through ``bench decode``:
+``python -m tests.tools.golden_decode``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ def arguments(case: Mapping[str, Any], models: Path, frequencies: Path, folder: 
     if case["method"] == "pc_sampler":
         settings["token_freq"] = str(frequencies)
     files = ["--prompts", str(folder / "prompts.jsonl"), "--output", str(folder / "out.jsonl")]
-    line = ["decode", "--method", case["method"], "--model", str(models / case["model"]), "--stop-rule", "reference", *files]
+    line = [
+        "decode",
+        "--method",
+        case["method"],
+        "--model",
+        str(models / case["model"]),
+        "--stop-rule",
+        "reference",
+        *files,
+    ]
     for key, value in settings.items():
         line += ["--set", f"{key}={_text(value)}"]
     return line
@@ -42,7 +53,9 @@ def run_case(case: Mapping[str, Any], models: Path, frequencies: Path, folder: P
 
 def differences(case: Mapping[str, Any], line: Mapping[str, Any]) -> list[str]:
     """Names of what the command wrote otherwise than the reference did."""
-    fields = [name for name in ("output", "nfe", "forwards", "queries") if name in case and line[name] != case[name]]
+    fields = [
+        name for name in ("output", "nfe", "forwards", "queries") if name in case and line[name] != case[name]
+    ]
     if "steps" in case:
         written = [step for step, place in zip(case["steps"], line["step_map"], strict=True) if place >= 0]
         fields += ["step_map"] if written != [place for place in line["step_map"] if place >= 0] else []

@@ -1,6 +1,8 @@
-"""Computed and metered positions of every decoder in batches: ``python -m tests.tools.positions_check [--batch 16] [--prompts 30,300]``.
+"""Computed and metered positions of every decoder in batches:
+``python -m tests.tools.positions_check [--batch 16] [--prompts 30,300]``.
 
-Prompts are cut from the suites' own text to lengths of 0.5 to 1.5 times the asked one, so that the rows of a batch differ.
+Prompts are cut from the suites' own text to lengths of 0.5 to 1.5 times the asked one, so that the rows of a
+batch differ.
 """
 
 from __future__ import annotations
@@ -47,11 +49,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompts", default="30,300")
     options = parser.parse_args(argv)
-    print("method, prompt tokens, metered, computed, computed / metered, what padding to the longest would compute")
+    print(
+        "method, prompt tokens, metered, computed, computed / metered, what padding to the longest would "
+        "compute"
+    )
     for name in method_names():
         for length in map(int, options.prompts.split(",")) if name not in SKIPPED else []:
             try:
-                metered, computed, padded = measure(name, options.batch, length, LONG_CANVAS if length >= LONG else CANVAS)
+                metered, computed, padded = measure(
+                    name, options.batch, length, LONG_CANVAS if length >= LONG else CANVAS
+                )
             except UserError as error:
                 print(f"{name}, {length}: {error}")
                 continue

@@ -1,10 +1,11 @@
-"""Agreement with the stock way of grading HumanEval and MBPP: program and tests executed as one text in one process.
+"""Agreement with the stock way of grading HumanEval and MBPP: program and tests executed as one text in one
+process.
 
     python -m tests.tools.stock_agreement [--data-dir DATA] [--mutants 2] [--limit N]
 
-Our verdicts come from tests that run outside the program's process, so this compares the two on reference and mutated solutions.
-Expected differences: MBPP 367, whose set-up code stock never runs, and mutants of the helpers in a HumanEval prompt, which stock takes
-from the program.
+Our verdicts come from tests that run outside the program's process, so this compares the two on reference and
+mutated solutions. Expected differences: MBPP 367, whose set-up code stock never runs, and mutants of the
+helpers in a HumanEval prompt, which stock takes from the program.
 """
 
 from __future__ import annotations
@@ -47,14 +48,24 @@ def as_stock(program: str, tests: str) -> Check:
     return Check(text, ("outcome",), tests="assert outcome(0) == 'passed'", limits=LIMITS, numpy=True)
 
 
-def compare(name: str, jail: Jail, mutants: int, limit: int | None = None, data_dir: str | None = None) -> list[Pair]:
+def compare(
+    name: str, jail: Jail, mutants: int, limit: int | None = None, data_dir: str | None = None
+) -> list[Pair]:
     """Both verdicts on every reference solution and `mutants` faulty versions of it."""
-    jobs = [(doc_id, doc, text) for doc_id, doc in load_suite(name, data_dir).docs(limit) for text in _programs(name, doc_id, doc, mutants)]
+    jobs = [
+        (doc_id, doc, text)
+        for doc_id, doc in load_suite(name, data_dir).docs(limit)
+        for text in _programs(name, doc_id, doc, mutants)
+    ]
     build = humaneval_check if name == "humaneval" else mbpp_check
 
     def both(job: tuple[int, dict[str, Any], str]) -> Pair:
         doc_id, doc, program = job
-        tests = f"{doc['test']}\ncheck({doc['entry_point']})" if name == "humaneval" else "\n".join(doc["test_list"])
+        tests = (
+            f"{doc['test']}\ncheck({doc['entry_point']})"
+            if name == "humaneval"
+            else "\n".join(doc["test_list"])
+        )
         ours = jail.run(replace(build(doc, program), limits=LIMITS, numpy=True))
         return Pair(doc_id, program, ours.passed, jail.run(as_stock(program, tests)).passed)
 
@@ -70,7 +81,9 @@ def _programs(name: str, doc_id: int, doc: dict[str, Any], mutants: int) -> list
 
 def main() -> None:
     """Print counts and every difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-dir")
     parser.add_argument("--mutants", type=int, default=2)
     parser.add_argument("--limit", type=int)
@@ -79,7 +92,11 @@ def main() -> None:
         for name in ("humaneval", "mbpp") if arguments.data_dir else ("humaneval",):
             pairs = compare(name, jail, arguments.mutants, arguments.limit, arguments.data_dir)
             different = [pair for pair in pairs if pair.ours != pair.stock]
-            print(f"{name}: {len(pairs)} programs, {sum(pair.ours for pair in pairs)} pass, {len(different)} verdicts differ", flush=True)
+            print(
+                f"{name}: {len(pairs)} programs, {sum(pair.ours for pair in pairs)} pass, {len(different)} "
+                "verdicts differ",
+                flush=True,
+            )
             for pair in different:
                 print(f"  document {pair.doc_id}: ours {pair.ours}, stock {pair.stock}", flush=True)
 

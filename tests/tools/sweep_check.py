@@ -1,8 +1,10 @@
-"""A sweep of twelve cells on nano: in one go, killed twice and continued, and through Ray with two workers; the answers must be equal.
+"""A sweep of twelve cells on nano: in one go, killed twice and continued, and through Ray with two workers;
+the answers must be equal.
 
 python -m tests.tools.sweep_check [--limit 4] [--kills 2] [--no-ray]
 
-Prints cells, samples and seconds of each; exit status 1 if any answer differs. Ray comes with the extra `train`.
+Prints cells, samples and seconds of each; exit status 1 if any answer differs. Ray comes with the extra
+`train`.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def finish(name: str, file: Path, output: Path, *flags: str) -> None:
     out, err = process.communicate()
     assert process.returncode == 0, f"{out}\n{err}"
     assert f"{CELLS} complete of {CELLS} cells" in out, out
-    print(f"{name:<34} {CELLS} cells, {stored(output)} samples, {time.perf_counter() - begin:.0f} s", flush=True)
+    print(
+        f"{name:<34} {CELLS} cells, {stored(output)} samples, {time.perf_counter() - begin:.0f} s", flush=True
+    )
 
 
 def killed(file: Path, output: Path, kills: int) -> None:
@@ -67,13 +71,18 @@ def killed(file: Path, output: Path, kills: int) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        print(f"kill {number}: {ended(output)} of {CELLS} cells ended, {stored(output)} samples stored", flush=True)
+        print(
+            f"kill {number}: {ended(output)} of {CELLS} cells ended, {stored(output)} samples stored",
+            flush=True,
+        )
         assert ended(output) < CELLS
 
 
 def main() -> None:
     """Run, kill, continue, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--limit", type=int, default=4)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--no-ray", action="store_true")
@@ -89,7 +98,11 @@ def main() -> None:
             finish("through Ray, two workers", file, root / "ray", "--ray", "--workers", "2")
         names = [path.name for path in root.iterdir() if path.is_dir() and path.name != "calm"]
         differing = [name for name in names if answers(root / name) != answers(root / "calm")]
-    print(f"answers differ: {', '.join(differing)}" if differing else f"the same answers in calm, {', '.join(sorted(names))}")
+    print(
+        f"answers differ: {', '.join(differing)}"
+        if differing
+        else f"the same answers in calm, {', '.join(sorted(names))}"
+    )
     sys.exit(bool(differing))
 
 

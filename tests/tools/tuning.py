@@ -1,14 +1,17 @@
-"""One tuned setting per decoder on nano's validation sets, and the run that compares all of them with their defaults.
+"""One tuned setting per decoder on nano's validation sets, and the run that compares all of them with their
+defaults.
 
-    python -m tests.tools.tuning -o results/tuning/nano.json              # the search; goes on where it was interrupted
-    python -m tests.tools.tuning -o results/tuning/nano.json --commands   # the run's two command lines (all methods, defaults and tuned)
-    python -m tests.tools.tuning -o results/tuning/nano.json --estimate   # the same with the time each method takes
+    python -m tests.tools.tuning -o results/tuning/nano.json              # the search; goes on where it was
+    interrupted python -m tests.tools.tuning -o results/tuning/nano.json --commands   # the run's two command
+    lines (all methods, defaults and tuned) python -m tests.tools.tuning -o results/tuning/nano.json
+    --estimate   # the same with the time each method takes
 
-Every candidate of tuning.yaml decodes the first ``--first`` problems of both validation sets. Of a method's candidates that lose at most
-``SLACK`` of the accuracy of blocks with threshold .9 (``PLAIN``, from nano's README: the first 64 problems of each set) the cheapest is
-chosen, else the most accurate; when all methods have been searched it is measured again on ``--items`` problems. Cost is a model of one
-core's time, COST_FORWARD per forward pass and COST_POSITION per position, fitted to three rows of the leaderboard: the machine need not
-be quiet.
+Every candidate of tuning.yaml decodes the first ``--first`` problems of both validation sets. Of a method's
+candidates that lose at most ``SLACK`` of the accuracy of blocks with threshold .9 (``PLAIN``, from nano's
+README: the first 64 problems of each set) the cheapest is chosen, else the most accurate; when all methods
+have been searched it is measured again on ``--items`` problems. Cost is a model of one core's time,
+COST_FORWARD per forward pass and COST_POSITION per position, fitted to three rows of the leaderboard: the
+machine need not be quiet.
 """
 
 from __future__ import annotations
@@ -47,33 +50,60 @@ def evaluate(engine: Opened, suite: str, count: int, batch: int, jail: Jail) -> 
     order = sorted(range(len(items)), key=lambda index: len(items[index]["prompt"]))
     requests = [Request(items[index]["prompt"], CANVAS) for index in order]
     done = [answer for group in engine.generator.run(requests, batch) for answer in group]
-    right = [one.status == "ok" and judge(items[index], one.text or "", jail) for index, one in zip(order, done, strict=True)]
+    right = [
+        one.status == "ok" and judge(items[index], one.text or "", jail)
+        for index, one in zip(order, done, strict=True)
+    ]
     rows = [one.decoded for one in done if one.decoded is not None]
-    forwards, positions = (sum(getattr(row, name) for row in rows) / max(len(rows), 1) for name in ("nfe", "positions"))
+    forwards, positions = (
+        sum(getattr(row, name) for row in rows) / max(len(rows), 1) for name in ("nfe", "positions")
+    )
     cost = COST_FORWARD * forwards + COST_POSITION * positions
-    return {"accuracy": sum(right) / len(right), "nfe": round(forwards, 2), "positions": round(positions, 1), "cost_s": round(cost, 4)}
+    return {
+        "accuracy": sum(right) / len(right),
+        "nfe": round(forwards, 2),
+        "positions": round(positions, 1),
+        "cost_s": round(cost, 4),
+    }
 
 
 def chosen(tried: Sequence[dict[str, Any]], floor: float) -> dict[str, Any]:
     """The cheapest candidate that reaches ``floor``, else the most accurate one."""
     good = [one for one in tried if one["accuracy"] >= floor]
-    return min(good, key=lambda one: one["cost_s"]) if good else max(tried, key=lambda one: (one["accuracy"], -one["cost_s"]))
+    return (
+        min(good, key=lambda one: one["cost_s"])
+        if good
+        else max(tried, key=lambda one: (one["accuracy"], -one["cost_s"]))
+    )
 
 
-def measured(method: str, settings: Mapping[str, Any], count: int, options: argparse.Namespace, jail: Jail) -> dict[str, Any]:
+def measured(
+    method: str, settings: Mapping[str, Any], count: int, options: argparse.Namespace, jail: Jail
+) -> dict[str, Any]:
     """Settings with their figures per suite and the suites' means."""
     engine = open_engine(method, "nano", {key: str(value).lower() for key, value in settings.items()})
-    suites = [name for name in JUDGES if name != "code" or not getattr(engine.method.decoder, "needs_answer_position", False)]
+    suites = [
+        name
+        for name in JUDGES
+        if name != "code" or not getattr(engine.method.decoder, "needs_answer_position", False)
+    ]
     figures = {suite: evaluate(engine, suite, count, options.batch, jail) for suite in suites}
-    means = {name: round(sum(one[name] for one in figures.values()) / len(figures), 4) for name in ("accuracy", "cost_s")}
+    means = {
+        name: round(sum(one[name] for one in figures.values()) / len(figures), 4)
+        for name in ("accuracy", "cost_s")
+    }
     found = {"settings": dict(settings), "items": count, **means, **figures}
     print(method, json.dumps(found), flush=True)
     return found
 
 
-def search(method: str, grids: Sequence[Mapping[str, Any]], options: argparse.Namespace, jail: Jail) -> dict[str, Any]:
+def search(
+    method: str, grids: Sequence[Mapping[str, Any]], options: argparse.Namespace, jail: Jail
+) -> dict[str, Any]:
     """The candidates tried and the one chosen."""
-    tried = [measured(method, one, options.first, options, jail) for grid in grids for one in candidates(grid)]
+    tried = [
+        measured(method, one, options.first, options, jail) for grid in grids for one in candidates(grid)
+    ]
     shared = [suite for suite in JUDGES if tried and suite in tried[0]]
     floor = sum(PLAIN[suite] for suite in shared) / max(len(shared), 1) - SLACK
     return {"tuned": chosen(tried, floor)["settings"] if tried else {}, "tried": tried}
@@ -95,7 +125,9 @@ def show(wanted: Sequence[str], options: argparse.Namespace) -> None:
         fitting = [wish for wish in wanted if suite != "code" or not wish.startswith("prophet")]
         if options.commands:
             flags = " ".join(f"--method {wish}" for wish in fitting)
-            print(f"bench run --threads 1 --protocol standard --suite nano-{suite} -o results/decoders {flags}")
+            print(
+                f"bench run --threads 1 --protocol standard --suite nano-{suite} -o results/decoders {flags}"
+            )
             continue
         total = 0.0
         with open_jail() as jail:
@@ -114,10 +146,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--commands", action="store_true")
     parser.add_argument("--estimate", action="store_true")
-    parser.add_argument("--methods", help="comma-separated; default: all of tuning.yaml that the file does not hold yet")
+    parser.add_argument(
+        "--methods", help="comma-separated; default: all of tuning.yaml that the file does not hold yet"
+    )
     options = parser.parse_args(argv)
     grids: dict[str, list[dict[str, Any]]] = yaml.safe_load(GRIDS.read_text())
-    record: dict[str, Any] = json.loads(options.output.read_text()) if options.output.is_file() else {"slack": SLACK, "methods": {}}
+    record: dict[str, Any] = (
+        json.loads(options.output.read_text())
+        if options.output.is_file()
+        else {"slack": SLACK, "methods": {}}
+    )
     if options.commands or options.estimate:
         show(wishes(grids, record["methods"]), options)
         return
@@ -126,8 +164,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for method in [name for name in wanted if name not in methods]:
             methods[method] = search(method, grids[method], options, jail)
             store(options.output, record)
-        for method in [name for name in wanted if methods[name]["tuned"] and "confirmed" not in methods[name]]:
-            methods[method]["confirmed"] = measured(method, methods[method]["tuned"], options.items, options, jail)
+        for method in [
+            name for name in wanted if methods[name]["tuned"] and "confirmed" not in methods[name]
+        ]:
+            methods[method]["confirmed"] = measured(
+                method, methods[method]["tuned"], options.items, options, jail
+            )
             store(options.output, record)
 
 

@@ -11,7 +11,14 @@ from scipy.special import ndtr
 from scipy.stats import chisquare, multivariate_normal
 
 from methods.training.losses import integral_cache as integral
-from methods.training.losses.integral_cache import CacheError, IntegralCache, alpha_of_keep, gamma_at_alpha, keep_probability, window
+from methods.training.losses.integral_cache import (
+    CacheError,
+    IntegralCache,
+    alpha_of_keep,
+    gamma_at_alpha,
+    keep_probability,
+    window,
+)
 from tests.distillation import golden, seeded
 
 VOCABULARIES = (2, 3, 32, 1000, 50257, 151936, 152064)
@@ -35,7 +42,9 @@ def test_01_value_and_slope_at_mu_zero(vocab: int) -> None:
     assert value == pytest.approx(1 / vocab, abs=1e-10)
     expected = golden()["closed_forms"]["mu0_slope"][str(vocab)]["E_max"]
     assert slope == pytest.approx(expected / vocab, abs=1e-10)
-    assert float(alpha_of_keep(torch.tensor(1 / vocab, dtype=torch.float64), vocab)) == pytest.approx(0.0, abs=1e-15)
+    assert float(alpha_of_keep(torch.tensor(1 / vocab, dtype=torch.float64), vocab)) == pytest.approx(
+        0.0, abs=1e-15
+    )
 
 
 def test_01_series_of_the_second_paper_gives_the_same_alpha() -> None:
@@ -79,14 +88,19 @@ def test_02_gradients_agree_with_finite_differences(mode: integral.Lookup) -> No
     gamma = torch.tensor([-3.7, -2.9, -2.2, -0.8], dtype=torch.float64, requires_grad=True)
     table.p(gamma, mode).sum().backward()
     h = 1e-4
-    exact = keep_probability(gamma.detach().numpy() + h, 1000)[0] - keep_probability(gamma.detach().numpy() - h, 1000)[0]
+    exact = (
+        keep_probability(gamma.detach().numpy() + h, 1000)[0]
+        - keep_probability(gamma.detach().numpy() - h, 1000)[0]
+    )
     assert gamma.grad is not None
     # The nearest entry is up to 2e-5 away in gamma.
     np.testing.assert_allclose(gamma.grad.numpy(), exact / (2 * h), atol=1e-8 if mode == "hermite" else 4e-5)
 
 
 def test_02_the_table_depends_on_the_vocabulary() -> None:
-    at_minus_three = [float(keep_probability(np.array([-3.0]), vocab)[0][0]) for vocab in (32, 1000, 50257, 151936)]
+    at_minus_three = [
+        float(keep_probability(np.array([-3.0]), vocab)[0][0]) for vocab in (32, 1000, 50257, 151936)
+    ]
     np.testing.assert_allclose(at_minus_three, [0.984, 0.879, 0.596, 0.504], atol=5e-4)
 
 
@@ -99,7 +113,9 @@ def test_02_windows_are_recomputed_per_vocabulary() -> None:
     assert window(152064) == pytest.approx((-4.083, -0.520), abs=1e-3)
     for entry in golden()["reference_windows"].values():
         table = IntegralCache.build(entry["K"], *entry["gamma"], points=2000)
-        np.testing.assert_allclose(table.alpha(torch.tensor(entry["gamma"])).numpy(), entry["alpha_usdm"], atol=5e-7)
+        np.testing.assert_allclose(
+            table.alpha(torch.tensor(entry["gamma"])).numpy(), entry["alpha_usdm"], atol=5e-7
+        )
 
 
 def test_02_alpha_increments_of_the_published_rounds() -> None:

@@ -44,7 +44,9 @@ def test_16_entropy_is_of_correct_positions_alone() -> None:
     assert touched.tolist() == [[False, True, True, True, True], [False] * 5]
     nothing = cfd.certainty(logits, labels, torch.zeros_like(masked))
     assert float(nothing.total().detach()) == 0.0
-    assert torch.isfinite(cfd.certainty(masks.token_log_probs(logits.detach(), 6), labels.clamp(max=5), masked).total())
+    assert torch.isfinite(
+        cfd.certainty(masks.token_log_probs(logits.detach(), 6), labels.clamp(max=5), masked).total()
+    )
 
 
 def test_16_masks_of_every_row_are_drawn_on_their_own() -> None:

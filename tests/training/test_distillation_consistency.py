@@ -25,29 +25,46 @@ TABLE = IntegralCache.build(3, -3.0, 4.0, points=4000)
 def test_10_no_gap_no_loss(direction: consistency.Direction) -> None:
     net = Denoiser(denoiser_spec(3, hidden=16, layers=1, heads=2))
     x, u = draw_pairs(64, seeded()), torch.rand(64, dtype=torch.float64, generator=seeded(1))
-    assert float(consistency.consistency_loss(net, net, x, u, 0.0, TABLE, direction, seeded(2)).detach()) == 0.0
-    exact = [consistency.consistency_loss(bayes_uniform, bayes_uniform, x, u, dt, TABLE, direction, seeded(3)) for dt in (0.0, 0.1, 0.4)]
+    assert (
+        float(consistency.consistency_loss(net, net, x, u, 0.0, TABLE, direction, seeded(2)).detach()) == 0.0
+    )
+    exact = [
+        consistency.consistency_loss(bayes_uniform, bayes_uniform, x, u, dt, TABLE, direction, seeded(3))
+        for dt in (0.0, 0.1, 0.4)
+    ]
     assert float(exact[0]) == 0.0
     assert float(exact[2]) > float(exact[1]) > 1e-5
 
 
 def test_10_no_gradient_reaches_the_teacher() -> None:
-    student, teacher = (Denoiser(denoiser_spec(3, hidden=16, layers=1, heads=2), seed=seed) for seed in (0, 1))
+    student, teacher = (
+        Denoiser(denoiser_spec(3, hidden=16, layers=1, heads=2), seed=seed) for seed in (0, 1)
+    )
     x, u = draw_pairs(8, seeded()), torch.rand(8, dtype=torch.float64, generator=seeded(1))
     consistency.consistency_loss(student, teacher, x, u, 0.1, TABLE).backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+    assert any(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in student.parameters()
+    )
     logits = torch.randn(2, 3, 5, requires_grad=True)
-    consistency.dcd_loss(torch.randn(2, 3, 5).log_softmax(-1).requires_grad_(), logits.log_softmax(-1)).backward()
+    consistency.dcd_loss(
+        torch.randn(2, 3, 5).log_softmax(-1).requires_grad_(), logits.log_softmax(-1)
+    ).backward()
     assert logits.grad is None
 
 
 def test_10_directions_of_the_divergence() -> None:
     entry = golden()["dimo_gradient"]
     psi, phi = (torch.tensor(entry[name], dtype=torch.float64).log_softmax(-1) for name in ("z_psi", "z_phi"))
-    assert float(consistency.dcd_loss(psi, phi, direction="reverse")) == pytest.approx(entry["RKL_value"], abs=1e-9)
-    assert float(consistency.dcd_loss(psi, phi, direction="forward")) == pytest.approx(entry["FKL_value"], abs=1e-9)
-    assert float(reverse_kl(psi, phi)) == pytest.approx(float(nn.functional.kl_div(phi, psi, reduction="sum", log_target=True)))
+    assert float(consistency.dcd_loss(psi, phi, direction="reverse")) == pytest.approx(
+        entry["RKL_value"], abs=1e-9
+    )
+    assert float(consistency.dcd_loss(psi, phi, direction="forward")) == pytest.approx(
+        entry["FKL_value"], abs=1e-9
+    )
+    assert float(reverse_kl(psi, phi)) == pytest.approx(
+        float(nn.functional.kl_div(phi, psi, reduction="sum", log_target=True))
+    )
     valid = torch.tensor([[True, False], [False, False]])
     stack = torch.stack([psi, phi]).expand(2, 2, 5)
     assert float(consistency.dcd_loss(stack, phi.expand(2, 2, 5), valid)) == pytest.approx(entry["RKL_value"])
@@ -121,7 +138,9 @@ def absorbing_loss(log_p: Tensor, rho: float, direction: dcd.Direction) -> Tenso
         z_s, z_t = torch.tensor([[MASK, other]]), torch.tensor([[MASK, MASK]])
         hidden = torch.tensor([[True, False]])
         pair = masks.NestedPair(z_t, z_s, hidden, (z_s != MASK) & (z_t == MASK))
-        total = total + chance * dcd.masked_dcd_loss(student, bayes_masked(z_s), z_t, pair, direction, shown="none")
+        total = total + chance * dcd.masked_dcd_loss(
+            student, bayes_masked(z_s), z_t, pair, direction, shown="none"
+        )
     return total
 
 
@@ -160,7 +179,12 @@ def previous_state(z: int, x: int, chain: str) -> Tensor:
     """P(z_s | z_t = z, x) [3] at p_s = 0.8, p_t = 0.5 (alpha 0.7 and 0.25)."""
     if chain == "Markov":
         clean = torch.eye(3, dtype=torch.float64)[x]
-        return usdm.posterior(clean, torch.tensor(z), torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.25, dtype=torch.float64))
+        return usdm.posterior(
+            clean,
+            torch.tensor(z),
+            torch.tensor(0.7, dtype=torch.float64),
+            torch.tensor(0.25, dtype=torch.float64),
+        )
     result = torch.zeros(3, dtype=torch.float64)
     if z == x:
         result[x] = 1.0
@@ -177,7 +201,8 @@ def uniform_loss(log_p: Tensor, z_t: tuple[int, int], chain: str, direction: con
     total = log_p.new_zeros(())
     for second in range(3):
         chance = sum(
-            float(weight[a, b]) * float(previous_state(z_t[1], b, chain)[second]) for a, b in itertools.product(range(3), repeat=2)
+            float(weight[a, b]) * float(previous_state(z_t[1], b, chain)[second])
+            for a, b in itertools.product(range(3), repeat=2)
         )
         teacher = bayes_uniform(torch.tensor([[0, second]]), torch.tensor([0.7], dtype=torch.float64))[:, :1]
         total = total + chance * consistency.dcd_loss(log_p.expand(1, 1, 3), teacher, None, direction)
@@ -208,11 +233,15 @@ def test_12_only_hidden_positions_read_the_teacher(shown: dcd.Shown) -> None:
     assert pair.hidden.any()
     assert pair.shown.any()
     assert torch.equal(pair.hidden | pair.shown, pair.z_t == 7)
-    student, teacher, anchor = (masks.token_log_probs(torch.randn(4, 9, 8, generator=seeded(k)), 7) for k in (2, 3, 4))
+    student, teacher, anchor = (
+        masks.token_log_probs(torch.randn(4, 9, 8, generator=seeded(k)), 7) for k in (2, 3, 4)
+    )
     student.requires_grad_()
     first = dcd.masked_dcd_loss(student, teacher, x, pair, shown=shown, anchor=anchor)
     delta = torch.full_like(teacher, -torch.inf).scatter(-1, x.unsqueeze(-1), 0.0)
-    second = dcd.masked_dcd_loss(student, torch.where(pair.hidden.unsqueeze(-1), teacher, delta), x, pair, shown=shown, anchor=anchor)
+    second = dcd.masked_dcd_loss(
+        student, torch.where(pair.hidden.unsqueeze(-1), teacher, delta), x, pair, shown=shown, anchor=anchor
+    )
     assert torch.equal(first, second)
     assert torch.isfinite(first)
     first.backward()
@@ -232,5 +261,7 @@ def test_12_shown_positions_learn_the_clean_token() -> None:
     assert float(loss) == pytest.approx(-0.5 * float(student[0, 1, 2]))
     with pytest.raises(ValueError, match="anchor"):
         dcd.masked_dcd_loss(student, student, x, pair, shown="anchor")
-    nothing = masks.NestedPair(x, x, torch.zeros_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool))
+    nothing = masks.NestedPair(
+        x, x, torch.zeros_like(x, dtype=torch.bool), torch.zeros_like(x, dtype=torch.bool)
+    )
     assert float(dcd.masked_dcd_loss(student, student, x, nothing)) == 0.0

@@ -62,7 +62,9 @@ def test_13_psi_samplers_keep_the_marginals() -> None:
     for kappa in (1.0, 0.5, 0.0):
         # One position: the leave-one-out prediction is the prior.
         step = sampling.transition(law.expand(3, 3), z, alpha_s.expand(3), alpha_t.expand(3), kappa)
-        np.testing.assert_allclose((at_t @ step).numpy(), (alpha_s * law + (1 - alpha_s) / 3).numpy(), atol=1e-14)
+        np.testing.assert_allclose(
+            (at_t @ step).numpy(), (alpha_s * law + (1 - alpha_s) / 3).numpy(), atol=1e-14
+        )
 
 
 def test_13_nucleus_filters_before_the_posterior() -> None:
@@ -108,7 +110,9 @@ def test_17_aup_of_every_golden_table() -> None:
             assert entry["y_max"] == best  # shared by all methods of a table
             for name, method in entry.items():
                 if name != "y_max":
-                    assert aup([tuple(pair) for pair in method["pairs"]], entry["y_max"]) == pytest.approx(method["AUP"], abs=1e-3)
+                    assert aup([tuple(pair) for pair in method["pairs"]], entry["y_max"]) == pytest.approx(
+                        method["AUP"], abs=1e-3
+                    )
                     count += 1
     assert count > 50
 
@@ -124,12 +128,18 @@ def test_17_aup_rules() -> None:
 
 @pytest.mark.parametrize(("mode", "per_step"), [("jacobi", 1), ("gauss_seidel", 2)])
 @pytest.mark.parametrize("steps", [1, 4, 8])
-def test_20_lockstep_makes_the_forwards_it_says(mode: Literal["jacobi", "gauss_seidel"], per_step: int, steps: int) -> None:
+def test_20_lockstep_makes_the_forwards_it_says(
+    mode: Literal["jacobi", "gauss_seidel"], per_step: int, steps: int
+) -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [PROMPT], NEW)
     method: Any = lockstep.METHOD
     with model.watch() as seen:
-        method.decode(model, page, lockstep.Config(mode=mode, steps=steps, r_length=16, a_length=8, tau_r=1.0, tau_a=1.0))
+        method.decode(
+            model,
+            page,
+            lockstep.Config(mode=mode, steps=steps, r_length=16, a_length=8, tau_r=1.0, tau_a=1.0),
+        )
     row = page.rows[0]
     assert seen.calls == row.nfe == steps * per_step
     assert row.masked() == []
@@ -138,7 +148,9 @@ def test_20_lockstep_makes_the_forwards_it_says(mode: Literal["jacobi", "gauss_s
 
 
 @pytest.mark.parametrize("mode", ["jacobi", "gauss_seidel"])
-def test_20_only_gauss_seidel_shows_the_answer_this_steps_reasoning(mode: Literal["jacobi", "gauss_seidel"]) -> None:
+def test_20_only_gauss_seidel_shows_the_answer_this_steps_reasoning(
+    mode: Literal["jacobi", "gauss_seidel"],
+) -> None:
     model = backbone("dream_tiny")
     page = canvas(model, [PROMPT], NEW)
     row, a_start = page.rows[0], 3 + 16
@@ -155,7 +167,9 @@ def test_20_only_gauss_seidel_shows_the_answer_this_steps_reasoning(mode: Litera
         request = program.send(empty)
         reasoning = [p for p in range(3, a_start) if row.written(p)]
         assert reasoning
-        blind = model.forward(page, Forward(request.feed, request.at, assume=dict.fromkeys(reasoning, row.fill_id)))
+        blind = model.forward(
+            page, Forward(request.feed, request.at, assume=dict.fromkeys(reasoning, row.fill_id))
+        )
         source = model.forward(page, request)
         assert (source - blind).abs().max() > 1e-3
         at = list(request.at)

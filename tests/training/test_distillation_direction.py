@@ -1,8 +1,9 @@
 """Does distillation go where theory says? A masked model of a small language, trained here (test 19).
 
-Reverse KL must make few-step samples better than the base model's, forward KL must not: its optimum is the teacher. The language, the
-network (two layers of 64) and the rounds (steps 1/32 to 1/2) are the published toy's; training is shorter, because two cores have a
-minute for it: 700 base steps instead of 3000, rounds of 40 steps at 1e-3 instead of 200 at 5e-4.
+Reverse KL must make few-step samples better than the base model's, forward KL must not: its optimum is the
+teacher. The language, the network (two layers of 64) and the rounds (steps 1/32 to 1/2) are the published
+toy's; training is shorter, because two cores have a minute for it: 700 base steps instead of 3000, rounds of
+40 steps at 1e-3 instead of 200 at 5e-4.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def texts(stream: int, step: int) -> Tensor:
     return torch.from_numpy(LANGUAGE.sample(np.random.default_rng([stream, step]), ROWS, WORDS))
 
 
-def optimise(model: nn.Module, loss_at: Callable[[int], Tensor], steps: int, rate: float, decay: bool) -> None:
+def optimise(
+    model: nn.Module, loss_at: Callable[[int], Tensor], steps: int, rate: float, decay: bool
+) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
     for step in range(steps):
         fall = min(1.0, (steps - step) / (0.3 * steps)) if decay else 1.0
@@ -81,16 +84,22 @@ def distil(method: str, direction: dcd.Direction, every: int = 40, rounds: int =
 
     def sdtt_at(x: Tensor, u: Tensor, dt: float, generator: torch.Generator) -> Tensor:
         t = u.clamp(min=0.02)
-        z = torch.where(torch.rand(x.shape, generator=generator, dtype=torch.float64) < t.unsqueeze(-1), MASK, x)
+        z = torch.where(
+            torch.rand(x.shape, generator=generator, dtype=torch.float64) < t.unsqueeze(-1), MASK, x
+        )
         targets = sdtt.sdtt_targets(lambda ids: log_probs(state.teacher, ids), z, t, dt, MASK, 2, generator)
         return sdtt.sdtt_loss(log_probs(state.student, z), targets, direction)
 
     def dcd_at(x: Tensor, u: Tensor, dt: float, generator: torch.Generator) -> Tensor:
         t = (u + dt).clamp(max=1.0)
-        pair = masks.nested_pair(x, torch.ones_like(x, dtype=torch.bool), 1 - t, 1 - (t - dt), MASK, generator)
+        pair = masks.nested_pair(
+            x, torch.ones_like(x, dtype=torch.bool), 1 - t, 1 - (t - dt), MASK, generator
+        )
         with torch.no_grad():
             teacher = log_probs(state.teacher, pair.z_s)
-        return dcd.masked_dcd_loss(log_probs(state.student, pair.z_t), teacher, x, pair, direction, shown="none")
+        return dcd.masked_dcd_loss(
+            log_probs(state.student, pair.z_t), teacher, x, pair, direction, shown="none"
+        )
 
     def loss_at(step: int) -> Tensor:
         dt, generator = state.begin(step), seeded(step)
@@ -111,7 +120,11 @@ def few_step(model: nn.Module, steps: int) -> Quality:
         log_p, hidden = log_probs(model, z), z == MASK
         drawn = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(z)
         shown = torch.rand(z.shape, generator=generator) < 1 / (steps - step)
-        z = torch.where(hidden & shown, drawn, z) if step < steps - 1 else torch.where(hidden, log_p.argmax(-1), z)
+        z = (
+            torch.where(hidden & shown, drawn, z)
+            if step < steps - 1
+            else torch.where(hidden, log_p.argmax(-1), z)
+        )
     assert not (z == MASK).any()
     return LANGUAGE.judge(z.numpy())
 

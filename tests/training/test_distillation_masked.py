@@ -18,15 +18,21 @@ from tests.distillation import MASK, bayes_masked, draw_pairs, golden, joint, se
 SPEC = ModelSpec("dream", 24, 16, 32, 1, 2, 1, 8, qkv_bias=True, mask_id=23)
 
 
-def expected_loss(rho: float, k: int, kind: Kind, law: Tensor | None = None, rows: int = 60_000) -> tuple[float, float]:
+def expected_loss(
+    rho: float, k: int, kind: Kind, law: Tensor | None = None, rows: int = 60_000
+) -> tuple[float, float]:
     """Mean and standard error of the loss with student = teacher = Bayes, both tokens masked, t = 1."""
     z = torch.full((rows, 2), MASK if law is None else len(law))
 
     def teacher(ids: Tensor) -> Tensor:
         return bayes_masked(ids, law)
 
-    targets = sdtt.sdtt_targets(teacher, z, torch.ones(rows, dtype=torch.float64), rho, int(z[0, 0]), k, seeded(7))
-    one = torch.stack([sdtt.DIVERGENCES[kind](teacher(z)[:, i], targets.log_probs[:, i]) for i in range(2)], 1).mean(1)
+    targets = sdtt.sdtt_targets(
+        teacher, z, torch.ones(rows, dtype=torch.float64), rho, int(z[0, 0]), k, seeded(7)
+    )
+    one = torch.stack(
+        [sdtt.DIVERGENCES[kind](teacher(z)[:, i], targets.log_probs[:, i]) for i in range(2)], 1
+    ).mean(1)
     whole = sdtt.sdtt_loss(teacher(z), targets, kind)
     assert float(whole) == pytest.approx(float(one.mean()), abs=1e-12)
     return float(whole), float(one.std()) / rows**0.5
@@ -82,13 +88,17 @@ def test_14_targets_are_distributions_and_cover_every_mask() -> None:
 def test_14_teacher_times_follow_the_algorithm() -> None:
     t = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
     grid = sdtt.teacher_times(t, 0.2, 3)
-    np.testing.assert_allclose(grid.numpy(), [[1.0, 0.5, 0.1], [0.8, 0.3, 1e-5], [0.6, 0.1, 1e-5]], atol=1e-12)
+    np.testing.assert_allclose(
+        grid.numpy(), [[1.0, 0.5, 0.1], [0.8, 0.3, 1e-5], [0.6, 0.1, 1e-5]], atol=1e-12
+    )
     released = t + (1 - t) * (t - 0.4)
     assert not torch.allclose(grid[0], released)
     np.testing.assert_allclose(sdtt.reveal_share(grid[0], 0.2).numpy(), [0.2, 0.4, 1.0])
 
 
-@pytest.mark.parametrize(("beta", "name"), [(0.0, "grad_FKL"), (1.0, "grad_RKL"), (-0.2, "grad_beta_-0.2"), (0.5, "grad_beta_0.5")])
+@pytest.mark.parametrize(
+    ("beta", "name"), [(0.0, "grad_FKL"), (1.0, "grad_RKL"), (-0.2, "grad_beta_-0.2"), (0.5, "grad_beta_0.5")]
+)
 def test_15_golden_gradient_is_what_the_surrogate_gives(beta: float, name: str) -> None:
     entry = golden()["dimo_gradient"]
     psi, phi = (torch.tensor(entry[key], dtype=torch.float64).log_softmax(-1) for key in ("z_psi", "z_phi"))
@@ -106,7 +116,9 @@ def test_15_gradient_is_that_of_the_divergence() -> None:
     entry, beta = golden()["dimo_gradient"], 0.3
     scores = torch.tensor(entry["z_psi"], dtype=torch.float64, requires_grad=True)
     psi, phi = scores.log_softmax(-1), torch.tensor(entry["z_phi"], dtype=torch.float64).log_softmax(-1)
-    ((1 - beta) * sdtt.DIVERGENCES["forward"](psi, phi) + beta * sdtt.DIVERGENCES["reverse"](psi, phi)).backward()
+    (
+        (1 - beta) * sdtt.DIVERGENCES["forward"](psi, phi) + beta * sdtt.DIVERGENCES["reverse"](psi, phi)
+    ).backward()
     assert scores.grad is not None
     torch.testing.assert_close(dimo.jeffrey_gradient(psi.detach(), phi, beta), scores.grad)
 
@@ -126,7 +138,9 @@ def test_15_starts_and_masks_are_exact() -> None:
     shaken = dimo.perturb(embedding, region, 0.3, seeded(4))
     assert torch.equal(shaken[:, :2], embedding[:, :2])
     assert float(shaken[:, 2:].var()) == pytest.approx(1.0, abs=0.02)
-    assert float((shaken - embedding)[:, 2:].square().mean()) == pytest.approx(2 * (1 - math.sqrt(1 - 0.09)), rel=0.05)
+    assert float((shaken - embedding)[:, 2:].square().mean()) == pytest.approx(
+        2 * (1 - math.sqrt(1 - 0.09)), rel=0.05
+    )
     u = torch.tensor([0.0, 0.5, 1.0])
     assert dimo.mask_ratio(u, "arccos").tolist() == pytest.approx([1.0, 2 / 3, 0.0], abs=1e-6)
     assert dimo.mask_ratio(u, "cosine").tolist() == pytest.approx([1.0, math.cos(math.pi / 4), 0.0], abs=1e-6)
@@ -147,7 +161,9 @@ def train_one_step_generator(share: float, steps: int = 350, rows: int = 128) ->
     def play() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         start = dimo.hybrid_start(empty, region, mask_id, 2, share, generator)
         logits = look(theta, start)
-        sample = torch.multinomial(logits.detach().softmax(-1).flatten(0, 1), 1, generator=generator).view(rows, 2)
+        sample = torch.multinomial(logits.detach().softmax(-1).flatten(0, 1), 1, generator=generator).view(
+            rows, 2
+        )
         masked = dimo.exact_masks(region, dimo.mask_ratio(torch.rand(rows, generator=generator)), generator)
         return logits, sample, masked, torch.where(masked, mask_id, sample)
 
@@ -183,8 +199,13 @@ def test_15_frozen_parts_stay_and_the_auxiliary_model_moves() -> None:
         dimo.freeze_embeddings(model)
     with torch.no_grad():
         psi.lm_head.weight.mul_(1.5)
-    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in (theta, psi, phi)]
-    optimisers = [torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2) for model in (theta, psi)]
+    before = [
+        {name: value.clone() for name, value in model.state_dict().items()} for model in (theta, psi, phi)
+    ]
+    optimisers = [
+        torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        for model in (theta, psi)
+    ]
     region = torch.ones(4, 6, dtype=torch.bool)
     start = dimo.hybrid_start(torch.zeros(4, 6, dtype=torch.long), region, 23, 23, 0.6, seeded())
 
@@ -195,7 +216,9 @@ def test_15_frozen_parts_stay_and_the_auxiliary_model_moves() -> None:
     sample = logits[..., :23].argmax(-1)
     masked = dimo.exact_masks(region, torch.full((4,), 0.5), seeded(1))
     state = torch.where(masked, 23, sample)
-    dimo.surrogate(logits, dimo.jeffrey_gradient(log_probs(psi, state).detach(), log_probs(phi, state), -0.2), masked).backward()
+    dimo.surrogate(
+        logits, dimo.jeffrey_gradient(log_probs(psi, state).detach(), log_probs(phi, state), -0.2), masked
+    ).backward()
     dimo.auxiliary_loss(masks.aligned(psi(state), True), sample, masked).backward()
     for optimiser in optimisers:
         optimiser.step()
@@ -228,5 +251,7 @@ def test_18_a_later_visible_token_changes_masked_predictions() -> None:
     other = ids.clone()
     other[0, 6] = (other[0, 6] + 1) % 20
     with torch.no_grad():
-        first, second = (masks.token_log_probs(masks.aligned(model(x), SPEC.shift), 23)[0, 3] for x in (ids, other))
+        first, second = (
+            masks.token_log_probs(masks.aligned(model(x), SPEC.shift), 23)[0, 3] for x in (ids, other)
+        )
     assert (first - second)[:23].abs().max() > 1e-4

@@ -88,7 +88,9 @@ def test_05_a_position_flips_once_and_knows_two_values() -> None:
         assert all(len(column[column >= 0].unique()) <= 1 for column in noisy.T)
 
 
-@pytest.mark.parametrize("entry", golden()["ddt_vs_usdm"]["rows"], ids=lambda row: f"K{row['K']}:{row['gamma_t']}")
+@pytest.mark.parametrize(
+    "entry", golden()["ddt_vs_usdm"]["rows"], ids=lambda row: f"K{row['K']}:{row['gamma_t']}"
+)
 def test_05_transitions_differ_from_the_forward_chain(entry: dict[str, float]) -> None:
     vocab = int(entry["K"])
     p_s, p_t = keep(entry["gamma_s"], vocab), keep(entry["gamma_t"], vocab)

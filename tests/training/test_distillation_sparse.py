@@ -1,4 +1,6 @@
-"""The curriculum from the largest Gaussians alone: same law of the state, same weights as from all of them."""
+"""The curriculum from the largest Gaussians alone: same law of the state, same weights as from all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def test_state_keeps_the_clean_token_as_often_as_all_gaussians_do() -> None:
     shift = (z - x)[z != x] % VOCAB
     counts = torch.bincount(shift, minlength=VOCAB)[1:].double()
     expected = counts.sum() / (VOCAB - 1)
-    assert float(((counts - expected) ** 2 / expected).sum()) < 70  # chi-square, 30 degrees of freedom: P < 1e-4
+    assert (
+        float(((counts - expected) ** 2 / expected).sum()) < 70
+    )  # chi-square, 30 degrees of freedom: P < 1e-4
     assert (kept.ids[:, 0] != kept.ids[:, 1]).all()
     assert (kept.values[:, 0] >= kept.values[:, 1]).all()
     assert (kept.ids < VOCAB).all()
@@ -55,8 +59,13 @@ def test_no_weight_is_lost_where_the_network_gets_it() -> None:
 
 def test_loss_has_the_same_mean() -> None:
     table = cache.IntegralCache.build(VOCAB, *cache.window(VOCAB, 0.95, 0.05), 2000)
-    x, t = torch.randint(VOCAB, (4000, 1), generator=seeded()), torch.linspace(0, 1, 4000, dtype=torch.float64)
+    x, t = (
+        torch.randint(VOCAB, (4000, 1), generator=seeded()),
+        torch.linspace(0, 1, 4000, dtype=torch.float64),
+    )
     net = torch.randn(VOCAB, VOCAB, generator=seeded(4))
-    losses = [curriculum.curriculum_loss(lambda p, _: p @ net, x, t, table, 1e-3, seeded(5), top) for top in (0, 2)]
+    losses = [
+        curriculum.curriculum_loss(lambda p, _: p @ net, x, t, table, 1e-3, seeded(5), top) for top in (0, 2)
+    ]
     error = (losses[0].var() / len(x) + losses[1].var() / len(x)) ** 0.5
     assert abs(float(losses[0].mean() - losses[1].mean())) < 4 * float(error)

@@ -49,11 +49,17 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def smoke(name: str, base: Path, folder: Path, **given: Any) -> Any:
     places = {"model": str(base), "output": folder / "out", "work": folder / "work"}
-    return options.preset(TRAINERS[name].options, name, "smoke", {**places, "answers": 6 if name in ANSWERED else None, **given})
+    return options.preset(
+        TRAINERS[name].options, name, "smoke", {**places, "answers": 6 if name in ANSWERED else None, **given}
+    )
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    return {f"{name}.{side}": value for name, pair in Adapter(folder).pairs.items() for side, value in pair.items()}
+    return {
+        f"{name}.{side}": value
+        for name, pair in Adapter(folder).pairs.items()
+        for side, value in pair.items()
+    }
 
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")
@@ -91,8 +97,17 @@ def test_adapter_loads_and_a_run_cut_three_times_ends_at_the_same_weights(
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
-def test_all_weights_by_muon_cut_once_end_at_the_same_weights(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {"rank": 0, "muon_lr": 5e-3, "every": 4, "complement": False, "rate": 0.7, "rate_to": 1.0}
+def test_all_weights_by_muon_cut_once_end_at_the_same_weights(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {
+        "rank": 0,
+        "muon_lr": 5e-3,
+        "every": 4,
+        "complement": False,
+        "rate": 0.7,
+        "rate_to": 1.0,
+    }
     whole = TRAINERS["cfd"].train(smoke("cfd", base, tmp_path / "whole", **given))
     again, real = smoke("cfd", base, tmp_path / "cut", **given), core.save_checkpoint
 
@@ -107,7 +122,9 @@ def test_all_weights_by_muon_cut_once_end_at_the_same_weights(base: Path, tmp_pa
         TRAINERS["cfd"].train(again)
     monkeypatch.setattr(core, "save_checkpoint", real)
     cut = TRAINERS["cfd"].train(again)
-    before, after, resumed = (load_transformer(folder, torch.float32, CPU).state_dict() for folder in (base, whole, cut))
+    before, after, resumed = (
+        load_transformer(folder, torch.float32, CPU).state_dict() for folder in (base, whole, cut)
+    )
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any("q_proj" in name for name in moved)
     assert any("norm" in name or "embed" in name for name in moved)
@@ -119,18 +136,33 @@ def test_all_weights_by_muon_cut_once_end_at_the_same_weights(base: Path, tmp_pa
 def test_a_student_killed_three_times_ends_at_the_same_weights(base: Path, tmp_path: Path) -> None:
     whole = weights(TRAINERS["sdtt"].train(smoke("sdtt", base, tmp_path / "whole", every=20)))
     cut = smoke("sdtt", base, tmp_path / "cut", every=20)
-    places = ["--model", str(base), "--output", str(cut.output), "--work", str(cut.work), "--preset", "smoke", "--set", "every=20"]
+    places = [
+        "--model",
+        str(base),
+        "--output",
+        str(cut.output),
+        "--work",
+        str(cut.work),
+        "--preset",
+        "smoke",
+        "--set",
+        "every=20",
+    ]
     command = [sys.executable, "-c", "from harness.cli import main; main()", "train", "sdtt", *places]
     for _ in range(3):
         before = {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and before == {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}:
+        while process.poll() is None and before == {
+            path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")
+        }:
             time.sleep(0.01)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     killed = weights(TRAINERS["sdtt"].train(cut))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
-    logs = [next(folder.glob("work/*/log.jsonl")).read_text() for folder in (tmp_path / "whole", tmp_path / "cut")]
+    logs = [
+        next(folder.glob("work/*/log.jsonl")).read_text() for folder in (tmp_path / "whole", tmp_path / "cut")
+    ]
     assert logs[0] == logs[1]
 
 
@@ -141,7 +173,9 @@ def test_another_setting_does_not_continue_an_old_run(base: Path, tmp_path: Path
     assert len(list(first.work.glob("sdtt-*"))) == 2
 
 
-def test_losses_go_to_wandb_offline_or_the_missing_package_is_named(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_go_to_wandb_offline_or_the_missing_package_is_named(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     chosen = smoke("sdtt", base, tmp_path, wandb=True)
@@ -157,18 +191,28 @@ def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path)
     chosen = smoke("sdtt", base, tmp_path, rank=0)
     folder = TRAINERS["sdtt"].train(chosen)
     before, after = (load_transformer(path, torch.float32, CPU) for path in (base, folder))
-    changed = [name for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(old, new)]
+    changed = [
+        name
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(old, new)
+    ]
     assert "model.layers.0.mlp.up_proj.weight" in changed
     assert (folder / "tokenizer.json").exists()
     ran = load(str(base), adapter=str(folder), device="cpu")
     assert torch.equal(ran.backbone._model.get_parameter(changed[0]), after.get_parameter(changed[0]))
-    assert (ran.weights_hash, ran.adapter_hash, ran.merged) == (weights_hash(base), weights_hash(folder), None)
+    assert (ran.weights_hash, ran.adapter_hash, ran.merged) == (
+        weights_hash(base),
+        weights_hash(folder),
+        None,
+    )
     (stranger := tmp_path / "stranger").mkdir()
     for file in folder.iterdir():
         (stranger / file.name).write_bytes(file.read_bytes())
     card = json.loads((folder / "card.json").read_text())
     (stranger / "card.json").write_text(json.dumps({**card, "model_hash": "0" * 16}))
-    with pytest.raises(CheckpointError, match=r"was trained from .* \(0{16}\), not from .*: change --adapter or --model"):
+    with pytest.raises(
+        CheckpointError, match=r"was trained from .* \(0{16}\), not from .*: change --adapter or --model"
+    ):
         load(str(base), adapter=str(stranger), device="cpu")
     (stranger / "card.json").unlink()
     with pytest.raises(CheckpointError, match="pass it as --model instead of --adapter"):
@@ -177,7 +221,10 @@ def test_all_weights_of_a_small_model_can_be_trained(base: Path, tmp_path: Path)
         TRAINERS["d2f"].train(smoke("d2f", base, tmp_path, rank=0))
 
 
-@pytest.mark.parametrize("change", [{"clock": "gaussian"}, {"shown": "anchor", "beta": 0.5}, {"direction": "forward", "shown": "none"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"clock": "gaussian"}, {"shown": "anchor", "beta": 0.5}, {"direction": "forward", "shown": "none"}],
+)
 def test_consistency_variants_run(change: dict[str, Any], base: Path, tmp_path: Path) -> None:
     chosen = smoke("dcd", base, tmp_path, every=1, answers=0, pool_items=100, **change)
     assert TRAINERS["dcd"].train(chosen).is_dir()
@@ -200,10 +247,14 @@ def test_generator_and_auxiliary_model_learn_apart(base: Path, tmp_path: Path) -
 
 
 def test_duo_trains_and_its_checkpoints_decode(tmp_path: Path) -> None:
-    chosen = options.preset(duo.DuoOptions, "duo", "smoke", {"output": tmp_path / "out", "work": tmp_path / "work"})
+    chosen = options.preset(
+        duo.DuoOptions, "duo", "smoke", {"output": tmp_path / "out", "work": tmp_path / "work"}
+    )
     folder = duo.train_duo(chosen)
     card = json.loads((folder / "card.json").read_text())
-    assert [(row["steps"], row["tail"]) for row in card["quality"]["student"]] == [(n, tail) for n in (1, 2) for tail in duo.TAILS]
+    assert [(row["steps"], row["tail"]) for row in card["quality"]["student"]] == [
+        (n, tail) for n in (1, 2) for tail in duo.TAILS
+    ]
     for name in ("base", "student"):
         assert load_transformer(folder / name, torch.float32, CPU).spec.uniform_state
     whole = (folder / "student" / "model.safetensors").read_bytes()
@@ -229,7 +280,15 @@ def test_adapter_rounds_live_like_whole_ones() -> None:
         assert torch.equal(trained.weight, next(whole.teacher.parameters()))
         assert not torch.is_grad_enabled()
     assert torch.equal(trained.weight, own)
-    assert sorted(parts.state_dict()) == ["average_0", "average_1", "student.0", "student.1", "teacher_0", "teacher_1", "updates"]
+    assert sorted(parts.state_dict()) == [
+        "average_0",
+        "average_1",
+        "student.0",
+        "student.1",
+        "teacher_0",
+        "teacher_1",
+        "updates",
+    ]
 
 
 @pytest.mark.parametrize("name", ["nano", "dream7b", "smoke"])
@@ -238,19 +297,35 @@ def test_presets_hold_known_settings(name: str, method: str, tmp_path: Path) -> 
     places = {"output": tmp_path, "work": tmp_path, "seed": None}
     chosen = options.preset(TRAINERS[method].options, method, name, places)
     assert chosen.schedule.steps > 0
-    assert options.preset(TRAINERS[method].options, method, name, {**places, "steps": 14}).every == 14 // chosen.rounds
+    assert (
+        options.preset(TRAINERS[method].options, method, name, {**places, "steps": 14}).every
+        == 14 // chosen.rounds
+    )
 
 
 def test_presets_of_7b_are_the_papers(tmp_path: Path) -> None:
     places = {"output": tmp_path, "work": tmp_path}
-    found = {name: options.preset(trainer.options, name, "dream7b", places) for name, trainer in TRAINERS.items() if name in DISTILLERS}
-    assert [found["sdtt"].dt(found["sdtt"].accumulate * step) * 1024 for step in (0, 9_999, 10_000, 69_999)] == pytest.approx(
-        [1, 1, 2, 64], rel=1e-4
-    )
+    found = {
+        name: options.preset(trainer.options, name, "dream7b", places)
+        for name, trainer in TRAINERS.items()
+        if name in DISTILLERS
+    }
+    assert [
+        found["sdtt"].dt(found["sdtt"].accumulate * step) * 1024 for step in (0, 9_999, 10_000, 69_999)
+    ] == pytest.approx([1, 1, 2, 64], rel=1e-4)
     assert (found["dcd"].schedule.dt(0), found["dcd"].schedule.dt(49_999)) == (1 / 512, 1 / 32)
-    assert (found["cfd"].rank, found["cfd"].lr, found["cfd"].tokens * found["cfd"].accumulate) == (32, 2e-5, 64 * 512)
+    assert (found["cfd"].rank, found["cfd"].lr, found["cfd"].tokens * found["cfd"].accumulate) == (
+        32,
+        2e-5,
+        64 * 512,
+    )
     assert (found["d3llm"].rank, found["d3llm"].widths) == (256, (16, 24, 32))
-    assert (found["d2f"].lr, found["d2f"].block_size, found["d2f"].dropout, found["d2f"].accumulate) == (5e-6, 16, 0.1, 5)
+    assert (found["d2f"].lr, found["d2f"].block_size, found["d2f"].dropout, found["d2f"].accumulate) == (
+        5e-6,
+        16,
+        0.1,
+        5,
+    )
 
 
 def test_wrong_presets_and_settings_are_refused(tmp_path: Path) -> None:
@@ -273,7 +348,16 @@ def test_commands_run_and_explain_themselves(base: Path, tmp_path: Path) -> None
     runner = CliRunner()
     for name in (*DISTILLERS, "duo"):
         assert "Example" in runner.invoke(app, [name, "--help"]).output
-    places = ["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--preset", "smoke", "--steps", "2"]
+    places = [
+        "--output",
+        str(tmp_path / "out"),
+        "--work",
+        str(tmp_path / "work"),
+        "--preset",
+        "smoke",
+        "--steps",
+        "2",
+    ]
     result = runner.invoke(app, ["cfd", "--model", str(base), *places, "--set", "answers=4"])
     assert result.exit_code == 0, result.output
     assert "memory, estimated" in result.output

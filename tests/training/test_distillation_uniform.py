@@ -29,10 +29,15 @@ def value(number: float) -> Tensor:
     return torch.tensor(number, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("row", golden()["usdm_posterior"]["rows"], ids=lambda r: f"{r['alpha_t']}-{r['alpha_s']}-{r['z_t']}")
+@pytest.mark.parametrize(
+    "row", golden()["usdm_posterior"]["rows"], ids=lambda r: f"{r['alpha_t']}-{r['alpha_s']}-{r['z_t']}"
+)
 def test_07_golden_posterior(row: dict[str, Any]) -> None:
     ours = usdm.posterior(
-        torch.tensor(row["x"], dtype=torch.float64), torch.tensor(row["z_t"]), value(row["alpha_s"]), value(row["alpha_t"])
+        torch.tensor(row["x"], dtype=torch.float64),
+        torch.tensor(row["z_t"]),
+        value(row["alpha_s"]),
+        value(row["alpha_t"]),
     )
     np.testing.assert_allclose(ours.numpy(), row["q_zs"], atol=1e-12)
     assert float(ours.sum()) == pytest.approx(1, abs=1e-14)
@@ -49,7 +54,9 @@ def test_07_posterior_is_bayes_and_mixes_by_evidence(alpha_s: float, alpha_t: fl
     vocab = 5
     for z in range(vocab):
         exact = torch.stack([exact_posterior(x, z, alpha_s, alpha_t, vocab) for x in range(vocab)])
-        ours = usdm.posterior(torch.eye(vocab, dtype=torch.float64), torch.full((vocab,), z), value(alpha_s), value(alpha_t))
+        ours = usdm.posterior(
+            torch.eye(vocab, dtype=torch.float64), torch.full((vocab,), z), value(alpha_s), value(alpha_t)
+        )
         assert (ours - exact).abs().max() < 1e-14
         evidence = PREDICTION * forward_matrix(alpha_t, vocab)[:, z]
         soft = usdm.posterior(PREDICTION, torch.tensor(z), value(alpha_s), value(alpha_t))
@@ -76,12 +83,18 @@ def compact(prediction: Tensor, z: int, x: int, alpha: float, dalpha: float) -> 
     return -dalpha / (vocab * alpha) * (y * (y / y_hat).log() - y + y_hat).sum()
 
 
-@pytest.mark.parametrize("row", golden()["usdm_nelbo_token"]["rows"], ids=lambda r: f"{r['alpha']}-{r['x']}-{r['z']}")
+@pytest.mark.parametrize(
+    "row", golden()["usdm_nelbo_token"]["rows"], ids=lambda r: f"{r['alpha']}-{r['x']}-{r['z']}"
+)
 def test_08_golden_nelbo(row: dict[str, Any]) -> None:
-    ours = usdm.nelbo(PREDICTION.log(), torch.tensor(row["z"]), torch.tensor(row["x"]), value(row["alpha"]), value(-1.0))
+    ours = usdm.nelbo(
+        PREDICTION.log(), torch.tensor(row["z"]), torch.tensor(row["x"]), value(row["alpha"]), value(-1.0)
+    )
     assert float(ours) == pytest.approx(row["f"], rel=1e-9, abs=1e-9)
     assert float(ours) >= 0
-    assert float(ours) == pytest.approx(float(compact(PREDICTION, row["z"], row["x"], row["alpha"], -1.0)), rel=1e-10)
+    assert float(ours) == pytest.approx(
+        float(compact(PREDICTION, row["z"], row["x"], row["alpha"], -1.0)), rel=1e-10
+    )
 
 
 def test_08_zero_at_the_truth_and_free_of_layout() -> None:
@@ -94,7 +107,9 @@ def test_08_zero_at_the_truth_and_free_of_layout() -> None:
     alpha = torch.tensor([[0.2], [0.8]], dtype=torch.float64)
     whole = usdm.nelbo(log_x, z, x, alpha, value(-1.0))
     turned = usdm.nelbo(log_x.transpose(0, 1), z.T, x.T, alpha.T, value(-1.0)).T
-    flat = usdm.nelbo(log_x.reshape(6, 5), z.flatten(), x.flatten(), alpha.expand(2, 3).flatten(), value(-1.0))
+    flat = usdm.nelbo(
+        log_x.reshape(6, 5), z.flatten(), x.flatten(), alpha.expand(2, 3).flatten(), value(-1.0)
+    )
     assert torch.equal(whole, turned)
     assert torch.equal(whole.flatten(), flat)
 
@@ -103,10 +118,14 @@ def test_08_limit_of_the_posterior_divergence() -> None:
     dt, alpha_t = 1e-4, 0.4
     for z in range(5):
         for x in range(5):
-            exact = usdm.posterior(F.one_hot(torch.tensor(x), 5).double(), torch.tensor(z), value(alpha_t + dt), value(alpha_t))
+            exact = usdm.posterior(
+                F.one_hot(torch.tensor(x), 5).double(), torch.tensor(z), value(alpha_t + dt), value(alpha_t)
+            )
             guess = usdm.posterior(PREDICTION, torch.tensor(z), value(alpha_t + dt), value(alpha_t))
             rate = float((exact * (exact / guess).log()).sum()) / dt
-            density = usdm.nelbo(PREDICTION.log(), torch.tensor(z), torch.tensor(x), value(alpha_t), value(-1.0))
+            density = usdm.nelbo(
+                PREDICTION.log(), torch.tensor(z), torch.tensor(x), value(alpha_t), value(-1.0)
+            )
             assert rate == pytest.approx(float(density), rel=1e-3)
 
 
@@ -119,13 +138,26 @@ def test_08_optimum_is_the_leave_one_out_posterior() -> None:
         leave_out = torch.tensor(entry["loo_x1_given_z2"][str(z2)], dtype=torch.float64)
         for z1 in range(3):
             logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-            options = {"max_iter": 200, "tolerance_grad": 1e-12, "tolerance_change": 1e-16, "line_search_fn": "strong_wolfe"}
+            options = {
+                "max_iter": 200,
+                "tolerance_grad": 1e-12,
+                "tolerance_change": 1e-16,
+                "line_search_fn": "strong_wolfe",
+            }
             optimiser = torch.optim.LBFGS([logits], **options)
 
-            def closure(logits: Tensor = logits, optimiser: torch.optim.Optimizer = optimiser, z1: int = z1, z2: int = z2) -> Tensor:
+            def closure(
+                logits: Tensor = logits,
+                optimiser: torch.optim.Optimizer = optimiser,
+                z1: int = z1,
+                z2: int = z2,
+            ) -> Tensor:
                 optimiser.zero_grad()
                 log_x = logits.log_softmax(-1).expand(3, 3)
-                loss = (weight[:, z1, z2] * usdm.nelbo(log_x, torch.full((3,), z1), torch.arange(3), value(alpha), value(-1.0))).sum()
+                loss = (
+                    weight[:, z1, z2]
+                    * usdm.nelbo(log_x, torch.full((3,), z1), torch.arange(3), value(alpha), value(-1.0))
+                ).sum()
                 loss.backward()
                 return loss
 
@@ -175,7 +207,10 @@ def test_09_temperature_changes_nothing_for_a_net_that_ignores_softness() -> Non
         losses.append(curriculum.curriculum_loss(net, x, t, table, tau, seeded(seed)).mean(1))
     spread = sum(float(loss.var() / len(loss)) for loss in losses) ** 0.5
     assert abs(float(losses[0].mean() - losses[1].mean())) < 4 * spread
-    same = [curriculum.curriculum_loss(net, x[:50], usdm.antithetic_times(50, seeded(5)), table, tau, seeded(6)) for tau in (1e-3, 1e-10)]
+    same = [
+        curriculum.curriculum_loss(net, x[:50], usdm.antithetic_times(50, seeded(5)), table, tau, seeded(6))
+        for tau in (1e-3, 1e-10)
+    ]
     assert torch.equal(same[0], same[1])
     assert not torch.equal(seen[-1], seen[-2])
 

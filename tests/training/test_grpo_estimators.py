@@ -1,4 +1,6 @@
-"""Estimators of log-probabilities: bias and variance on a language whose probabilities are known, independence of batch and seed."""
+"""Estimators of log-probabilities: bias and variance on a language whose probabilities are known,
+independence of batch and seed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.training.grpo.estimators import ESTIMATORS, Answer, Coupled, EstimatorError, OneStep, SequenceELBO, Trace, make_estimator
+from methods.training.grpo.estimators import (
+    ESTIMATORS,
+    Answer,
+    Coupled,
+    EstimatorError,
+    OneStep,
+    SequenceELBO,
+    Trace,
+    make_estimator,
+)
 from methods.training.grpo.policy import Policy, PolicyOptions
 from methods.training.grpo.scoring import AnswerBatch, accumulate, chunks, estimate
 from tests.grpo import conditionals, joint, tiny_checkpoint, toy_estimates
@@ -70,7 +81,8 @@ def test_coupled_weighs_tokens_by_three_halves_on_average() -> None:
     error = found.std(0) / COUNT**0.5
     assert bool((error > 0).all())
     assert bool(((found.mean(0) - expected).abs() < 4 * error).all())
-    # Of independent tokens the estimate would be 1.5 times the truth; here dependence moves it, but not by half.
+    # Of independent tokens the estimate would be 1.5 times the truth; here dependence moves it, but not by
+    # half.
     assert 1.2 < float(found.sum(1).mean()) / truth() < 1.8
 
 
@@ -80,7 +92,10 @@ def test_coupled_looks_at_every_token_once_in_full_mask_and_once_in_a_half() -> 
     assert bool(full.hidden.all())
     assert bool((half.hidden[:6] ^ other.hidden[:6]).all())
     assert bool((half.hidden[6:] & other.hidden[6:]).all())
-    assert torch.allclose(1 / (2 * half.weight[half.weight > 0][:1]) + 1 / (2 * other.weight[other.weight > 0][:1]), torch.ones(1))
+    assert torch.allclose(
+        1 / (2 * half.weight[half.weight > 0][:1]) + 1 / (2 * other.weight[other.weight > 0][:1]),
+        torch.ones(1),
+    )
     assert not (full.weight[6:] + half.weight[6:] + other.weight[6:]).any()
 
 
@@ -95,7 +110,11 @@ def answers(count: int, canvas: int = 12) -> AnswerBatch:
     prompts = torch.randint(5, 700, (count, 9), generator=random)
     scored = torch.arange(canvas)[None] < torch.randint(2, canvas + 1, (count, 1), generator=random)
     steps = torch.arange(canvas).expand(count, canvas) // 2
-    return AnswerBatch(prompts, outputs, [Answer(4 + index % 6, scored[index], steps[index], 100 + index) for index in range(count)])
+    return AnswerBatch(
+        prompts,
+        outputs,
+        [Answer(4 + index % 6, scored[index], steps[index], 100 + index) for index in range(count)],
+    )
 
 
 def scored(policy: Policy, batch: AnswerBatch, name: str, rows: int, inner: int = 0) -> Tensor:
@@ -104,7 +123,9 @@ def scored(policy: Policy, batch: AnswerBatch, name: str, rows: int, inner: int 
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimates_do_not_depend_on_the_forward_size_the_batch_or_global_random_numbers(policy: Policy, name: str) -> None:
+def test_estimates_do_not_depend_on_the_forward_size_the_batch_or_global_random_numbers(
+    policy: Policy, name: str
+) -> None:
     batch = answers(7)
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -118,7 +139,9 @@ def test_estimates_do_not_depend_on_the_forward_size_the_batch_or_global_random_
 
 @pytest.mark.parametrize("name", ["coupled", "one_step", "espo"])
 def test_masks_are_fresh_in_every_inner_step(policy: Policy, name: str) -> None:
-    assert not torch.allclose(scored(policy, answers(4), name, 64), scored(policy, answers(4), name, 64, inner=1), atol=1e-3)
+    assert not torch.allclose(
+        scored(policy, answers(4), name, 64), scored(policy, answers(4), name, 64, inner=1), atol=1e-3
+    )
 
 
 def test_the_same_weights_and_masks_give_the_same_estimate_to_the_bit(policy: Policy) -> None:
@@ -163,5 +186,7 @@ def test_adapter_reference_is_the_model_it_started_from(tmp_path: Path) -> None:
 
 
 def test_unknown_estimator_is_named() -> None:
-    with pytest.raises(EstimatorError, match="--estimator dpo is unknown; use coupled, one_step, espo, trace"):
+    with pytest.raises(
+        EstimatorError, match="--estimator dpo is unknown; use coupled, one_step, espo, trace"
+    ):
         make_estimator("dpo")

@@ -1,4 +1,6 @@
-"""The table of GRPO runs: figures from the files, the page renewed, and the committed page in agreement with its runs."""
+"""The table of GRPO runs: figures from the files, the page renewed, and the committed page in agreement with
+its runs.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,20 @@ def finished(folder: Path, shuffled: bool = False, evaluated: bool = True) -> Pa
     folder.mkdir()
     settings = {"suite": "nano-gsm", "shuffle_rewards": shuffled}
     (folder / "card.json").write_text(json.dumps({"settings": settings, "seconds": 90.0}))
-    rows = [{"step": step, "reward": 0.1, "solved": step / 20, "kl": 0.02, "entropy": 0.3} for step in range(20)]
+    rows = [
+        {"step": step, "reward": 0.1, "solved": step / 20, "kl": 0.02, "entropy": 0.3} for step in range(20)
+    ]
     (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
     scores = {"before": {"nfe": 5.0}, "after": {"nfe": 6.25}}
-    found = {"before": 0.41, "after": 0.594, "difference": 0.184, "low": 0.118, "high": 0.25, "p_value": 1.4e-7, "scores": scores}
+    found = {
+        "before": 0.41,
+        "after": 0.594,
+        "difference": 0.184,
+        "low": 0.118,
+        "high": 0.25,
+        "p_value": 1.4e-7,
+        "scores": scores,
+    }
     if evaluated:
         (folder / "evaluation.json").write_text(json.dumps(found))
     return folder
@@ -29,7 +41,8 @@ def finished(folder: Path, shuffled: bool = False, evaluated: bool = True) -> Pa
 
 def test_a_row_holds_the_figures_of_its_files(tmp_path: Path) -> None:
     assert row(finished(tmp_path / "seed-0")) == (
-        "| `seed-0` | true | 20 | 0.025 | 0.925 | 0.410 → 0.594 | +18.4 pp [+11.8, +25.0] | 1e-07 | 5.00 → 6.25 | 0.020 | 1.5 |"
+        "| `seed-0` | true | 20 | 0.025 | 0.925 | 0.410 → 0.594 | +18.4 pp [+11.8, +25.0] | 1e-07 | 5.00 → "
+        "6.25 | 0.020 | 1.5 |"
     )
     plain = row(finished(tmp_path / "control", shuffled=True, evaluated=False))
     assert plain.startswith("| `control` | shuffled | 20 |")

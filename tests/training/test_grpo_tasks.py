@@ -1,4 +1,6 @@
-"""Problems and rewards: what may be trained on, how answers are graded, and a reward process that dies, hangs or floods."""
+"""Problems and rewards: what may be trained on, how answers are graded, and a reward process that dies, hangs
+or floods.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from methods.training.grpo.rewards import math_reward, program_of
 from methods.training.grpo.tasks import FileTasks, GeneratedTasks, Problem, TaskError, load_tasks, read_tasks
 from suites.generators import frozen, gsm, split_of
 
-ADD = Problem("def add(a, b):\n", tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"), entry_point="add")
+ADD = Problem(
+    "def add(a, b):\n",
+    tests=("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, 2) == 4"),
+    entry_point="add",
+)
 
 
 def written(path: Path, *rows: Mapping[str, object]) -> Path:
@@ -52,8 +58,13 @@ def test_evaluation_suites_are_refused() -> None:
 def test_a_file_with_a_test_problem_is_refused_whatever_stands_around_it(tmp_path: Path) -> None:
     stolen = frozen.load("gsm", "test")[17]["prompt"]
     fresh = {"prompt": "What is seven plus two, if you count pears and plums alike?", "answer": "9"}
-    path = written(tmp_path / "mine.jsonl", fresh, {"prompt": f"Please solve.\n\n{stolen.upper()}", "answer": "1"})
-    with pytest.raises(OverlapError, match=r"1 of 2 problems .*mine.jsonl are in a test suite, first problem 2 = nano-gsm document 17"):
+    path = written(
+        tmp_path / "mine.jsonl", fresh, {"prompt": f"Please solve.\n\n{stolen.upper()}", "answer": "1"}
+    )
+    with pytest.raises(
+        OverlapError,
+        match=r"1 of 2 problems .*mine.jsonl are in a test suite, first problem 2 = nano-gsm document 17",
+    ):
         load_tasks(str(path), 0)
     source = load_tasks(str(written(tmp_path / "own.jsonl", fresh)), 0)
     assert source.draw(0, 1)[0].answer == "9"
@@ -61,7 +72,8 @@ def test_a_file_with_a_test_problem_is_refused_whatever_stands_around_it(tmp_pat
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [({"answer": "1"}, "line 1 is no problem with a prompt"), ({"prompt": "x"}, "needs either an answer, or tests"),
+    [({"answer": "1"}, "line 1 is no problem with a prompt"), ({"prompt": "x"}, "needs either an answer, "
+                                                                                "or tests"),
      ({"prompt": "x", "tests": ["assert f() == 1"]}, "and an entry_point")],
 )  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, row: dict[str, object], message: str) -> None:
@@ -84,8 +96,16 @@ def test_options_name_the_flag_to_change(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match="do not divide among --workers 3"):
         load_options("nano", "nano-gsm", workers=3, **places)
     merged = load_options("nano", "nano-gsm", settings={"alg": "entropy"}, **places).settings
-    assert merged == {"cache": "none", "block_length": 48, "threshold": 0.7, "temperature": 1.0, "alg": "entropy"}
-    other = load_options("nano", "nano-gsm", method="vanilla", settings={"tokens_per_step": "4"}, **places).settings
+    assert merged == {
+        "cache": "none",
+        "block_length": 48,
+        "threshold": 0.7,
+        "temperature": 1.0,
+        "alg": "entropy",
+    }
+    other = load_options(
+        "nano", "nano-gsm", method="vanilla", settings={"tokens_per_step": "4"}, **places
+    ).settings
     assert other == {"temperature": 1.0, "tokens_per_step": "4"}
 
 
@@ -119,7 +139,16 @@ def test_programs_earn_the_share_of_tests_that_hold_and_hostile_ones_nothing() -
     with RewardProcess(RewardOptions(cpu_seconds=0.5, seconds=5.0)) as process:
         found = process.grade([(ADD, text) for text in texts])
         assert process.starts == 1
-    assert [round(reward.components["tests"], 3) for reward in found] == [1.0, 0.333, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert [round(reward.components["tests"], 3) for reward in found] == [
+        1.0,
+        0.333,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ]
     assert [reward.status for reward in found[:4]] == ["passed", "failed", "no_answer", "timeout"]
     assert found[-1].status == "no_answer"
 
@@ -137,16 +166,29 @@ def reward(task, text):
 """
 
 
-def test_a_reward_process_that_dies_hangs_or_floods_is_replaced_and_the_answer_recorded(tmp_path: Path) -> None:
+def test_a_reward_process_that_dies_hangs_or_floods_is_replaced_and_the_answer_recorded(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "own.py"
     file.write_text(OWN)
-    jobs: list[tuple[Problem, str | None]] = [(ADD, text) for text in ("ab", "die", "abc", "hang", "noise", "flood", "abcd", "ab")]
+    jobs: list[tuple[Problem, str | None]] = [
+        (ADD, text) for text in ("ab", "die", "abc", "hang", "noise", "flood", "abcd", "ab")
+    ]
     with RewardProcess(RewardOptions(file=file, answer_seconds=2.0)) as process:
         found = process.grade(jobs)
     assert [reward.status for reward in found] == [
         "passed", "reward_died", "passed", "reward_hung", "passed", "reward_flooded", "passed", "passed",
     ]  # fmt: skip
-    assert [reward.components.get("length", 0.0) for reward in found] == [2.0, 0.0, 3.0, 0.0, 5.0, 0.0, 4.0, 2.0]
+    assert [reward.components.get("length", 0.0) for reward in found] == [
+        2.0,
+        0.0,
+        3.0,
+        0.0,
+        5.0,
+        0.0,
+        4.0,
+        2.0,
+    ]
     assert process.starts == 7
 
 
@@ -164,5 +206,8 @@ def test_a_reward_process_killed_from_outside_costs_no_answer(tmp_path: Path) ->
 def test_a_reward_file_that_does_not_load_says_why(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text("import nothing_of_the_kind\n")
-    with RewardProcess(RewardOptions(file=file)) as process, pytest.raises(RewardError, match="No module named 'nothing_of_the_kind'"):
+    with (
+        RewardProcess(RewardOptions(file=file)) as process,
+        pytest.raises(RewardError, match="No module named 'nothing_of_the_kind'"),
+    ):
         process.grade([(ADD, "ab")])

@@ -1,4 +1,6 @@
-"""GRPO on verl: the loss really clips where it should, the loop learns, resumes to the bit, stops on collapse, runs dry."""
+"""GRPO on verl: the loss really clips where it should, the loop learns, resumes to the bit, stops on
+collapse, runs dry.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,21 @@ def reward(task, text):
 """
 
 
-def loss_of(shift: float, advantage: float, epsilon: float, beta: float = 0.0, estimator: Any = Coupled) -> tuple[Loss, Tensor]:
+def loss_of(
+    shift: float, advantage: float, epsilon: float, beta: float = 0.0, estimator: Any = Coupled
+) -> tuple[Loss, Tensor]:
     """Loss and gradient of two answers of three tokens whose log-probabilities moved by ``shift``."""
     old = torch.full((2, 3), -1.0)
     new = (old + shift).requires_grad_(True)
     mask = torch.tensor([[True, True, True], [True, False, False]])
     spread = torch.full((2, 3), advantage)
     count = 2 if estimator is SequenceELBO else 4
-    loss = policy_loss(new, Targets(old, old if beta else None, spread, mask, count, 1), Objective(epsilon, beta, 2), estimator())
+    loss = policy_loss(
+        new,
+        Targets(old, old if beta else None, spread, mask, count, 1),
+        Objective(epsilon, beta, 2),
+        estimator(),
+    )
     loss.value.backward()
     loss = replace(loss, value=loss.value.detach())
     assert new.grad is not None
@@ -52,7 +61,9 @@ def test_the_clip_is_where_it_is_configured(epsilon: float) -> None:
         outside, gradient = loss_of(edge + outward, advantage, epsilon)
         assert float(gradient.abs().sum()) == 0
         assert float(outside.clipped.sum()) == 4
-        assert float(outside.value) == pytest.approx(-advantage * (1 + math.copysign(epsilon, advantage)), rel=1e-5)
+        assert float(outside.value) == pytest.approx(
+            -advantage * (1 + math.copysign(epsilon, advantage)), rel=1e-5
+        )
 
 
 def test_no_second_clip_for_bad_answers_that_became_likelier() -> None:
@@ -93,8 +104,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(tmp_path: Path, tiny: Path) -> GRPOOptions:
     (tmp_path / "reward.py").write_text(REWARD)
     return GRPOOptions(
-        model=str(tiny), suite="nano-gsm", output=tmp_path / "out", work=tmp_path / "work", settings={"temperature": 1.0},
-        canvas=6, prompts=2, group=6, steps=4, save_every=2, inner=2, lr=3e-3, clip=1.0, ray=False, reward=tmp_path / "reward.py",
+        model=str(tiny), suite="nano-gsm", output=tmp_path / "out", work=tmp_path / "work",
+        settings={"temperature": 1.0}, canvas=6, prompts=2, group=6, steps=4, save_every=2, inner=2, lr=3e-3,
+        clip=1.0, ray=False, reward=tmp_path / "reward.py",
     )  # fmt: skip
 
 
@@ -108,9 +120,13 @@ def weights(options: GRPOOptions) -> dict[str, Tensor]:
 
 def test_the_loop_learns_and_a_shuffled_control_does_not(options: GRPOOptions) -> None:
     settings = {"temperature": 1.0, "tokens_per_step": 2}
-    options = replace(options, steps=16, save_every=16, inner=1, prompts=4, group=8, lr=3e-2, beta=0.0, settings=settings)
+    options = replace(
+        options, steps=16, save_every=16, inner=1, prompts=4, group=8, lr=3e-2, beta=0.0, settings=settings
+    )
     assert run.train(options) is None
-    control = replace(options, shuffle_rewards=True, work=options.work / "control", output=options.output / "control")
+    control = replace(
+        options, shuffle_rewards=True, work=options.work / "control", output=options.output / "control"
+    )
     run.train(control)
     learned, idle = ([row["reward"] for row in rows_of(one)] for one in (options, control))
     assert sum(learned[-4:]) / 4 > sum(learned[:4]) / 4 + 0.2
@@ -165,7 +181,9 @@ def test_collapse_stops_the_run_with_a_message(options: GRPOOptions) -> None:
 
 def test_any_decoder_rolls_out_and_an_adapter_comes_out(options: GRPOOptions) -> None:
     settings = {"temperature": 1.0, "threshold": 0.0005, "block_length": 3}
-    run.train(replace(options, method="fast_dllm", settings=settings, rank=4, estimator="trace", steps=1, beta=0.0))
+    run.train(
+        replace(options, method="fast_dllm", settings=settings, rank=4, estimator="trace", steps=1, beta=0.0)
+    )
     row = rows_of(options)[0]
     assert row["nfe"] < 6
     assert (options.output / "adapter_model.safetensors").exists()
@@ -174,13 +192,20 @@ def test_any_decoder_rolls_out_and_an_adapter_comes_out(options: GRPOOptions) ->
     assert load(options.model, adapter=str(options.output)).adapter == str(options.output)
 
 
-def test_dream_recipe_runs_dry_on_two_layers(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    problem = {"prompt": "Write a function add that returns the sum of its two arguments, in Python.", "entry_point": "add"}
+def test_dream_recipe_runs_dry_on_two_layers(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {
+        "prompt": "Write a function add that returns the sum of its two arguments, in Python.",
+        "entry_point": "add",
+    }
     (tmp_path / "train.jsonl").write_text(json.dumps({**problem, "tests": ["assert add(1, 2) == 3"]}) + "\n")
     from methods.training.grpo.options import load_options
 
     places = {"output": tmp_path / "out", "work": tmp_path / "work", "model": str(tiny)}
-    options = load_options("dream7b-coupled", str(tmp_path / "train.jsonl"), **places, canvas=16, settings={"steps": 16})
+    options = load_options(
+        "dream7b-coupled", str(tmp_path / "train.jsonl"), **places, canvas=16, settings={"steps": 16}
+    )
     assert (options.inner, options.epsilon, options.sync_every, options.weights["tests"]) == (2, 0.5, 64, 2.0)
     run.dry_run(options)
     told = capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""The teacher's answers: stored with their order, resumed line by line, refused where they would leak; dry runs of the 7B presets."""
+"""The teacher's answers: stored with their order, resumed line by line, refused where they would leak; dry
+runs of the 7B presets.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,12 @@ TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in Dream's layout with two layers and nano's tokenizer."""
     folder = tmp_path_factory.mktemp("base")
-    export.save_model(folder, nano.new_model(TINY, 0), Tokenizer.from_file("methods/models/nano/tokenizer.json"), diffusion=True)
+    export.save_model(
+        folder,
+        nano.new_model(TINY, 0),
+        Tokenizer.from_file("methods/models/nano/tokenizer.json"),
+        diffusion=True,
+    )
     return folder
 
 
@@ -47,7 +54,9 @@ def answered(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(base: Path, output: Path) -> answers.AnswerOptions:
-    return answers.AnswerOptions(output, str(base), settings={"max_new_tokens": 16, "tokens_per_step": 2}, count=7, batch_size=3)
+    return answers.AnswerOptions(
+        output, str(base), settings={"max_new_tokens": 16, "tokens_per_step": 2}, count=7, batch_size=3
+    )
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -62,14 +71,23 @@ def test_answers_carry_ids_order_and_card(answered: Path) -> None:
         assert row["nfe"] == 8 or 0 in row["output_ids"]
         assert row["correct"] is False
     assert card["sha256"] == answers.file_hash(answered)
-    assert (card["rows"], card["checked"], card["settings"]["tokens_per_step"], card["method"]) == (7, 7, 2, "vanilla")
+    assert (card["rows"], card["checked"], card["settings"]["tokens_per_step"], card["method"]) == (
+        7,
+        7,
+        2,
+        "vanilla",
+    )
     assert card["tokens"] == sum(len(row["output_ids"]) for row in rows)
 
 
 def test_missing_lines_alone_are_made_again(base: Path, answered: Path, tmp_path: Path) -> None:
     cut = asked(base, tmp_path / "a.jsonl")
     whole = answered.read_bytes()
-    made = {key: value for key, value in json.loads(answers.card_path(answered).read_text()).items() if key != "sha256"}
+    made = {
+        key: value
+        for key, value in json.loads(answers.card_path(answered).read_text()).items()
+        if key != "sha256"
+    }
     answers.card_path(cut.output).write_text(json.dumps(made))
     lines = whole.splitlines(keepends=True)
     cut.output.write_bytes(b"".join(lines[:4]) + lines[4][:20])
@@ -86,7 +104,16 @@ def test_missing_lines_alone_are_made_again(base: Path, answered: Path, tmp_path
 def test_a_killed_generation_ends_at_the_same_bytes(base: Path, answered: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     flags = ["--set", "max_new_tokens=16", "--set", "tokens_per_step=2", "--count", "7", "--batch-size", "3"]
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "generate-data", "--model", str(base), "--output", str(path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from harness.cli import main; main()",
+        "generate-data",
+        "--model",
+        str(base),
+        "--output",
+        str(path),
+    ]
     process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL)
     wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") > 0, process)
     os.kill(process.pid, signal.SIGKILL)
@@ -99,7 +126,9 @@ def test_test_problems_and_unreadable_prompts_are_refused(base: Path, tmp_path: 
     prompts = tmp_path / "prompts.jsonl"
     wanted = replace(asked(base, tmp_path / "b.jsonl"), prompts=prompts)
     item = frozen.load("code", "test")[3]
-    prompts.write_text(json.dumps({"prompt": "Q: 1+1\nA:"}) + "\n" + json.dumps({"prompt": item["prompt"]}) + "\n")
+    prompts.write_text(
+        json.dumps({"prompt": "Q: 1+1\nA:"}) + "\n" + json.dumps({"prompt": item["prompt"]}) + "\n"
+    )
     with pytest.raises(OverlapError, match=r"1 of 2 problems .* first problem 2 = nano-code document 3"):
         answers.generate_answers(wanted)
     prompts.write_text('{"question": "?"}\n')
@@ -109,9 +138,13 @@ def test_test_problems_and_unreadable_prompts_are_refused(base: Path, tmp_path: 
     assert rows_of(answers.generate_answers(wanted))[0]["prompt_ids"] == [1, 30, 31]
 
 
-def test_a_generator_that_leaks_a_frozen_problem_is_stopped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_generator_that_leaks_a_frozen_problem_is_stopped(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leaked = frozen.load("gsm", "validation")[5]
-    monkeypatch.setattr(answers, "items", lambda *_: iter([("Q: 1+1\nA:", " 2"), (leaked["prompt"], leaked["response"])]))
+    monkeypatch.setattr(
+        answers, "items", lambda *_: iter([("Q: 1+1\nA:", " 2"), (leaked["prompt"], leaked["response"])])
+    )
     with pytest.raises(answers.AnswerError, match=f"generated prompt 2 is {leaked['id']} of a frozen set"):
         answers.generate_answers(asked(base, tmp_path / "b.jsonl"))
 
@@ -161,13 +194,37 @@ def test_trajectory_windows_follow_each_row(base: Path, answered: Path, tmp_path
         prompt, size = int(rows.prompts[row]), int(rows.region[row].sum())
         assert sorted(orders[row, prompt : prompt + size].tolist()) == list(range(size))
         steps, inside = stored[place]["step_map"][:size], orders[row, prompt:].tolist()
-        assert all(inside[i] < inside[j] for i in range(len(steps)) for j in range(len(steps)) if steps[i] < steps[j])
+        assert all(
+            inside[i] < inside[j] for i in range(len(steps)) for j in range(len(steps)) if steps[i] < steps[j]
+        )
 
 
 @pytest.mark.parametrize("method", DISTILLERS)
-def test_7b_presets_run_dry_on_two_layers_of_dreams_layout(method: str, base: Path, answered: Path, tmp_path: Path) -> None:
-    places = ["--model", str(base), "--data", str(answered), "--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    small = ["--set", "tokens=700", "--set", "accumulate=2", "--set", "keep=all", "--set", "canvas=32", "--steps", "1"]
+def test_7b_presets_run_dry_on_two_layers_of_dreams_layout(
+    method: str, base: Path, answered: Path, tmp_path: Path
+) -> None:
+    places = [
+        "--model",
+        str(base),
+        "--data",
+        str(answered),
+        "--output",
+        str(tmp_path / "out"),
+        "--work",
+        str(tmp_path / "work"),
+    ]
+    small = [
+        "--set",
+        "tokens=700",
+        "--set",
+        "accumulate=2",
+        "--set",
+        "keep=all",
+        "--set",
+        "canvas=32",
+        "--steps",
+        "1",
+    ]
     result = CliRunner().invoke(app, ["train", method, "--preset", "dream7b", *places, *small])
     assert result.exit_code == 0, result.output
     assert f"{method}: dream model of 2 layers" in result.output
@@ -175,29 +232,51 @@ def test_7b_presets_run_dry_on_two_layers_of_dreams_layout(method: str, base: Pa
     model = load_transformer(base, torch.float32, torch.device("cpu"))
     Adapter(tmp_path / "out").merge(model)
     if method == "cfd":
-        flags = ["--method", "fast_dllm:threshold=0.5,block_length=8", "--suite", "nano-gsm", "--limit", "1", "-o", str(tmp_path / "runs")]
-        ran = CliRunner().invoke(app, ["run", "--model", str(base), "--adapter", str(tmp_path / "out"), *flags])
+        flags = [
+            "--method",
+            "fast_dllm:threshold=0.5,block_length=8",
+            "--suite",
+            "nano-gsm",
+            "--limit",
+            "1",
+            "-o",
+            str(tmp_path / "runs"),
+        ]
+        ran = CliRunner().invoke(
+            app, ["run", "--model", str(base), "--adapter", str(tmp_path / "out"), *flags]
+        )
         assert ran.exit_code == 0, ran.output
 
 
 def test_memory_estimate_agrees_with_what_a_backward_pass_keeps(tmp_path: Path) -> None:
     texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"prompt": f"Q: {i}+{i}\nA:", "response": f" {i}+{i}={2 * i}"}) + "\n" for i in range(40)))
+    texts.write_text(
+        "".join(
+            json.dumps({"prompt": f"Q: {i}+{i}\nA:", "response": f" {i}+{i}={2 * i}"}) + "\n"
+            for i in range(40)
+        )
+    )
     places = {"output": tmp_path / "o", "work": tmp_path / "w", "model": "nano", "data": texts}
-    made = student.Student(options.preset(TRAINERS["cfd"].options, "cfd", "nano", {**places, "rank": 8, "muon_lr": 0.0}), "cfd")
+    made = student.Student(
+        options.preset(TRAINERS["cfd"].options, "cfd", "nano", {**places, "rank": 8, "muon_lr": 0.0}), "cfd"
+    )
     made.model.matmul_attention = False
     rows, kept = made.rows(0), {}
     weights = {parameter.untyped_storage().data_ptr() for parameter in made.model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() > 2 or tensor.shape[0] >= rows.ids.numel():  # weights cast to bfloat16 belong to the base
+        if (
+            tensor.dim() > 2 or tensor.shape[0] >= rows.ids.numel()
+        ):  # weights cast to bfloat16 belong to the base
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), made.accelerator.autocast():
         made.model.hidden(rows.ids, mask=rows.visible)
     measured = sum(size for place, size in kept.items() if place not in weights)
-    assert measured == pytest.approx(estimate.memory(made).activations * rows.ids.numel() / made.options.tokens, rel=0.1)
+    assert measured == pytest.approx(
+        estimate.memory(made).activations * rows.ids.numel() / made.options.tokens, rel=0.1
+    )
     need = estimate.memory(made)
     assert need.base == sum(p.numel() * 4 for p in made.model.parameters() if not p.requires_grad)
     assert need.trained == 24 * sum(p.numel() for p in made.rounds.student)

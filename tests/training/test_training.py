@@ -48,7 +48,9 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def stream(tokenizer: Tokenizer) -> Stream:
-    return Stream(corpus.build_pool(tokenizer, 0, 400, corpus.Mix()), 0, 512, tokenizer.token_to_id(corpus.EOS))
+    return Stream(
+        corpus.build_pool(tokenizer, 0, 400, corpus.Mix()), 0, 512, tokenizer.token_to_id(corpus.EOS)
+    )
 
 
 class GoldenStudent(Student[d2f.D2FOptions]):
@@ -58,7 +60,9 @@ class GoldenStudent(Student[d2f.D2FOptions]):
         self.options = d2f.D2FOptions(Path(), Path(), block_size=case["block_size"])
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(cpu=True)
-        self.model, self.bare = (load_transformer(GOLDEN / case["model"], torch.float32, CPU) for _ in range(2))
+        self.model, self.bare = (
+            load_transformer(GOLDEN / case["model"], torch.float32, CPU) for _ in range(2)
+        )
         Adapter(GOLDEN / case["adapter"]).attach(self.model)
 
     @contextmanager
@@ -77,7 +81,14 @@ def test_d2f_loss_equals_the_reference(case: dict[str, Any]) -> None:
         masked[row, places] = True
     everywhere = torch.ones(noisy.shape, dtype=torch.bool)
     ends = torch.full_like(prompts, noisy.shape[1])
-    rows = Rows(torch.tensor(case["input_ids"]), everywhere, everywhere[:, None, None, :], prompts, ends, np.arange(len(noisy)))
+    rows = Rows(
+        torch.tensor(case["input_ids"]),
+        everywhere,
+        everywhere[:, None, None, :],
+        prompts,
+        ends,
+        np.arange(len(noisy)),
+    )
     loss = d2f.d2f_loss(GoldenStudent(case), rows, d2f.Corrupted(noisy, masked, torch.tensor(case["p_mask"])))
     assert float(loss) == pytest.approx(case["loss"], rel=1e-4)
 
@@ -93,7 +104,9 @@ def test_noise_rises_from_block_to_block_and_stays_in_range() -> None:
             assert levels[-1] <= 0.7
 
 
-def test_corruption_masks_only_the_canvas_and_something_in_every_row(stream: Stream, tokenizer: Tokenizer) -> None:
+def test_corruption_masks_only_the_canvas_and_something_in_every_row(
+    stream: Stream, tokenizer: Tokenizer
+) -> None:
     mask_id = tokenizer.token_to_id(corpus.MASK)
     for step in range(20):
         noisy = diffusion.corrupt(stream, step, mask_id, diffusion.Corruption())
@@ -114,14 +127,20 @@ def test_context_weights_favour_places_beside_clean_tokens() -> None:
 def test_batches_are_a_function_of_seed_and_step(stream: Stream) -> None:
     again = Stream(stream.pool, stream.seed, stream.tokens, stream.eos)
     np.testing.assert_array_equal(stream.batch(5).ids, again.batch(5).ids)
-    assert stream.batch(5).ids.shape != stream.batch(6).ids.shape or (stream.batch(5).ids != stream.batch(6).ids).any()
+    assert (
+        stream.batch(5).ids.shape != stream.batch(6).ids.shape
+        or (stream.batch(5).ids != stream.batch(6).ids).any()
+    )
 
 
 def test_tokenizer_keeps_digits_alone_and_encodes_any_text(tokenizer: Tokenizer) -> None:
     for text in (" 12+9=21\n#### 21", "    return x % 10", "naïve 漢字 🙂\t\r\n"):
         ids = tokenizer.encode(text).ids
         assert tokenizer.decode(ids) == text
-        assert not any(len(piece.strip("Ġ")) > 1 and any(c.isdigit() for c in piece) for piece in tokenizer.encode(text).tokens)
+        assert not any(
+            len(piece.strip("Ġ")) > 1 and any(c.isdigit() for c in piece)
+            for piece in tokenizer.encode(text).tokens
+        )
 
 
 def test_orthogonalised_updates_have_singular_values_near_one() -> None:
@@ -156,18 +175,32 @@ def test_schedule_warms_up_and_falls_to_zero() -> None:
 def run_tiny(folder: Path, steps: int = 24) -> dict[str, torch.Tensor]:
     """A tiny autoregressive run in ``folder`` (also the body of the process that gets killed)."""
     tokenizer = corpus.train_tokenizer(0, count=500)
-    rows = Stream(corpus.build_pool(tokenizer, 0, 200, corpus.Mix()), 0, 256, tokenizer.token_to_id(corpus.EOS))
+    rows = Stream(
+        corpus.build_pool(tokenizer, 0, 200, corpus.Mix()), 0, 256, tokenizer.token_to_id(corpus.EOS)
+    )
     model = nano.new_model(TINY, 0)
     options = core.LoopOptions(steps, warmup=4, save_every=3, log_every=1)
     optimisers = optim.build_optimisers(model, 0.02, 1e-3)
-    core.train_loop("tiny", model, optimisers, lambda step: nano.autoregressive_loss(model, rows.batch(step)), options, folder)
+    core.train_loop(
+        "tiny",
+        model,
+        optimisers,
+        lambda step: nano.autoregressive_loss(model, rows.batch(step)),
+        options,
+        folder,
+    )
     return model.state_dict()
 
 
 def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     whole = run_tiny(tmp_path / "whole")
-    script = "import sys, torch; from pathlib import Path; from tests.training.test_training import run_tiny; run_tiny(Path(sys.argv[1]))"
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "cut")], stdout=subprocess.DEVNULL)
+    script = (
+        "import sys, torch; from pathlib import Path; from tests.training.test_training import "
+        "run_tiny; run_tiny(Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "cut")], stdout=subprocess.DEVNULL
+    )
     wait_until((tmp_path / "cut" / "checkpoint.pt").exists, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -177,14 +210,20 @@ def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     assert logs[0] == logs[1]
 
 
-def test_every_mode_decodes_through_the_harness(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mode_decodes_through_the_harness(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = nano.new_model(TINY, 1).eval()
     answered: list[Generation] = []
     finish = Generator._finish
-    monkeypatch.setattr(Generator, "_finish", lambda self, item, row: (finish(self, item, row), answered.append(item)))
+    monkeypatch.setattr(
+        Generator, "_finish", lambda self, item, row: (finish(self, item, row), answered.append(item))
+    )
     modes = (validation.AR, *validation.DIFFUSION_MODES, validation.D2FMode())
     figures = validation.score(model, tokenizer, modes, 2)
-    assert set(figures) == {f"{suite}/{mode}{end}" for suite in ("gsm", "code") for mode in modes for end in ("", "/nfe")}
+    assert set(figures) == {
+        f"{suite}/{mode}{end}" for suite in ("gsm", "code") for mode in modes for end in ("", "/nfe")
+    }
     assert len(answered) == 2 * 2 * len(modes)
     assert {answer.status for answer in answered} == {"ok"}
     assert all(answer.decoded and answer.decoded.audit_passed for answer in answered)
@@ -208,11 +247,15 @@ def test_programs_of_validation_run_in_the_jail_alone(tmp_path: Path) -> None:
     marker = tmp_path / "written"
     with validation.jail_of_training() as jail:
         assert jail.backend != "none"
-        assert not validation.right_program(item, f"    open({str(marker)!r}, 'w').write('x'); return 3", jail)
+        assert not validation.right_program(
+            item, f"    open({str(marker)!r}, 'w').write('x'); return 3", jail
+        )
     assert not marker.exists()
 
 
-def test_training_refuses_to_start_where_nothing_isolates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_training_refuses_to_start_where_nothing_isolates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(launch, "probe", lambda: ("none", {"bwrap": "not found"}))
     monkeypatch.delenv("BENCH_ALLOW_UNSAFE_CODE", raising=False)
     with pytest.raises(validation.ValidationError, match="BENCH_ALLOW_UNSAFE_CODE=1"):
@@ -221,7 +264,9 @@ def test_training_refuses_to_start_where_nothing_isolates(monkeypatch: pytest.Mo
 
 
 def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
-    phase = nano.Phase(core.LoopOptions(3, warmup=1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=512)
+    phase = nano.Phase(
+        core.LoopOptions(3, warmup=1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=512
+    )
     options = nano.NanoOptions(
         tmp_path,
         tmp_path / "work",
@@ -235,12 +280,21 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
     )
     assert "code/block-8" in nano.train_nano(options)
     adapter = d2f.D2FOptions(
-        tmp_path / "nano-d2f", tmp_path / "work", str(tmp_path / "nano"), pool_items=200, rank=4, every=2, validation_items=2
+        tmp_path / "nano-d2f",
+        tmp_path / "work",
+        str(tmp_path / "nano"),
+        pool_items=200,
+        rank=4,
+        every=2,
+        validation_items=2,
     )
     d2f.TRAINER.train(adapter)
     model = load_transformer(tmp_path / "nano", torch.float32, CPU)
     Adapter(tmp_path / "nano-d2f").merge(model)
-    assert json.loads((tmp_path / "nano-d2f" / "adapter_config.json").read_text())["base_model_name_or_path"] == "nano"
+    assert (
+        json.loads((tmp_path / "nano-d2f" / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "nano"
+    )
     assert read_spec(tmp_path / "nano").diffusion
     assert not read_spec(tmp_path / "nano-ar").diffusion
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -248,17 +302,27 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
     loaded = AutoTokenizer.from_pretrained(str(tmp_path / "nano"))
     assert loaded.eos_token_id == loaded.pad_token_id == model.spec.eos_ids[0]
     assert loaded.mask_token_id == model.spec.mask_id
-    assert loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True).endswith(
-        "assistant\n"
-    )
+    assert loaded.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    ).endswith("assistant\n")
     ours = load_transformer(tmp_path / "nano-ar", torch.float32, CPU)
     theirs = AutoModelForCausalLM.from_pretrained(str(tmp_path / "nano-ar"), dtype=torch.float32)
     ids = torch.arange(5, 25)[None]
-    torch.testing.assert_close(ours(ids, torch.ones(20, 20, dtype=torch.bool).tril()), theirs(ids).logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        ours(ids, torch.ones(20, 20, dtype=torch.bool).tril()), theirs(ids).logits, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_weak_parent_is_not_converted(tmp_path: Path) -> None:
     phase = nano.Phase(core.LoopOptions(1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=256)
-    options = nano.NanoOptions(tmp_path, tmp_path / "work", pool_items=100, parent=phase, conversion=phase, validation_items=2, spec=TINY)
+    options = nano.NanoOptions(
+        tmp_path,
+        tmp_path / "work",
+        pool_items=100,
+        parent=phase,
+        conversion=phase,
+        validation_items=2,
+        spec=TINY,
+    )
     with pytest.raises(nano.GateError, match="train it longer"):
         nano.train_nano(options)

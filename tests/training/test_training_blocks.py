@@ -1,4 +1,6 @@
-"""Training on canvases of reasoning and answer: rows as the suites lay them out, noise of every kind, students that run."""
+"""Training on canvases of reasoning and answer: rows as the suites lay them out, noise of every kind,
+students that run.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def options(name: str, base: Path, folder: Path, **given: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def student(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Student[LockstepOptions]:
-    return Student(options("lockstep", base, tmp_path_factory.mktemp("rows"), tokens=2048, pool_items=300), "lockstep")
+    return Student(
+        options("lockstep", base, tmp_path_factory.mktemp("rows"), tokens=2048, pool_items=300), "lockstep"
+    )
 
 
 def batches(student: Student[LockstepOptions], count: int = 12) -> list[Rows]:
@@ -50,8 +54,12 @@ def test_rows_are_two_texts_padded_to_the_suites_blocks(student: Student[Lockste
     eos = student.model.spec.eos_ids[0]
     seen = set()
     for rows in batches(student):
-        for ids, prompt, end in zip(rows.ids.tolist(), rows.prompts.tolist(), rows.ends.tolist(), strict=True):
-            suite, (r, a) = next(entry for entry in block_rows.suite_blocks().items() if sum(entry[1]) == end - prompt)
+        for ids, prompt, end in zip(
+            rows.ids.tolist(), rows.prompts.tolist(), rows.ends.tolist(), strict=True
+        ):
+            suite, (r, a) = next(
+                entry for entry in block_rows.suite_blocks().items() if sum(entry[1]) == end - prompt
+            )
             seen.add(suite)
             for start, stop in ((prompt, prompt + r), (prompt + r, prompt + r + a)):
                 text = ids[start:stop]
@@ -67,7 +75,9 @@ def test_rows_read_as_a_canvas_of_the_suite(student: Student[LockstepOptions], b
     for index, (suite, prompt, r, a) in enumerate(drawn):
         ids, length = pool.row(index)
         blocks = block_rows.suite_blocks()[suite]
-        page = Canvas([ids[:length].tolist()], sum(blocks), vocab_size=768, mask_id=2, eos_ids=[0], blocks=blocks)
+        page = Canvas(
+            [ids[:length].tolist()], sum(blocks), vocab_size=768, mask_id=2, eos_ids=[0], blocks=blocks
+        )
         page.meter.record(0, (1, 0, 0), 1)
         row = page.rows[0]
         row.commit(range(length, len(ids)), ids[length:].tolist())

@@ -1,4 +1,6 @@
-"""The recipe of nano-long in miniature: its batches, its decoder with a cache, both phases and a killed run."""
+"""The recipe of nano-long in miniature: its batches, its decoder with a cache, both phases and a killed
+run.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,13 @@ TINY = ModelSpec(
 
 def options_at(folder: Path, tokenizer: Tokenizer, steps: int = 2) -> nano_long.LongOptions:
     save_tokenizer(tokenizer, folder / "work" / "tokenizer")  # the recipe's own takes longer to train
-    phase = Phase(LoopOptions(steps, warmup=1, save_every=1, log_every=1, accumulate=2), 0.01, 1e-3, corpus_long.LongMix(), 512)
+    phase = Phase(
+        LoopOptions(steps, warmup=1, save_every=1, log_every=1, accumulate=2),
+        0.01,
+        1e-3,
+        corpus_long.LongMix(),
+        512,
+    )
     return nano_long.LongOptions(
         folder / "out",
         folder / "work",
@@ -56,7 +64,11 @@ def tokenizer() -> Tokenizer:
 
 
 def test_every_word_and_digit_is_one_piece(tokenizer: Tokenizer) -> None:
-    for text in (" Tom has 7 + 12 = 19 kites.\n#### 19", "    total = 0\n    for x in xs:\n        if x < 13:", "naïve 漢字 🙂\t\r\n"):
+    for text in (
+        " Tom has 7 + 12 = 19 kites.\n#### 19",
+        "    total = 0\n    for x in xs:\n        if x < 13:",
+        "naïve 漢字 🙂\t\r\n",
+    ):
         ids = tokenizer.encode(text).ids
         assert tokenizer.decode(ids) == text
     pieces = tokenizer.encode(" total = 12\n    total += 7").tokens
@@ -67,7 +79,9 @@ def test_every_word_and_digit_is_one_piece(tokenizer: Tokenizer) -> None:
 def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path, tokenizer: Tokenizer) -> None:
     options = options_at(tmp_path, tokenizer, steps=100)
     course = nano_long.course_of(options, nano_long.long_tokenizer(options), options.parent, 0, 0.5)
-    early, late = (sum(course.batch(step).ids.shape[1] for step in steps) for steps in (range(20), range(150, 170)))
+    early, late = (
+        sum(course.batch(step).ids.shape[1] for step in steps) for steps in (range(20), range(150, 170))
+    )
     assert late > 1.3 * early
     first, again = course.batch(7), course.batch(7)
     assert (first.ids == again.ids).all()
@@ -76,7 +90,9 @@ def test_a_course_goes_from_short_items_to_full_ones(tmp_path: Path, tokenizer: 
 def test_both_phases_and_a_continued_run(tmp_path: Path, tokenizer: Tokenizer) -> None:
     options = options_at(tmp_path / "whole", tokenizer)
     figures = nano_long.train_nano_long(options)
-    assert {"long-gsm/block-8", "long-code/block-8", "parallel-sort/block-8", "parallel/block-8"} <= set(figures)
+    assert {"long-gsm/block-8", "long-code/block-8", "parallel-sort/block-8", "parallel/block-8"} <= set(
+        figures
+    )
     assert not read_spec(tmp_path / "whole" / "out" / "nano-long-ar").diffusion
     assert read_spec(tmp_path / "whole" / "out" / "nano-long").diffusion
     card = (tmp_path / "whole" / "out" / "nano-long" / "README.md").read_text()
@@ -87,5 +103,8 @@ def test_both_phases_and_a_continued_run(tmp_path: Path, tokenizer: Tokenizer) -
     with pytest.raises(GateError, match="train it longer"):
         nano_long.train_nano_long(replace(cut, gate=2))
     nano_long.train_nano_long(cut)
-    ends = [torch.load(tmp_path / name / "work" / "diffusion" / "checkpoint.pt", weights_only=True)["model"] for name in ("whole", "cut")]
+    ends = [
+        torch.load(tmp_path / name / "work" / "diffusion" / "checkpoint.pt", weights_only=True)["model"]
+        for name in ("whole", "cut")
+    ]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

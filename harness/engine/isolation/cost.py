@@ -44,13 +44,17 @@ class Empty:
     def __init__(self, spec: ModelSpec, answer: Tensor | Candidates) -> None:
         self.spec, self.answer = spec, answer
 
-    def answer_rows(self, canvas: Canvas, requests: Mapping[int, Forward], cache: object = None) -> dict[int, Tensor | Candidates]:
+    def answer_rows(
+        self, canvas: Canvas, requests: Mapping[int, Forward], cache: object = None
+    ) -> dict[int, Tensor | Candidates]:
         return dict.fromkeys(requests, self.answer)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per request of one row above those in one process, for the candidates, and for logits of this vocabulary, at 32 positions."""
+    """Seconds per request of one row above those in one process, for the candidates, and for logits of this
+    vocabulary, at 32 positions.
+    """
 
     candidates_s: float
     logits_s: float
@@ -76,7 +80,12 @@ def _seconds(decoder: Any, backbone: Backbone) -> float:
         config, times = decoder.Config(top_k=count), []
         for _ in range(3):
             canvas = Canvas(
-                [[0] * POSITIONS], POSITIONS, vocab_size=backbone.spec.vocab_size, mask_id=None, eos_ids=(), stop_rule="reference"
+                [[0] * POSITIONS],
+                POSITIONS,
+                vocab_size=backbone.spec.vocab_size,
+                mask_id=None,
+                eos_ids=(),
+                stop_rule="reference",
             )
             if isinstance(decoder, IsolatedDecoder):
                 with decoder.ready(backbone, canvas, config):
@@ -94,7 +103,9 @@ def _timed(decoder: Any, backbone: Backbone, canvas: Canvas, config: Any) -> flo
 
 
 def record(decoder: Any, spec: ModelSpec) -> dict[str, Any] | None:
-    """What a run says of its glass: the jail, what that cannot do on this machine, and the cost per request; None in one process."""
+    """What a run says of its glass: the jail, what that cannot do on this machine, and the cost per request;
+    None in one process.
+    """
     if not isinstance(decoder, IsolatedDecoder):
         return None
     backend = launch.probe()[0]
@@ -102,7 +113,8 @@ def record(decoder: Any, spec: ModelSpec) -> dict[str, Any] | None:
 
 
 def overhead(told: Mapping[str, Any], samples: Sequence[Sample]) -> float | None:
-    """Part of a run's decode time that its requests cost behind the glass, all of them taken for logits; None where nothing was timed.
+    """Part of a run's decode time that its requests cost behind the glass, all of them taken for logits; None
+    where nothing was timed.
 
     A row decoded with others shares a round's forward pass, but not the cost of its own request.
     """

@@ -29,7 +29,8 @@ _WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1, "hol
 class IsolatedDecoder:
     """One decoder in the jail; ``origin``: see harness.engine.isolation.loading.
 
-    Every row of every call gets a process of its own, made before the clock starts and gone when the call is over.
+    Every row of every call gets a process of its own, made before the clock starts and gone when the call is
+    over.
     """
 
     isolated = True
@@ -40,7 +41,10 @@ class IsolatedDecoder:
         portrait = self._desk.hear()[1]
         self.name, self.summary = str(portrait["name"]), str(portrait["summary"])
         self.requires = frozenset(str(need) for need in portrait["requires"])
-        self.lossless, self.needs_answer_position = portrait["lossless"] is True, portrait["needs_answer_position"] is True
+        self.lossless, self.needs_answer_position = (
+            portrait["lossless"] is True,
+            portrait["needs_answer_position"] is True,
+        )
         self.Config = self._config_type(portrait["settings"])
         self._children: list[Child] = []
         self._offers: list[Offers] = []
@@ -49,14 +53,22 @@ class IsolatedDecoder:
         return self._desk.ask(list(question))[1]
 
     def _config_type(self, settings: list[Any]) -> type[Any]:
-        """A frozen dataclass with the decoder's settings, whose values the decoder's own Config checks and converts."""
+        """A frozen dataclass with the decoder's settings, whose values the decoder's own Config checks and
+        converts.
+        """
         fields: list[Any] = []
         for name, default, kind, text, mark in settings:
             hint = Annotated[Any, Field(description=str(text)), Kind(str(kind))]
             hint = hint if mark is None else Annotated[hint, TextIds(str(mark))]
             value = wire.decode(default)
             fields.append(
-                (str(name), hint, value if isinstance(value, (int, str, float, tuple, type(None))) else dataclasses.field(default=value))
+                (
+                    str(name),
+                    hint,
+                    value
+                    if isinstance(value, (int, str, float, tuple, type(None)))
+                    else dataclasses.field(default=value),
+                )
             )
         defaults = {name: wire.decode(default) for name, default, *_ in settings}
 
@@ -88,15 +100,27 @@ class IsolatedDecoder:
         """One process per row, waiting with the decoder loaded; outside the clock at both ends."""
         spec = backbone.spec
         rules = canvas.rules
-        told = {"new_tokens": rules.new_tokens, "vocab_size": rules.vocab_size, "mask_id": rules.mask_id, "eos_ids": sorted(rules.eos_ids)}
+        told = {
+            "new_tokens": rules.new_tokens,
+            "vocab_size": rules.vocab_size,
+            "mask_id": rules.mask_id,
+            "eos_ids": sorted(rules.eos_ids),
+        }
         told |= {"stop_rule": rules.stop_rule, "first_block": rules.first_block, "blocks": canvas.blocks}
-        task = {"kind": "row", "spec": spec_out(spec), "config": self._settings(config), "canvas": wire.encode(told)}
+        task = {
+            "kind": "row",
+            "spec": spec_out(spec),
+            "config": self._settings(config),
+            "canvas": wire.encode(told),
+        }
         task["reach"] = None if rules.stops is None else rules.stops.reach
         self._cached = self.uses_cache(config)
         self._offers = [Offers(row, getattr(config, "temperature", None) == 0) for row in canvas.rows]
         try:
             for row in canvas.rows:
-                self._children.append(self.glass.child(self.origin, task, max(row.length * spec.vocab_size * 8, 1 << 12)))
+                self._children.append(
+                    self.glass.child(self.origin, task, max(row.length * spec.vocab_size * 8, 1 << 12))
+                )
             for child in self._children:
                 child.hear()
             yield
@@ -127,7 +151,9 @@ class IsolatedDecoder:
         return None
 
     def findings(self, row: int) -> list[AuditCheck]:
-        """What the judge found in a row of the last call, behind the clock: writes that the model's answers do not explain."""
+        """What the judge found in a row of the last call, behind the clock: writes that the model's answers
+        do not explain.
+        """
         faults = self._offers[row].faults()
         return [AuditCheck(name="writes_explained", passed=not faults, detail=_some(faults))]
 
@@ -176,8 +202,11 @@ def _some(faults: list[str]) -> str:
     return "; ".join(faults[:2]) + (f"; and {len(faults) - 2} more" if len(faults) > 2 else "")
 
 
-def replay(row: Row, writes: Any, look: Callable[[list[int], list[int]], None] = lambda at, ids: None) -> None:
-    """Do on the judge's row what the mirror's was told to do; CanvasError for what it would not have accepted.
+def replay(
+    row: Row, writes: Any, look: Callable[[list[int], list[int]], None] = lambda at, ids: None
+) -> None:
+    """Do on the judge's row what the mirror's was told to do; CanvasError for what it would not have
+    accepted.
 
     ``look`` is told positions and ids before they are written.
     """
@@ -190,9 +219,14 @@ def replay(row: Row, writes: Any, look: Callable[[list[int], list[int]], None] =
         try:
             name, values = write[0], write[1:]
             if name in ("commit", "revise"):
-                at, ids = bounds.wholes(values[0], row.length, row.length), bounds.wholes(values[1], bounds.vocab, row.length)
+                at, ids = (
+                    bounds.wholes(values[0], row.length, row.length),
+                    bounds.wholes(values[1], bounds.vocab, row.length),
+                )
                 look(at, ids)
-                getattr(row, name)(at, ids, None if values[2] is None else bounds.numbers(values[2], row.length))
+                getattr(row, name)(
+                    at, ids, None if values[2] is None else bounds.numbers(values[2], row.length)
+                )
             elif name == "divide":
                 row.divide(bounds.wholes(values[0], row.length + 1, row.length))
             else:

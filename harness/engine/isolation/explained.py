@@ -1,4 +1,6 @@
-"""Whether what a decoder writes is what the model said: each id must be among the likeliest that a pass gave for its position."""
+"""Whether what a decoder writes is what the model said: each id must be among the likeliest that a pass gave
+for its position.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +56,13 @@ class Offers:
 
     def faults(self) -> list[str]:
         """Positions that were written with something that no pass had offered."""
-        found = [f"position {position} was written with an id that no pass offered there" for position in self._unasked]
+        found = [
+            f"position {position} was written with an id that no pass offered there"
+            for position in self._unasked
+        ]
         ranks = [(at[0], int(rank)) for at, rank in self._ranks]
-        return found + [f"position {position} holds the id of rank {rank + 1}" for position, rank in ranks if rank >= LIKELY]
+        return found + [
+            f"position {position} holds the id of rank {rank + 1}"
+            for position, rank in ranks
+            if rank >= LIKELY
+        ]

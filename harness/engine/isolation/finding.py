@@ -16,8 +16,8 @@ from harness.plugins import registered
 def find_method(name: str, isolate: bool | None = None) -> Method:
     """A method by registered name or by path, as ``load_method``.
 
-    ``isolate``: true runs it behind the glass, false in this process; null: behind the glass if it is from a file or another package.
-    A method registered in this process is an object of it and runs there.
+    ``isolate``: true runs it behind the glass, false in this process; null: behind the glass if it is from a
+    file or another package. A method registered in this process is an object of it and runs there.
     Raises MethodError, or JailError where nothing isolates.
     """
     if name in ADDED:
@@ -32,7 +32,9 @@ def find_method(name: str, isolate: bool | None = None) -> Method:
         return load_method(name)
     origin = {"name": name, "entry": point.value}
     packages = Packages() if own or point.dist is None else Packages(_places(point.dist, point.module))
-    return Method(_opened(packages, origin), "built-in" if own or point.dist is None else point.dist.name, True)
+    return Method(
+        _opened(packages, origin), "built-in" if own or point.dist is None else point.dist.name, True
+    )
 
 
 def _from_file(path: Path) -> Method:
@@ -58,5 +60,7 @@ def _places(owner: Distribution, module: str) -> tuple[Path, ...]:
     names = {str(file).partition("/")[0] for file in owner.files or ()}
     found = [Path(str(owner.locate_file(name))) for name in (top, f"{top}.py") if name in names]
     if not found:
-        raise MethodError(f"the package of {module} is not installed as files that a jail can be shown; pass --no-isolate")
+        raise MethodError(
+            f"the package of {module} is not installed as files that a jail can be shown; pass --no-isolate"
+        )
     return tuple(found)

@@ -23,11 +23,28 @@ from harness.sandbox.check import JailError, Limits
 from harness.sandbox.inside import wire
 
 LIBRARY = (
-    *("torch", "torchgen", "functorch", "numpy", "numpy.libs", "pydantic", "pydantic_core", "annotated_types", "typing_extensions.py"),
+    *(
+        "torch",
+        "torchgen",
+        "functorch",
+        "numpy",
+        "numpy.libs",
+        "pydantic",
+        "pydantic_core",
+        "annotated_types",
+        "typing_extensions.py",
+    ),
     *("typing_inspection", "tqdm", "sympy", "mpmath", "safetensors", "yaml", "nvidia", "triton"),
 )
 """What a decoder may import besides the harness and the methods."""
-PRELOAD = ("harness.decoding.decoder", "methods.base", "methods.block_loop", "methods.vanilla", "methods.d2f", "methods.hooks")
+PRELOAD = (
+    "harness.decoding.decoder",
+    "methods.base",
+    "methods.block_loop",
+    "methods.vanilla",
+    "methods.d2f",
+    "methods.hooks",
+)
 UNSHOWN = ("models", "training", "__pycache__")
 """Of the folder of methods: weights, and code that reads data."""
 SECONDS = 120.0
@@ -64,7 +81,9 @@ class Child:
             return
 
     def hear(self) -> list[Any]:
-        """The next message. Raises DecoderError for what the decoder raised, UserError where it is the user's to mend."""
+        """The next message. Raises DecoderError for what the decoder raised, UserError where it is the user's
+        to mend.
+        """
         try:
             message = receive(self.link)
         except TimeoutError:
@@ -111,13 +130,27 @@ class Glass:
         here, there = socket.socketpair()
         shown = [*library, root / "harness", *methods, *packages.extra]
         search = [*folders, *dict.fromkeys(path.parent for path in packages.extra)]
-        names = sorted({path.name.removesuffix(".py") for path in (*library, *packages.extra)} | {"harness", "methods"})
-        plan = {"control": there.fileno(), "search": [*map(str, search), str(root)], "shown": names, "preload": PRELOAD}
+        names = sorted(
+            {path.name.removesuffix(".py") for path in (*library, *packages.extra)} | {"harness", "methods"}
+        )
+        plan = {
+            "control": there.fileno(),
+            "search": [*map(str, search), str(root)],
+            "shown": names,
+            "preload": PRELOAD,
+        }
         plan["capability"] = torch.backends.cpu.get_cpu_capability().lower()
         script = Path(__file__).parent / "server.py"
         with there:
             self._running = launch.start_guest(
-                script, [json.dumps(plan)], [], shown, [there.fileno()], LIMITS, search=[root, *search], server=True
+                script,
+                [json.dumps(plan)],
+                [],
+                shown,
+                [there.fileno()],
+                LIMITS,
+                search=[root, *search],
+                server=True,
             )
         self._control = here
         self._control.settimeout(START_SECONDS)
@@ -129,10 +162,15 @@ class Glass:
         if not isinstance(hello, dict):
             words = self._running.ending(1)
             self.close()
-            raise JailError(f"the jail for decoders did not start: {': '.join((words or ['', '', 'it ended'])[1:])}; or pass --no-isolate")
+            raise JailError(
+                f"the jail for decoders did not start: {': '.join((words or ['', '', 'it ended'])[1:])}; or "
+                "pass --no-isolate"
+            )
 
     def child(self, origin: dict[str, Any], task: dict[str, Any], capacity: int = _NO_MEMORY) -> Child:
-        """Fork a process for one task of the decoder of ``origin``; its first message is "ready" or an error."""
+        """Fork a process for one task of the decoder of ``origin``; its first message is "ready" or an
+        error.
+        """
         here, there = socket.socketpair()
         here.settimeout(SECONDS)
         board = Board(capacity)
@@ -159,7 +197,11 @@ def _library() -> tuple[list[Path], list[Path]]:
     """Places of the library's packages, and the folders that they lie in."""
     found: list[Path] = []
     for name in LIBRARY:
-        spec = None if "." in name and not name.endswith(".py") else importlib.util.find_spec(name.removesuffix(".py"))
+        spec = (
+            None
+            if "." in name and not name.endswith(".py")
+            else importlib.util.find_spec(name.removesuffix(".py"))
+        )
         if spec is not None and spec.origin is not None:
             place = Path(spec.origin)
             found.append(place if place.name == name else place.parent)

@@ -18,9 +18,11 @@ from harness.sandbox.inside import wire
 
 
 def load(origin: dict[str, Any]) -> RowDecoder:
-    """The decoder of ``origin``: ``text`` with the ``path`` it came from and a ``module`` name, or an ``entry`` "module:attribute".
+    """The decoder of ``origin``: ``text`` with the ``path`` it came from and a ``module`` name, or an
+    ``entry`` "module:attribute".
 
-    Raises MethodError for a file without a METHOD, one that fails, or a decoder that drives the backbone itself.
+    Raises MethodError for a file without a METHOD, one that fails, or a decoder that drives the backbone
+    itself.
     """
     if "entry" in origin:
         module_name, _, attribute = origin["entry"].partition(":")
@@ -32,15 +34,22 @@ def load(origin: dict[str, Any]) -> RowDecoder:
         try:
             exec(compile(origin["text"], origin["path"], "exec"), module.__dict__)
         except Exception as error:
-            raise MethodError(f"{origin['path']} could not be imported: {type(error).__name__}: {error}") from error
+            raise MethodError(
+                f"{origin['path']} could not be imported: {type(error).__name__}: {error}"
+            ) from error
         if not hasattr(module, "METHOD"):
             raise MethodError(f"{origin['path']} defines no METHOD: end the file with METHOD = YourDecoder()")
         decoder = module.METHOD
     name = origin.get("path") or f"entry point {origin['name']}"
     check_members(decoder, name)
     if getattr(type(decoder), "decode", None) is not RowDecoder.decode or "decode" in vars(decoder):
-        text = f"{name} has a decode of its own, which drives the model from inside the harness: write decode_row"
-        raise MethodError(f"{text}, or run it in the harness' own process with --no-isolate (the run says so)")
+        text = (
+            f"{name} has a decode of its own, which drives the model from inside the harness: write "
+            "decode_row"
+        )
+        raise MethodError(
+            f"{text}, or run it in the harness' own process with --no-isolate (the run says so)"
+        )
     if not dataclasses.is_dataclass(decoder.Config) or not decoder.Config.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
         raise MethodError(f"{name}: Config must be a frozen dataclass")
     return decoder
@@ -52,7 +61,9 @@ def portrait(decoder: RowDecoder) -> dict[str, Any]:
     meanings = {name: (kind, text) for name, kind, _, text in describe(decoder.Config)}
     settings = []
     for field in dataclasses.fields(decoder.Config):
-        marks = [mark.text for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, TextIds)]
+        marks = [
+            mark.text for mark in getattr(hints[field.name], "__metadata__", ()) if isinstance(mark, TextIds)
+        ]
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -79,7 +90,9 @@ def config_in(decoder: RowDecoder, data: Any) -> Any:
 
 
 def reply(decoder: RowDecoder, question: list[Any]) -> Any:
-    """The answer to one question: ["configure", values], ["check", spec, config, new_tokens] or ["uses_cache", config]."""
+    """The answer to one question: ["configure", values], ["check", spec, config, new_tokens] or
+    ["uses_cache", config].
+    """
     match question:
         case ["configure", values]:
             config = build_config(decoder.name, decoder.Config, wire.decode(values))

@@ -19,7 +19,9 @@ def _name(tensor: Tensor) -> str:
 
 
 class Board:
-    """The judge's side: a file in memory of ``capacity`` bytes, touched only as far as it is used; ``handle`` can be read alone."""
+    """The judge's side: a file in memory of ``capacity`` bytes, touched only as far as it is used; ``handle``
+    can be read alone.
+    """
 
     def __init__(self, capacity: int) -> None:
         own = os.memfd_create("board", os.MFD_CLOEXEC)
@@ -29,7 +31,8 @@ class Board:
         os.close(own)
 
     def write(self, answer: Tensor | Candidates) -> list[Any]:
-        """Put an answer on the board; what the reader needs to find it: per tensor [dtype, shape], equal ones named once.
+        """Put an answer on the board; what the reader needs to find it: per tensor [dtype, shape], equal ones
+        named once.
 
         Raises ValueError for what does not fit.
         """
@@ -43,9 +46,13 @@ class Board:
         for tensor in tensors:
             if tensor.numel():
                 try:
-                    view = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset)
+                    view = torch.frombuffer(
+                        self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=offset
+                    )
                 except ValueError:
-                    raise ValueError(f"logits of {list(tensor.shape)} do not fit into the shared memory") from None
+                    raise ValueError(
+                        f"logits of {list(tensor.shape)} do not fit into the shared memory"
+                    ) from None
                 view.view(tensor.shape).copy_(tensor)
             told.append([_name(tensor), list(tensor.shape)])
             offset += -(-tensor.numel() * tensor.element_size() // 8) * 8
@@ -60,7 +67,8 @@ class Reader:
     """The jail's side of a board."""
 
     def __init__(self, handle: int) -> None:
-        # Private: never written here, and a copy on write, since torch has no tensors that cannot be written to.
+        # Private: never written here, and a copy on write, since torch has no tensors that cannot be written
+        # to.
         self._memory = mmap.mmap(handle, 0, flags=mmap.MAP_PRIVATE)
         os.close(handle)
 
@@ -73,7 +81,11 @@ class Reader:
             for size in shape:
                 count *= size
             if count:
-                found.append(torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset).view(shape).clone())
+                found.append(
+                    torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset)
+                    .view(shape)
+                    .clone()
+                )
             else:
                 found.append(torch.empty(shape, dtype=dtype))
             offset += -(-count * found[-1].element_size() // 8) * 8

@@ -1,7 +1,8 @@
-"""What crosses the glass: requests, writes and tensors, as JSON of a fixed shape and bytes in shared memory. Used on both sides.
+"""What crosses the glass: requests, writes and tensors, as JSON of a fixed shape and bytes in shared memory.
+Used on both sides.
 
-Nothing that comes from the jail is believed: a request is rebuilt from integers within the row's bounds, known masks and finite numbers,
-and whatever else is in a message is a ``BrokenMessage``.
+Nothing that comes from the jail is believed: a request is rebuilt from integers within the row's bounds,
+known masks and finite numbers, and whatever else is in a message is a ``BrokenMessage``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from harness.decoding.forward import Forward, Shadow, Soft, positions_of, spans_
 from harness.decoding.masks import FULL, BlockCausal, Causal, Full, LeaveOneOut, Mask
 from harness.decoding.rules import CanvasError
 
-MASKS: dict[str, Callable[..., Mask]] = {"full": Full, "causal": Causal, "leave_one_out": LeaveOneOut, "block_causal": BlockCausal}
+MASKS: dict[str, Callable[..., Mask]] = {
+    "full": Full,
+    "causal": Causal,
+    "leave_one_out": LeaveOneOut,
+    "block_causal": BlockCausal,
+}
 MOST_BYTES = 16 << 20
 """Of one message; a canvas of 8,192 tokens with all that can be said of it is far below."""
 _LENGTH = struct.Struct(">I")
@@ -30,7 +36,9 @@ _PLAIN = Forward(feed=(0, 1), at=())
 
 
 class BrokenMessage(CanvasError):
-    """A message that no decoder's requests make: the process behind the glass does not keep to the protocol."""
+    """A message that no decoder's requests make: the process behind the glass does not keep to the
+    protocol.
+    """
 
 
 class CannotCross(ValueError):
@@ -44,7 +52,9 @@ def send(link: socket.socket, message: Any) -> None:
 
 
 def receive(link: socket.socket) -> Any:
-    """The next message, None at the end. BrokenMessage for one that is too long or no JSON, TimeoutError as the socket is set."""
+    """The next message, None at the end. BrokenMessage for one that is too long or no JSON, TimeoutError as
+    the socket is set.
+    """
     data = b""
     while len(data) < 4:
         more = link.recv(1 << 16)
@@ -69,9 +79,14 @@ def receive(link: socket.socket) -> Any:
 
 
 def request_out(request: Forward) -> dict[str, Any]:
-    """A request as plain data, defaults left out. CannotCross for a mask function or a policy inside the layers."""
+    """A request as plain data, defaults left out. CannotCross for a mask function or a policy inside the
+    layers.
+    """
     if request.layers is not None:
-        raise CannotCross("a policy inside the layers (cache=dllm_cache, cache=d2cache) needs the model's own process: pass --no-isolate")
+        raise CannotCross(
+            "a policy inside the layers (cache=dllm_cache, cache=d2cache) needs the model's own process: "
+            "pass --no-isolate"
+        )
     data: dict[str, Any] = {"feed": spans_of(positions_of(request.feed)), "at": _run_or_list(request.at)}
     for name in ("keep", "see"):
         if (places := getattr(request, name)) is not None:
@@ -84,9 +99,16 @@ def request_out(request: Forward) -> dict[str, Any]:
     if request.assume:
         data["assume"] = list(request.assume.items())
     if request.soft:
-        data["soft"] = [[place, mixture.ids.tolist(), mixture.weights.tolist()] for place, mixture in request.soft.items()]
+        data["soft"] = [
+            [place, mixture.ids.tolist(), mixture.weights.tolist()] for place, mixture in request.soft.items()
+        ]
     if (shadow := request.shadow) is not None:
-        data["shadow"] = [list(shadow.at), None if shadow.ids is None else list(shadow.ids), _mask_out(shadow.mask), shadow.groups]
+        data["shadow"] = [
+            list(shadow.at),
+            None if shadow.ids is None else list(shadow.ids),
+            _mask_out(shadow.mask),
+            shadow.groups,
+        ]
     if request.want is not None:
         data["want"] = [request.want.score, request.want.double]
     return data
@@ -102,7 +124,10 @@ def _mask_out(mask: Mask) -> list[Any]:
     for name, kind in MASKS.items():
         if type(mask) is kind:
             return [name, *dataclasses.astuple(mask)]  # pyright: ignore[reportArgumentType]
-    raise CannotCross(f"the mask {type(mask).__name__} is a function of this method; only {', '.join(MASKS)} can cross: pass --no-isolate")
+    raise CannotCross(
+        f"the mask {type(mask).__name__} is a function of this method; only {', '.join(MASKS)} can cross: "
+        "pass --no-isolate"
+    )
 
 
 class Bounds:
@@ -136,8 +161,12 @@ class Bounds:
     def spans(self, data: Any) -> Any:
         if type(data) is not list or len(data) > self.length:
             raise ValueError("positions are no list of spans")
-        spans = [(self.whole(start, self.length), self.whole(stop, self.length + 1, 1)) for start, stop in data]
-        if any(start >= stop for start, stop in spans) or any(after[0] <= before[1] for before, after in itertools.pairwise(spans)):
+        spans = [
+            (self.whole(start, self.length), self.whole(stop, self.length + 1, 1)) for start, stop in data
+        ]
+        if any(start >= stop for start, stop in spans) or any(
+            after[0] <= before[1] for before, after in itertools.pairwise(spans)
+        ):
             raise ValueError("spans overlap, touch or are empty")
         return spans[0] if len(spans) == 1 else spans
 
@@ -157,7 +186,9 @@ class Bounds:
         name, *numbers = data
         if name == "block_causal":
             size, origin = numbers
-            return BlockCausal(self.whole(size, 1 << 31, 1), None if origin is None else self.whole(origin, 1 << 31))
+            return BlockCausal(
+                self.whole(size, 1 << 31, 1), None if origin is None else self.whole(origin, 1 << 31)
+            )
         if numbers:
             raise ValueError("a mask with parameters that it does not have")
         return MASKS[name]()
@@ -176,7 +207,9 @@ class Bounds:
             chosen = self.wholes(ids, self.vocab, self.vocab)
             if len(numbers) != len(chosen):
                 raise ValueError("a mixture of ids and weights of different number")
-            found[self.whole(place, self.length)] = Soft(torch.tensor(chosen, dtype=torch.long), torch.tensor(numbers, dtype=torch.float64))
+            found[self.whole(place, self.length)] = Soft(
+                torch.tensor(chosen, dtype=torch.long), torch.tensor(numbers, dtype=torch.float64)
+            )
         return found
 
     def numbers(self, values: Any, most: int) -> list[float]:

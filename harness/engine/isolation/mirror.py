@@ -1,4 +1,6 @@
-"""In the jail: one row's program, run against a mirror of its row; what it writes goes to the judge with the next request."""
+"""In the jail: one row's program, run against a mirror of its row; what it writes goes to the judge with the
+next request.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ class Scribe:
     def __init__(self, row: Row) -> None:
         self.row = row
         self.writes: list[list[Any]] = []
-        for name, note in (("commit", self._tokens), ("revise", self._tokens), ("close", self._plain), ("divide", self._plain)):
+        for name, note in (
+            ("commit", self._tokens),
+            ("revise", self._tokens),
+            ("close", self._plain),
+            ("divide", self._plain),
+        ):
             self._wrap(name, note)
         self._wrap("abandon", self._plain)
         self._wrap("hold", self._plain)
@@ -76,7 +83,9 @@ class Stops:
         return answer[0]
 
 
-def run_row(link: socket.socket, reader: Reader, decoder: RowDecoder, spec: ModelSpec, config: Any, canvas: Canvas) -> None:
+def run_row(
+    link: socket.socket, reader: Reader, decoder: RowDecoder, spec: ModelSpec, config: Any, canvas: Canvas
+) -> None:
     """Run ``decode_row`` to its end; the judge closes the link where it needs no more."""
     row = canvas.rows[0]
     scribe, meter = Scribe(row), canvas.meter

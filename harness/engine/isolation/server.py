@@ -1,7 +1,8 @@
-"""In the jail: the script of the server for decoders, started by ``harness.sandbox.launch.start_guest(server=True)``.
+"""In the jail: the script of the server for decoders, started by
+``harness.sandbox.launch.start_guest(server=True)``.
 
-Its argument is JSON: control (descriptor), search (folders of packages), shown (names in them that can be read), preload (modules),
-capability (of the processor, as torch names it).
+Its argument is JSON: control (descriptor), search (folders of packages), shown (names in them that can be
+read), preload (modules), capability (of the processor, as torch names it).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ PLAN = json.loads(sys.argv[1])
 
 
 class _Unseen(importlib.abc.MetaPathFinder):
-    """Packages that are installed but not shown do not exist: a jail that keeps the machine's root can list, but not read them."""
+    """Packages that are installed but not shown do not exist: a jail that keeps the machine's root can list,
+    but not read them.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         top = fullname.partition(".")[0]
@@ -28,6 +31,9 @@ class _Unseen(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.insert(0, _Unseen())
-# Without /proc torch does not find out which vector instructions there are, and then sums in another order than the judge would.
+# Without /proc torch does not find out which vector instructions there are, and then sums in another order
+# than the judge would.
 os.environ["ATEN_CPU_CAPABILITY"] = PLAN["capability"]
-importlib.import_module("harness.engine.isolation.serving").serve(PLAN, globals()["work"], globals()["confine"])
+importlib.import_module("harness.engine.isolation.serving").serve(
+    PLAN, globals()["work"], globals()["confine"]
+)

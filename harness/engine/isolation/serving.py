@@ -1,4 +1,6 @@
-"""In the jail: imports the library once and forks a fresh process for every row, which is confined before it sees the decoder's code."""
+"""In the jail: imports the library once and forks a fresh process for every row, which is confined before it
+sees the decoder's code.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from harness.sandbox.inside import wire
 
 
 def serve(plan: dict[str, Any], work: Any, confine: Callable[[], None]) -> NoReturn:
-    """Answer the judge until it goes away: ["fork", origin, task] with the child's link and memory, or ["end", process].
+    """Answer the judge until it goes away: ["fork", origin, task] with the child's link and memory, or
+    ["end", process].
 
     work: the jail's folders.WorkFolders; confine: puts limits and the system-call filter on a process.
     """
@@ -69,7 +72,9 @@ def _end(child: int, places: dict[int, str], work: Any) -> bool:
     return not os.path.exists(place)
 
 
-def _child(server: int, order: list[Any], handles: list[int], place: str, confine: Callable[[], None]) -> NoReturn:
+def _child(
+    server: int, order: list[Any], handles: list[int], place: str, confine: Callable[[], None]
+) -> NoReturn:
     """Confine this process, then load the decoder and do what is asked; never returns."""
     try:
         link = socket.socket(fileno=os.dup2(handles[0], 3))

@@ -1,4 +1,6 @@
-"""Tiny-A2D (dLLM): Qwen2.5 and Qwen3 turned into diffusion models, predictions in place, blocks that start where the prompt ends."""
+"""Tiny-A2D (dLLM): Qwen2.5 and Qwen3 turned into diffusion models, predictions in place, blocks that start
+where the prompt ends.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from harness.model.spec import ModelSpec
 
 
 class A2D(Family):
-    """Both kinds of attention were published with one configuration: full unless it names a block size (or the list of models says)."""
+    """Both kinds of attention were published with one configuration: full unless it names a block size (or
+    the list of models says).
+    """
 
     def spec(self, raw: dict[str, Any]) -> ModelSpec:
         return replace(super().spec(raw), attention="block_causal" if raw.get("block_size") else "full")

@@ -1,4 +1,6 @@
-"""Efficient-DLM (NVIDIA): Qwen3 in both directions. Its configuration says qwen3, so other keys tell the two apart."""
+"""Efficient-DLM (NVIDIA): Qwen3 in both directions. Its configuration says qwen3, so other keys tell the two
+apart.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ class EfficientDLM(Family):
     """Recognised by ``dlm_type`` or its architecture."""
 
     def claims(self, raw: dict[str, Any]) -> bool:
-        return super().claims(raw) and bool(raw.get("dlm_type") or "efficientdlm" in str(raw.get("architectures")).lower())
+        return super().claims(raw) and bool(
+            raw.get("dlm_type") or "efficientdlm" in str(raw.get("architectures")).lower()
+        )
 
 
 FAMILY = EfficientDLM(

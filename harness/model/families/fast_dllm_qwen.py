@@ -1,4 +1,6 @@
-"""Fast-dLLM v2: Qwen2.5's body and shift, blocks of ``bd_size``; its mask id stands in published code alone."""
+"""Fast-dLLM v2: Qwen2.5's body and shift, blocks of ``bd_size``; its mask id stands in published code
+alone.
+"""
 
 from harness.model.family import Family
 

@@ -62,6 +62,9 @@ FAMILY = LLaDA(
         (r"model\.transformer\.wte", "model.embed_tokens"),
         (r"model\.transformer\.ln_f", "model.norm"),
         (r"model\.transformer\.ff_out", "lm_head"),
-        *((rf"model\.transformer\.blocks\.(\d+)\.{theirs}", rf"model.layers.\1.{ours}") for theirs, ours in _BLOCK.items()),
+        *(
+            (rf"model\.transformer\.blocks\.(\d+)\.{theirs}", rf"model.layers.\1.{ours}")
+            for theirs, ours in _BLOCK.items()
+        ),
     ),
 )

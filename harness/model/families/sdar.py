@@ -2,4 +2,6 @@
 
 from harness.model.family import Family
 
-FAMILY = Family(name="sdar", shift=False, attention="block_causal", block_size=4, qk_norm=True, qkv_bias=False)
+FAMILY = Family(
+    name="sdar", shift=False, attention="block_causal", block_size=4, qk_norm=True, qkv_bias=False
+)

@@ -1,1 +1,3 @@
-"""Files that are visible inside a jail. They run as plain scripts there and import the standard library and each other only."""
+"""Files that are visible inside a jail. They run as plain scripts there and import the standard library and
+each other only.
+"""

@@ -1,6 +1,8 @@
-"""The untrusted side of a check: load the program, then answer calls with plain values until the data socket closes.
+"""The untrusted side of a check: load the program, then answer calls with plain values until the data socket
+closes.
 
-Nothing here is trusted by the other side: the program shares this process and may forge every message, but a message carries values only.
+Nothing here is trusted by the other side: the program shares this process and may forge every message, but a
+message carries values only.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ class _Session:
         return [self.encode(list(itertools.islice(self.kept[ident], count)))]
 
     def do_batch(self, name: str, inputs: list[Any]) -> list[Any]:
-        """Outputs for the inputs, in order; fewer than asked for when they grow large, so that no message does."""
+        """Outputs for the inputs, in order; fewer than asked for when they grow large, so that no message
+        does.
+        """
         function, outputs, size = self.space[name], [], 0
         for item in inputs:
             try:

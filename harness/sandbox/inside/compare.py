@@ -1,4 +1,6 @@
-"""Comparison of an output with the expected output as EvalPlus 0.3.1 does it, on plain values, without numpy."""
+"""Comparison of an output with the expected output as EvalPlus 0.3.1 does it, on plain values, without
+numpy.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,17 @@ RELATIVE_TOLERANCE = 1e-7
 
 
 def is_floats(value: Any) -> bool:
-    """Whether EvalPlus compares this expected value with a tolerance of its own: a float, or a non-empty list or tuple of floats."""
+    """Whether EvalPlus compares this expected value with a tolerance of its own: a float, or a non-empty list
+    or tuple of floats.
+    """
     if isinstance(value, float):
         return True
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, float) for item in value)
 
 
 def same(given: Any, output: Any, expected: Any, atol: float) -> bool:
-    """EvalPlus' rule: equal, or (expected floats, or a task with `atol`) of the same type and length and numerically close.
+    """EvalPlus' rule: equal, or (expected floats, or a task with `atol`) of the same type and length and
+    numerically close.
 
     given: the input, unused here; the argument order is that of every oracle.
     """
@@ -33,7 +38,9 @@ def same(given: Any, output: Any, expected: Any, atol: float) -> bool:
 
 
 def close(output: Any, expected: Any, atol: float) -> bool:
-    """`numpy.allclose(output, expected, rtol=1e-7, atol=atol)` for numbers and for nested lists and tuples of one shape; else false."""
+    """`numpy.allclose(output, expected, rtol=1e-7, atol=atol)` for numbers and for nested lists and tuples of
+    one shape; else false.
+    """
     if isinstance(expected, (list, tuple)):
         if not isinstance(output, (list, tuple)) or len(output) != len(expected):
             return False
@@ -41,4 +48,6 @@ def close(output: Any, expected: Any, atol: float) -> bool:
     if not all(isinstance(item, (int, float, complex)) for item in (output, expected)):
         return False
     # Infinities are close to themselves only, and the tolerance must not become infinite with them.
-    return output == expected or (cmath.isfinite(expected) and abs(output - expected) <= atol + RELATIVE_TOLERANCE * abs(expected))
+    return output == expected or (
+        cmath.isfinite(expected) and abs(output - expected) <= atol + RELATIVE_TOLERANCE * abs(expected)
+    )

@@ -1,4 +1,6 @@
-"""Work folders: one per program, and their removal whatever a program has left in them. Used on both sides of the wall."""
+"""Work folders: one per program, and their removal whatever a program has left in them. Used on both sides of
+the wall.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,11 @@ import os
 
 
 def remove_contents(folder: str) -> None:
-    """Empty a folder without recursion: folders inside folders are moved up first, so no depth and no length of a path matters.
+    """Empty a folder without recursion: folders inside folders are moved up first, so no depth and no length
+    of a path matters.
 
-    Links are removed, never followed. Raises OSError for what cannot be removed; nothing may change the folder meanwhile.
+    Links are removed, never followed. Raises OSError for what cannot be removed; nothing may change the
+    folder meanwhile.
     """
     top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -35,7 +39,9 @@ def remove_contents(folder: str) -> None:
 
 
 def _unlink_or_open(name: str, parent: int) -> int | None:
-    """Remove what is no folder; a folder is opened, with all rights to its owner, since it can be moved and emptied only with them."""
+    """Remove what is no folder; a folder is opened, with all rights to its owner, since it can be moved and
+    emptied only with them.
+    """
     try:
         os.unlink(name, dir_fd=parent)
         return None
@@ -54,10 +60,11 @@ def _open_up(handle: int) -> None:
 
 
 class WorkFolders:
-    """The work folders of one fork server, below a folder that programs can list and pass through but not change.
+    """The work folders of one fork server, below a folder that programs can list and pass through but not
+    change.
 
-    base: absolute path, owned by this process' user. A program owns its folder's contents only; its system-call filter refuses changes of
-    mode, so neither the base nor the folder's own entry can be touched.
+    base: absolute path, owned by this process' user. A program owns its folder's contents only; its
+    system-call filter refuses changes of mode, so neither the base nor the folder's own entry can be touched.
     """
 
     def __init__(self, base: str) -> None:

@@ -1,4 +1,6 @@
-"""What a process inside the jail takes away from itself: its parent's trust and resources. Linux only, through ctypes."""
+"""What a process inside the jail takes away from itself: its parent's trust and resources. Linux only,
+through ctypes.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,29 @@ def prctl(option: int, argument: int = 0) -> None:
 
 
 def become_reaper() -> None:
-    """Adopt orphans, refuse new privileges, and be closed to ptrace and /proc/<pid>/mem from processes of the same user."""
+    """Adopt orphans, refuse new privileges, and be closed to ptrace and /proc/<pid>/mem from processes of the
+    same user.
+    """
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_DUMPABLE, 0)
 
 
 def die_with(parent: int) -> None:
-    """End this process when its parent, process ``parent``, ends: without a process namespace nothing else would stop it."""
+    """End this process when its parent, process ``parent``, ends: without a process namespace nothing else
+    would stop it.
+    """
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
 
 
 def limit_resources(limits: dict[str, Any], own_user: bool) -> None:
-    """Resource limits of one check: CPU seconds, address space, file size, open files, core dumps, threads and processes.
+    """Resource limits of one check: CPU seconds, address space, file size, open files, core dumps, threads
+    and processes.
 
-    own_user: no other process on the machine counts as this jail's user, so that the kernel's count of the user's tasks is the jail's.
+    own_user: no other process on the machine counts as this jail's user, so that the kernel's count of the
+    user's tasks is the jail's.
     """
     seconds = math.ceil(limits["cpu_seconds"] or limits["seconds"] + 1)
     megabytes = limits["memory_mb"] << 20
@@ -49,10 +57,15 @@ def limit_resources(limits: dict[str, Any], own_user: bool) -> None:
         (resource.RLIMIT_FSIZE, limits["file_mb"] << 20),
         (resource.RLIMIT_NOFILE, limits["files"]),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NPROC, limits["threads"] + limits["processes"] + (OWN_PROCESSES if own_user else _tasks())),
+        (
+            resource.RLIMIT_NPROC,
+            limits["threads"] + limits["processes"] + (OWN_PROCESSES if own_user else _tasks()),
+        ),
     ):
         _set(kind, value)
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # at the first a signal that names the cause, at the second the end
+    resource.setrlimit(
+        resource.RLIMIT_CPU, (seconds, seconds + 1)
+    )  # at the first a signal that names the cause, at the second the end
 
 
 def _set(kind: int, value: int) -> None:

@@ -1,4 +1,6 @@
-"""One whole program in the jail, or the harness' own server of several: it runs until it ends, and talks through its descriptors."""
+"""One whole program in the jail, or the harness' own server of several: it runs until it ends, and talks
+through its descriptors.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ def confine(plan: dict[str, Any]) -> None:
 
 
 def run(plan: dict[str, Any], control: socket.socket) -> NoReturn:
-    """Run `plan["script"]` under the same limits and system-call filter as a program of a check, then say how it ended, and exit.
+    """Run `plan["script"]` under the same limits and system-call filter as a program of a check, then say how
+    it ended, and exit.
 
-    plan: script (its name), arguments, limits, own_user, work, server (the script is the harness' own: it is not confined itself, but has
-    `confine()` for its children, and `work`, the folders for them). Over the control socket come the script's text, and from here a
-    greeting and, if the script ends, ["ended", exception or "", its text]; both come from this process, so they prove nothing.
+    plan: script (its name), arguments, limits, own_user, work, server (the script is the harness' own: it is
+    not confined itself, but has `confine()` for its children, and `work`, the folders for them). Over the
+    control socket come the script's text, and from here a greeting and, if the script ends, ["ended",
+    exception or "", its text]; both come from this process, so they prove nothing.
     """
     work = folders.WorkFolders(plan["work"])
     place = work.create()

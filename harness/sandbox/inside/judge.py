@@ -1,7 +1,9 @@
-"""The trusted side of a check: runs the suite's test code or comparison; the program is reachable only through the data socket.
+"""The trusted side of a check: runs the suite's test code or comparison; the program is reachable only
+through the data socket.
 
-The report `["passed", calls]` is sent after the last statement of the test code returned, by a process whose memory no untrusted code
-has ever touched. Assertions run here, on decoded plain values, with this interpreter's own builtins.
+The report `["passed", calls]` is sent after the last statement of the test code returned, by a process whose
+memory no untrusted code has ever touched. Assertions run here, on decoded plain values, with this
+interpreter's own builtins.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ BATCH = 64
 
 
 class CandidateGone(BaseException):
-    """The candidate's process ended, broke the protocol or could not load; not an Exception, so that test code cannot swallow it."""
+    """The candidate's process ended, broke the protocol or could not load; not an Exception, so that test
+    code cannot swallow it.
+    """
 
 
 class Candidate:
@@ -58,7 +62,9 @@ class Candidate:
 
 
 class Function:
-    """A candidate function as the test code sees it; arguments cross as plain values, changes made to lists and dicts come back."""
+    """A candidate function as the test code sees it; arguments cross as plain values, changes made to lists
+    and dicts come back.
+    """
 
     def __init__(self, candidate: Candidate, name: str) -> None:
         self._candidate, self.__name__ = candidate, name
@@ -67,7 +73,9 @@ class Function:
         reply = self._candidate.ask("call", self.__name__, wire.encode(list(args)), wire.encode(kwargs))
         if len(reply) > 1 and reply[1] is not None:
             after = self._candidate.value(reply[1])
-            for old, new in zip([*args, *kwargs.values()], after if type(after) is list else [], strict=False):
+            for old, new in zip(
+                [*args, *kwargs.values()], after if type(after) is list else [], strict=False
+            ):
                 _copy_back(old, new)
         return self._candidate.value(reply[0])
 
@@ -116,8 +124,9 @@ class CandidateError(Exception):
 def main(request: dict[str, Any], data: socket.socket, report: socket.socket) -> None:
     """Judge one program and report.
 
-    `request`: names (candidate functions) and either setup, tests and remote (names bound by the fixtures), or cases (inputs,
-    expected, atol, and oracle: source text of `same(given, output, expected, atol)`, empty for EvalPlus' rule).
+    `request`: names (candidate functions) and either setup, tests and remote (names bound by the fixtures),
+    or cases (inputs, expected, atol, and oracle: source text of `same(given, output, expected, atol)`, empty
+    for EvalPlus' rule).
     """
     random.seed(0)
     candidate = Candidate(data, request["limits"]["output_kb"] << 10)
@@ -151,8 +160,11 @@ def _run_values(request: dict[str, Any], candidate: Candidate) -> list[Any] | No
     while start < len(inputs):
         outputs, error = candidate.ask("batch", request["names"][0], inputs[start : start + BATCH])
         for index, output in enumerate(outputs[: len(inputs) - start], start):
-            # Equal data are equal values under every rule but an oracle's; this spares decoding, which costs more than comparing.
-            if (oracle or output != expected[index]) and not _agree(same, inputs[index], output, expected[index], atol):
+            # Equal data are equal values under every rule but an oracle's; this spares decoding, which costs
+            # more than comparing.
+            if (oracle or output != expected[index]) and not _agree(
+                same, inputs[index], output, expected[index], atol
+            ):
                 return ["failed", "", f"output {index} is wrong"]
         if error is not None or not outputs:
             return ["failed", *(str(word) for word in error or ["no output"])]
@@ -160,7 +172,9 @@ def _run_values(request: dict[str, Any], candidate: Candidate) -> list[Any] | No
     return None
 
 
-def _agree(same: Callable[[Any, Any, Any, float], bool], given: Any, output: Any, wanted: Any, atol: float) -> bool:
+def _agree(
+    same: Callable[[Any, Any, Any, float], bool], given: Any, output: Any, wanted: Any, atol: float
+) -> bool:
     return same(wire.decode(given), wire.decode(output), wire.decode(wanted), atol)
 
 
@@ -173,7 +187,9 @@ def _oracle(source: str) -> Callable[[Any, Any, Any, float], bool]:
 
 
 class _RemoteArguments(ast.NodeTransformer):
-    """Calls whose arguments name fixtures are evaluated, as text, where those objects live: beside the program."""
+    """Calls whose arguments name fixtures are evaluated, as text, where those objects live: beside the
+    program.
+    """
 
     def __init__(self, names: list[str], fixtures: list[str]) -> None:
         self.names, self.fixtures = set(names), set(fixtures)

@@ -1,4 +1,6 @@
-"""Landlock: file-system (and, on newer kernels, TCP and signal) restrictions for a process and its children, without namespaces."""
+"""Landlock: file-system (and, on newer kernels, TCP and signal) restrictions for a process and its children,
+without namespaces.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from guard import prctl
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # number of file-system rights each version of the interface knows
+FILE_RIGHTS_BY_ABI = {
+    1: 13,
+    2: 14,
+    3: 15,
+    4: 15,
+    5: 16,
+}  # number of file-system rights each version of the interface knows
 NET_RIGHTS, SCOPES = 3, 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -32,7 +40,8 @@ def version() -> int:
 
 
 def restrict(read: list[str], listed: list[str], write: list[str]) -> int:
-    """Allow reading below `read`, listing `listed`, everything below `write`; deny all other files, TCP, and signals to others.
+    """Allow reading below `read`, listing `listed`, everything below `write`; deny all other files, TCP, and
+    signals to others.
 
     Returns the interface version used. OSError where the kernel has no Landlock.
     """

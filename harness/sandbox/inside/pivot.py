@@ -1,4 +1,6 @@
-"""Builds the jail's file system from inside fresh namespaces, for systems that have `unshare` but no bubblewrap."""
+"""Builds the jail's file system from inside fresh namespaces, for systems that have `unshare` but no
+bubblewrap.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,16 @@ import ctypes
 import os
 from typing import Any
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 MNT_DETACH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,15 +42,17 @@ def _bind(source: str, target: str) -> None:
         with open(target, "w"):
             pass
     _mount(source, target, None, MS_BIND | MS_REC)
-    locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)  # a user namespace may not clear these
+    locked = os.statvfs(target).f_flag & (
+        MS_NOSUID | MS_NODEV | MS_NOEXEC
+    )  # a user namespace may not clear these
     _mount("none", target, None, MS_BIND | MS_REMOUNT | locked | MS_NOSUID | MS_RDONLY)
 
 
 def enter(plan: dict[str, Any]) -> None:
     """Make `plan["root"]` (an empty folder) the root: read-only binds, links, a work folder of limited size.
 
-    plan: root, binds ([source, target] pairs), links ([text, path] pairs), covers (folders to hide), work, work_bytes. Raises OSError where
-    the kernel refuses a step.
+    plan: root, binds ([source, target] pairs), links ([text, path] pairs), covers (folders to hide), work,
+    work_bytes. Raises OSError where the kernel refuses a step.
     """
     root = plan["root"]
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -52,7 +65,13 @@ def enter(plan: dict[str, Any]) -> None:
     for folder in plan["covers"]:
         _mount("nothing", root + folder, "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k")
     os.makedirs(root + plan["work"])
-    _mount("work", root + plan["work"], "tmpfs", MS_NOSUID | MS_NODEV, f"size={plan['work_bytes']},nr_inodes=20k,mode=0700")
+    _mount(
+        "work",
+        root + plan["work"],
+        "tmpfs",
+        MS_NOSUID | MS_NODEV,
+        f"size={plan['work_bytes']},nr_inodes=20k,mode=0700",
+    )
     os.chdir(root)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     _check(_libc.umount2(b".", MNT_DETACH), "umount old root")
@@ -61,6 +80,8 @@ def enter(plan: dict[str, Any]) -> None:
 
 
 def seal(devices: list[str]) -> None:
-    """Make the jail's device nodes, binds of the machine's, read-only: they work as before, but their modes, owners and times are fixed."""
+    """Make the jail's device nodes, binds of the machine's, read-only: they work as before, but their modes,
+    owners and times are fixed.
+    """
     for device in devices:
         _mount("none", device, None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)

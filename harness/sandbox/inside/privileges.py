@@ -26,12 +26,15 @@ def _prctl(option: int, first: int, second: int = 0) -> None:
 
 
 def give_up(user: int | None) -> None:
-    """Become `user` (None: stay who this is), without supplementary groups, and lose every capability of all five sets for good.
+    """Become `user` (None: stay who this is), without supplementary groups, and lose every capability of all
+    five sets for good.
 
     Raises OSError where the kernel refuses, so that no jail starts with more rights than it says.
     """
     with contextlib.suppress(OSError):
-        for capability in range(LAST_CAPABILITY + 1):  # refused to a process that has none, which is fine: it cannot gain any below
+        for capability in range(
+            LAST_CAPABILITY + 1
+        ):  # refused to a process that has none, which is fine: it cannot gain any below
             _prctl(PR_CAPBSET_DROP, capability)
     if user is not None:
         os.setgroups([])
@@ -46,7 +49,9 @@ def give_up(user: int | None) -> None:
 
 
 def forgo_resources() -> None:
-    """No real-time or raised priority, no locked memory, no message queues, no core dumps: for this process and its children."""
+    """No real-time or raised priority, no locked memory, no message queues, no core dumps: for this process
+    and its children.
+    """
     for name in ("RLIMIT_RTPRIO", "RLIMIT_NICE", "RLIMIT_MEMLOCK", "RLIMIT_MSGQUEUE", "RLIMIT_CORE"):
         kind = getattr(resource, name, None)
         if kind is not None:
@@ -55,9 +60,11 @@ def forgo_resources() -> None:
 
 
 def keep_reachable(folders: list[str]) -> None:
-    """Let imports from these folders go on once this process may no longer pass the folders above them (a Python in root's home).
+    """Let imports from these folders go on once this process may no longer pass the folders above them (a
+    Python in root's home).
 
-    Each is opened now, and stands in `sys.path` and in the loaded packages by its descriptor: /proc/self/fd/N.
+    Each is opened now, and stands in `sys.path` and in the loaded packages by its descriptor:
+    /proc/self/fd/N.
     """
     names: dict[str, str] = {}
     for number, folder in enumerate(folders, FIRST_KEPT_DESCRIPTOR):

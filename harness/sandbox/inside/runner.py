@@ -1,12 +1,16 @@
-"""The process that lives inside a jail: a fork server that runs one check per child, or the host of one whole program.
+"""The process that lives inside a jail: a fork server that runs one check per child, or the host of one whole
+program.
 
-Started as `python -s -S -B runner.py PLAN` with a unix socket as standard input; PLAN is JSON: the role, and what is left to do to be
-isolated (`mode`: namespaces = the launcher has built the root, pivot, landlock, or bare). Roles:
+Started as `python -s -S -B runner.py PLAN` with a unix socket as standard input; PLAN is JSON: the role, and
+what is left to do to be isolated (`mode`: namespaces = the launcher has built the root, pivot, landlock, or
+bare). Roles:
 
-* `candidate`: each request carries one end of a data socket; a child runs the untrusted program and answers calls on it with plain
-  values. It never sees an expected output, so nothing it says can prove more than that it computed the right values.
-* `judge`: a child runs the suite's own test code and comparisons, in a jail of its own that no untrusted code ever enters; every use of
-  the program is a call through the data socket. Its report, on a second socket, is the verdict.
+* `candidate`: each request carries one end of a data socket; a child runs the untrusted program and answers
+  calls on it with plain values. It never sees an expected output, so nothing it says can prove more than that
+  it computed the right values.
+* `judge`: a child runs the suite's own test code and comparisons, in a jail of its own that no untrusted code
+  ever enters; every use of the program is a call through the data socket. Its report, on a second socket, is
+  the verdict.
 * `guest`: no request; one script runs here until it ends, with the descriptors that it was given.
 """
 
@@ -79,14 +83,19 @@ def _isolate(plan: dict[str, Any]) -> None:
     mode = plan["mode"]
     if mode == "pivot":
         pivot.enter(plan)
-        os.execve(plan["then"][0], plan["then"], plan["environment"])  # the library that this process started from is out of sight now
+        os.execve(
+            plan["then"][0], plan["then"], plan["environment"]
+        )  # the library that this process started from is out of sight now
     elif mode == "namespaces":
         pivot.seal(plan["devices"])
         if plan["user"] is not None:
             os.chown(plan["work"], plan["user"], plan["user"])
     elif mode == "landlock":
         if not syscalls.supported():
-            raise OSError("Landlock is only enough together with a system-call filter, which does not know this processor")
+            raise OSError(
+                "Landlock is only enough together with a system-call filter, which does not know this "
+                "processor"
+            )
         privileges.keep_reachable(plan["closed"])
         landlock.restrict(plan["read"], plan["listed"], plan["write"])
     if LINUX:
@@ -109,13 +118,19 @@ def _accept(control: socket.socket) -> tuple[dict[str, Any], list[socket.socket]
 
 
 def _watch(
-    child: int, control: socket.socket, plan: dict[str, Any], limits: dict[str, Any], work: folders.WorkFolders, place: str
+    child: int,
+    control: socket.socket,
+    plan: dict[str, Any],
+    limits: dict[str, Any],
+    work: folders.WorkFolders,
+    place: str,
 ) -> dict[str, Any]:
     """Wait for the child; on its end (or the supervisor's) leave no process and no file behind."""
     namespace = plan["mode"] == "namespaces"
     overfull = _wait_for(child, control, place, namespace, limits["file_mb"] << 20)
     _, status, usage = os.wait4(child, 0)
-    # Without a process namespace a signal to "everyone" would leave the jail; there the system-call filter forbids new processes.
+    # Without a process namespace a signal to "everyone" would leave the jail; there the system-call filter
+    # forbids new processes.
     orphans = _reap_orphans() if namespace else 0
     dirty = bool(orphans) or not work.remove(place)
     return {"status": status, "cpu_s": usage.ru_utime + usage.ru_stime, "overfull": overfull, "dirty": dirty}
@@ -131,7 +146,9 @@ def _wait_for(child: int, control: socket.socket, place: str, namespace: bool, m
     overfull = False
     while True:
         ready = watcher.poll(1000 * LOOK_SECONDS)
-        if any(fd == handle for fd, _ in ready) or (handle is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)):
+        if any(fd == handle for fd, _ in ready) or (
+            handle is None and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        ):
             break
         if ready and not control.recv(1, socket.MSG_PEEK):
             os.kill(child, signal.SIGKILL)

@@ -1,10 +1,11 @@
 """Messages between the jail and the outside: length-framed JSON, with Python values as tagged plain data.
 
-Used on both sides of the wall, so it imports the standard library only. Decoding builds exact builtin (or listed standard-library)
-types and nothing else: an object with its own `__eq__`, a subclass or a function cannot cross. Pickle and marshal are avoided because
-their readers can be attacked by the bytes they read.
+Used on both sides of the wall, so it imports the standard library only. Decoding builds exact builtin (or
+listed standard-library) types and nothing else: an object with its own `__eq__`, a subclass or a function
+cannot cross. Pickle and marshal are avoided because their readers can be attacked by the bytes they read.
 
-Frame: 4 bytes big-endian length, then UTF-8 JSON. Value: a JSON scalar stands for itself, everything else is `[tag, ...]`.
+Frame: 4 bytes big-endian length, then UTF-8 JSON. Value: a JSON scalar stands for itself, everything else is
+`[tag, ...]`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class WireError(ValueError):
 
 
 class Opaque:
-    """Stands for a value that cannot cross (a function, a generator, an object). Equal to nothing but itself."""
+    """Stands for a value that cannot cross (a function, a generator, an object). Equal to nothing but
+    itself.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -103,7 +106,11 @@ def _encode_numpy(value: Any, depth: int, opaque: Callable[[Any], list[Any]] | N
 
 
 _SEQUENCE_TAGS: dict[type, str] = {list: "l", tuple: "t", set: "s", frozenset: "z", collections.deque: "q"}
-_MAPPING_TAGS: dict[type, str] = {collections.OrderedDict: "O", collections.Counter: "K", collections.defaultdict: "d"}
+_MAPPING_TAGS: dict[type, str] = {
+    collections.OrderedDict: "O",
+    collections.Counter: "K",
+    collections.defaultdict: "d",
+}
 _ENCODE_EXACT: dict[type, Callable[[Any], list[Any]]] = {
     bytes: lambda v: ["b", v.hex()],
     bytearray: lambda v: ["a", v.hex()],
@@ -127,14 +134,24 @@ def weight(data: Any) -> int:
 
 
 def decode(data: Any) -> Any:
-    """The Python value for `encode`'s output. Raises WireError for anything else; runs no code named by the data."""
+    """The Python value for `encode`'s output. Raises WireError for anything else; runs no code named by the
+    data.
+    """
     if type(data) is not list:
         if type(data) in _SCALARS:
             return data
         raise WireError("a bare JSON object is not a value")
     try:
         return _DECODE[data[0]](data)
-    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+    except (
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise WireError(f"not a value: {type(error).__name__}: {error}") from None
 
 
@@ -150,7 +167,9 @@ def _pairs(data: list[Any]) -> dict[Any, Any]:
 def _moment(data: list[Any]) -> Any:
     if data[1] == "timedelta":
         return datetime.timedelta(*data[2:5])
-    return {"date": datetime.date, "datetime": datetime.datetime, "time": datetime.time}[data[1]].fromisoformat(data[2])
+    return {"date": datetime.date, "datetime": datetime.datetime, "time": datetime.time}[
+        data[1]
+    ].fromisoformat(data[2])
 
 
 _DECODE: dict[str, Callable[[list[Any]], Any]] = {
@@ -182,7 +201,9 @@ def send(sock: socket.socket, message: Any) -> None:
 
 
 def to_text(message: Any) -> str:
-    """Compact JSON text. Characters stay as they are: escapes would join two lone surrogates into one character on the way."""
+    """Compact JSON text. Characters stay as they are: escapes would join two lone surrogates into one
+    character on the way.
+    """
     return json.dumps(message, separators=(",", ":"), ensure_ascii=False)
 
 

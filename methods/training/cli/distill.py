@@ -1,4 +1,6 @@
-"""The distillers as commands: ``mount(app)`` adds them to ``bench train``. All take the same flags; the rest is ``--set``."""
+"""The distillers as commands: ``mount(app)`` adds them to ``bench train``. All take the same flags; the rest
+is ``--set``.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +16,51 @@ from methods.training.options import preset as options_of
 from methods.training.students.trainers import TRAINERS
 
 Model = Annotated[
-    str, typer.Option("--model", "--base", "-m", help="Masked diffusion model to distil: nano, a checkpoint folder, a hub id.")
+    str,
+    typer.Option(
+        "--model",
+        "--base",
+        "-m",
+        help="Masked diffusion model to distil: nano, a checkpoint folder, a hub id.",
+    ),
 ]
-Output = Annotated[Path | None, typer.Option(help="Folder for the student, a PEFT adapter (default trained/nano-METHOD).")]
-Work = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and generated answers; a run interrupted there continues.")]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for the student, a PEFT adapter (default trained/nano-METHOD).")
+]
+Work = Annotated[
+    Path,
+    typer.Option(
+        help="Folder for checkpoints, logs and generated answers; a run interrupted there continues."
+    ),
+]
 Data = Annotated[
     Path | None,
-    typer.Option(help="JSON lines from bench generate-data, or with texts prompt and response; default: what the preset says."),
+    typer.Option(
+        help="JSON lines from bench generate-data, or with texts prompt and response; default: what the "
+        "preset says."
+    ),
 ]
-Prompts = Annotated[Path | None, typer.Option(help="JSON lines with a prompt each: the model answers them first, and learns from that.")]
-Preset = Annotated[str, typer.Option(help="nano, dream7b, smoke, or a YAML file with a section for this method.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="JSON lines with a prompt each: the model answers them first, and learns from that."),
+]
+Preset = Annotated[
+    str, typer.Option(help="nano, dream7b, smoke, or a YAML file with a section for this method.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of data order, adapter and noise; same seed, same weights.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps over all rounds (default: the preset's).")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Optimiser steps over all rounds (default: the preset's).")
+]
 Rate = Annotated[float | None, typer.Option(min=0, help="Learning rate (default: the preset's).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; default: cuda if there is one.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="Any other setting of the preset, KEY=VALUE (repeatable).")]
-WandB = Annotated[bool, typer.Option("--wandb", help="Log losses to Weights & Biases too (WANDB_MODE=offline keeps them here).")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Any other setting of the preset, KEY=VALUE (repeatable).")
+]
+WandB = Annotated[
+    bool,
+    typer.Option("--wandb", help="Log losses to Weights & Biases too (WANDB_MODE=offline keeps them here)."),
+]
 
 TEXTS = {
     "d2f": """Distil a D2F adapter: block-causal attention, taught by the model's own full attention on the
@@ -83,17 +113,35 @@ def _command(method: str) -> Any:
     ) -> None:
 
         trainer = TRAINERS[method]
-        given = {"model": model, "output": output or Path(f"trained/nano-{method}"), "work": work, "data": data, "prompts": prompts}
-        given |= {"seed": seed, "threads": threads, "steps": steps, "lr": lr, "device": device, "wandb": wandb}
+        given = {
+            "model": model,
+            "output": output or Path(f"trained/nano-{method}"),
+            "work": work,
+            "data": data,
+            "prompts": prompts,
+        }
+        given |= {
+            "seed": seed,
+            "threads": threads,
+            "steps": steps,
+            "lr": lr,
+            "device": device,
+            "wandb": wandb,
+        }
         options = options_of(trainer.options, method, preset, {**given, **parse_pairs(settings or [])})
-        typer.echo(f"written to {trainer.train(options)}; try it: bench run --adapter {options.output} --model {model} --method ...")
+        typer.echo(
+            f"written to {trainer.train(options)}; try it: bench run --adapter {options.output} --model "
+            f"{model} --method ..."
+        )
 
     run.__doc__ = TEXTS[method]
     return run
 
 
 def duo(
-    output: Annotated[Path, typer.Option(help="Folder that receives the folders base and student.")] = Path("trained/duo"),
+    output: Annotated[Path, typer.Option(help="Folder that receives the folders base and student.")] = Path(
+        "trained/duo"
+    ),
     work: Work = Path("trained/work"),
     preset: Preset = "nano",
     seed: Seed = 0,
@@ -102,7 +150,8 @@ def duo(
     lr: Rate = None,
     settings: Settings = None,
 ) -> None:
-    """Train a small uniform-state model on the word task and distil it (DUO); prints quality by number of steps.
+    """Train a small uniform-state model on the word task and distil it (DUO); prints quality by number of
+    steps.
 
     Example:  bench train duo --output trained/duo
     """

@@ -18,31 +18,47 @@ Options = TypeVar("Options", bound=NanoOptions | LongOptions)
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
 Output = Annotated[Path, typer.Option(help="Folder that receives the trained model folders.")]
-Work = Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the token pool; a run interrupted there continues.")]
-Seed = Annotated[int, typer.Option(help="Seed of data order, initial weights and noise; same seed, same weights.")]
+Work = Annotated[
+    Path,
+    typer.Option(help="Folder for checkpoints, logs and the token pool; a run interrupted there continues."),
+]
+Seed = Annotated[
+    int, typer.Option(help="Seed of data order, initial weights and noise; same seed, same weights.")
+]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of torch.")]
-Every = Annotated[int, typer.Option(min=0, help="Decode validation items every so many steps (0: only at the end).")]
+Every = Annotated[
+    int, typer.Option(min=0, help="Decode validation items every so many steps (0: only at the end).")
+]
 
 
 @app.command()
 def nano(
     output: Output = Path("trained"),
     work: Work = Path("trained/work"),
-    preset: Annotated[Literal["short", "long"], typer.Option(help="short: nano. long: nano-long, for canvases of 256.")] = "short",
+    preset: Annotated[
+        Literal["short", "long"], typer.Option(help="short: nano. long: nano-long, for canvases of 256.")
+    ] = "short",
     seed: Seed = 0,
     threads: Threads = 1,
-    parent_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the parent (default: the preset's).")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the conversion to diffusion (default: the preset's).")] = None,
-    gate: Annotated[float | None, typer.Option(min=0, max=1, help="Least validation pass@1 of the parent before it is converted.")] = None,
+    parent_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the parent (default: the preset's).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the conversion to diffusion (default: the preset's).")
+    ] = None,
+    gate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Least validation pass@1 of the parent before it is converted."),
+    ] = None,
     validate_every: Every = 0,
 ) -> None:
     """Train an autoregressive parent from scratch, then convert it to a diffusion model (nano-ar and nano).
 
     Next-token training of the parent, a gate on its greedy validation pass@1, then gentle
-    conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core with AMX;
-    --preset long (nano-long-ar, nano-long; suites nano-long-gsm, nano-long-code, parallel) takes several.
-    Interrupted with Ctrl-C or killed, the same command goes on from the last checkpoint in --work and
-    ends at the same weights.
+    conversion to masked diffusion (bidirectional attention, shifted targets). About an hour on one core with
+    AMX; --preset long (nano-long-ar, nano-long; suites nano-long-gsm, nano-long-code, parallel) takes
+    several. Interrupted with Ctrl-C or killed, the same command goes on from the last checkpoint in --work
+    and ends at the same weights.
 
     Examples:
 
@@ -61,11 +77,18 @@ def nano(
     _report(figures, output / ("nano-long" if preset == "long" else "nano"))
 
 
-def _with_lengths(options: Options, parent_steps: int | None, steps: int | None, gate: float | None) -> Options:
+def _with_lengths(
+    options: Options, parent_steps: int | None, steps: int | None, gate: float | None
+) -> Options:
     if parent_steps is not None:
-        options = replace(options, parent=replace(options.parent, loop=replace(options.parent.loop, steps=parent_steps)))
+        options = replace(
+            options, parent=replace(options.parent, loop=replace(options.parent.loop, steps=parent_steps))
+        )
     if steps is not None:
-        options = replace(options, conversion=replace(options.conversion, loop=replace(options.conversion.loop, steps=steps)))
+        options = replace(
+            options,
+            conversion=replace(options.conversion, loop=replace(options.conversion.loop, steps=steps)),
+        )
     return options if gate is None else replace(options, gate=gate)
 
 

@@ -1,8 +1,8 @@
 """The teacher's own answers as training data: ``bench generate-data``.
 
-One JSON line per prompt: ids of prompt and answer, the step at which the teacher wrote each token, and whether the answer is
-right where that can be told. A card beside the file holds the settings and hashes. Killed at any moment, the same call
-goes on with exactly the missing lines.
+One JSON line per prompt: ids of prompt and answer, the step at which the teacher wrote each token, and
+whether the answer is right where that can be told. A card beside the file holds the settings and hashes.
+Killed at any moment, the same call goes on with exactly the missing lines.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class AnswerError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """``prompts``: JSON lines with ``prompt`` (text) or ``prompt_ids``, optionally the right ``response``; None draws ``count``
-    training problems of the embedded suites. ``settings`` are the decoder's.
+    """``prompts``: JSON lines with ``prompt`` (text) or ``prompt_ids``, optionally the right ``response``;
+    None draws ``count`` training problems of the embedded suites. ``settings`` are the decoder's.
     """
 
     output: Path
@@ -75,8 +75,8 @@ def file_hash(path: Path) -> str:
 def generate_answers(options: AnswerOptions) -> Path:
     """Answer all prompts and write them with their card; returns the file.
 
-    Raises OverlapError for a file with a prompt of a test suite, AnswerError if the generator ever gives one of the frozen sets, for an
-    unreadable prompt, or a file that holds answers made otherwise.
+    Raises OverlapError for a file with a prompt of a test suite, AnswerError if the generator ever gives one
+    of the frozen sets, for an unreadable prompt, or a file that holds answers made otherwise.
     """
     weights = Weights(options.model, options.adapter, dtype=options.dtype, device=options.device)
     engine = open_engine(options.method, weights, options.settings, seed=options.seed)
@@ -88,12 +88,18 @@ def generate_answers(options: AnswerOptions) -> Path:
     else:
         refuse_overlap([_text(question, loaded) for question in questions], options.prompts)
     done = _resume(options.output, made)
-    with closing(LineFile(options.output)) as file, progress(options.output.name, len(questions), done) as report:
+    with (
+        closing(LineFile(options.output)) as file,
+        progress(options.output.name, len(questions), done) as report,
+    ):
         for index, line in _lines(generator, questions, made["max_new_tokens"], options.batch_size, done):
             file.append(json.dumps(line).encode())
             report(index + 1, None)
     rows = [json.loads(line) for _, line in whole_lines(options.output)]
-    write_atomic(card_path(options.output), json.dumps({**made, **_totals(rows), "sha256": file_hash(options.output)}, indent=1) + "\n")
+    write_atomic(
+        card_path(options.output),
+        json.dumps({**made, **_totals(rows), "sha256": file_hash(options.output)}, indent=1) + "\n",
+    )
     return options.output
 
 
@@ -101,7 +107,9 @@ def _identity(options: AnswerOptions, entry: Method, generator: Generator) -> di
     """Everything that decides the answers, as JSON values."""
     loaded = generator.loaded
     source = (
-        {"generators": vars(PROMPTS)} if options.prompts is None else {"file": options.prompts.name, "sha256": file_hash(options.prompts)}
+        {"generators": vars(PROMPTS)}
+        if options.prompts is None
+        else {"file": options.prompts.name, "sha256": file_hash(options.prompts)}
     )
     made = {
         "model": loaded.checkpoint,
@@ -122,21 +130,27 @@ def _identity(options: AnswerOptions, entry: Method, generator: Generator) -> di
 
 def _questions(options: AnswerOptions) -> Iterator[Question]:
     if options.prompts is None:
-        yield from (Question(prompt, response) for prompt, response in items(options.seed, options.count, PROMPTS))
+        yield from (
+            Question(prompt, response) for prompt, response in items(options.seed, options.count, PROMPTS)
+        )
         return
     for number, line in enumerate(options.prompts.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
             yield Question(row["prompt_ids"] if "prompt_ids" in row else row["prompt"], row.get("response"))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise AnswerError(f"--prompts {options.prompts} line {number} has neither prompt nor prompt_ids ({error!r})") from None
+            raise AnswerError(
+                f"--prompts {options.prompts} line {number} has neither prompt nor prompt_ids ({error!r})"
+            ) from None
 
 
 def _refuse_frozen(questions: Sequence[Question]) -> None:
     held_out = {row["prompt"]: row["id"] for suite, split in frozen.SETS for row in frozen.load(suite, split)}
     for number, question in enumerate(questions, 1):
         if isinstance(question.prompt, str) and (name := held_out.get(question.prompt)):
-            raise AnswerError(f"generated prompt {number} is {name} of a frozen set: nothing may be trained on it")
+            raise AnswerError(
+                f"generated prompt {number} is {name} of a frozen set: nothing may be trained on it"
+            )
 
 
 def _text(question: Question, loaded: Loaded) -> str:
@@ -146,7 +160,9 @@ def _text(question: Question, loaded: Loaded) -> str:
 
 
 def _resume(path: Path, made: Mapping[str, Any]) -> int:
-    """Number of finished lines; drops a line cut short. AnswerError if the file holds answers made with other settings."""
+    """Number of finished lines; drops a line cut short. AnswerError if the file holds answers made with other
+    settings.
+    """
     card = card_path(path)
     if not path.exists() or not card.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,14 +171,18 @@ def _resume(path: Path, made: Mapping[str, Any]) -> int:
         return 0
     before = json.loads(card.read_text())
     if other := [key for key in made if before.get(key) != made[key]]:
-        raise AnswerError(f"{path} holds answers made with another {other[0]}: give another --output, or delete it")
+        raise AnswerError(
+            f"{path} holds answers made with another {other[0]}: give another --output, or delete it"
+        )
     return sum(1 for _ in whole_lines(path))
 
 
 def _lines(
     generator: Generator, questions: Sequence[Question], canvas: int, batch_size: int, done: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(index, line) of every missing answer; a batch that was cut is decoded whole again, so that its shapes are the same."""
+    """(index, line) of every missing answer; a batch that was cut is decoded whole again, so that its shapes
+    are the same.
+    """
     first = done - done % batch_size
     requests = [Request(question.prompt, canvas) for question in questions[first:]]
     index = first
@@ -178,11 +198,25 @@ def _line(index: int, question: Question, item: Generation, eos_ids: Sequence[in
     shared = {"index": index, "prompt": text, "prompt_ids": item.prompt_ids}
     row = item.decoded
     if row is None or item.status != "ok":
-        return {**shared, "output_ids": [], "step_map": [], "text": None, "correct": None, "error": item.error}
+        return {
+            **shared,
+            "output_ids": [],
+            "step_map": [],
+            "text": None,
+            "correct": None,
+            "error": item.error,
+        }
     ends = [place + 1 for place, token in enumerate(row.output) if token in eos_ids]
     end = ends[0] if ends else len(row.output)
-    correct = None if question.response is None or item.text is None else matches(item.text, question.response)
-    answer = {"output_ids": row.output[:end], "step_map": row.step_map[:end], "text": item.text, "correct": correct}
+    correct = (
+        None if question.response is None or item.text is None else matches(item.text, question.response)
+    )
+    answer = {
+        "output_ids": row.output[:end],
+        "step_map": row.step_map[:end],
+        "text": item.text,
+        "correct": correct,
+    }
     return {**shared, **answer, "nfe": row.nfe}
 
 
@@ -205,7 +239,11 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def shared_answers(options: AnswerOptions, work: Path) -> Path:
-    """The answers of these options in the work folder, generated there unless they are; students share them."""
-    key = {key: value for key, value in vars(options).items() if key not in ("output", "batch_size", "device")}
+    """The answers of these options in the work folder, generated there unless they are; students share
+    them.
+    """
+    key = {
+        key: value for key, value in vars(options).items() if key not in ("output", "batch_size", "device")
+    }
     path = work / f"answers-{digest({name: str(value) for name, value in key.items()})[:10]}.jsonl"
     return generate_answers(AnswerOptions(**{**vars(options), "output": path}))

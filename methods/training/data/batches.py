@@ -16,7 +16,9 @@ from methods.training.loop.loop import generator_for
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids`` [rows, length]; ``prompts``, ``ends`` [rows]: prompt length and length with eos; ``rows``: places in the pool."""
+    """``ids`` [rows, length]; ``prompts``, ``ends`` [rows]: prompt length and length with eos; ``rows``:
+    places in the pool.
+    """
 
     ids: np.ndarray
     prompts: np.ndarray
@@ -30,7 +32,9 @@ class Stream:
     ``batch(step)`` draws a bucket in proportion to its rows and as many rows as fit into ``tokens``.
     """
 
-    def __init__(self, pool: Pool, seed: int, tokens: int, eos: int, bucket: int = 8, shortest: int = 40) -> None:
+    def __init__(
+        self, pool: Pool, seed: int, tokens: int, eos: int, bucket: int = 8, shortest: int = 40
+    ) -> None:
         self.pool, self.seed, self.tokens, self.eos, self.bucket = pool, seed, tokens, eos, bucket
         lengths = np.maximum(np.diff(pool.starts), shortest)
         padded = -(-lengths // bucket) * bucket
@@ -52,7 +56,9 @@ class Stream:
         return Batch(ids, prompts, ends, rows)
 
 
-def cross_entropy_at(model: Transformer, hidden: Tensor, at: Tensor, targets: Tensor, pad: int = 256) -> Tensor:
+def cross_entropy_at(
+    model: Transformer, hidden: Tensor, at: Tensor, targets: Tensor, pad: int = 256
+) -> Tensor:
     """Cross-entropy [count] of ``targets`` [count] read at flat positions ``at`` [count] of ``hidden``.
 
     The row count of the head is padded to a multiple of ``pad``: the CPU backend caches one kernel per

@@ -1,6 +1,7 @@
 """Training rows on a canvas of reasoning and answer.
 
-A row is a prompt, R padded with end-of-text to its block's length, then A likewise, as nano-gsm-ra and nano-code-ra lay it out.
+A row is a prompt, R padded with end-of-text to its block's length, then A likewise, as nano-gsm-ra and
+nano-code-ra lay it out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def seams(lengths: np.ndarray) -> np.ndarray:
 
 
 def items(seed: int, count: int, share: float) -> Iterator[tuple[str, str, str, str]]:
-    """``count`` training problems as (suite, prompt, R, A), a ``share`` of them gsm; the same for the same arguments."""
+    """``count`` training problems as (suite, prompt, R, A), a ``share`` of them gsm; the same for the same
+    arguments.
+    """
     rng = random.Random(seed)
     for _ in range(count):
         if rng.random() < share:
@@ -48,7 +51,10 @@ def block_pool(tokenizer: Tokenizer, seed: int, count: int, share: float = 0.6) 
     prompts, reasoning, answers = (tokenizer.encode_batch_fast([row[k] for row in drawn]) for k in (1, 2, 3))
     rows = []
     for (suite, *_), prompt, r, a in zip(drawn, prompts, reasoning, answers, strict=True):
-        parts = [ids + [eos] * (length - len(ids)) for ids, length in zip((r.ids, a.ids), blocks[suite], strict=True)]
+        parts = [
+            ids + [eos] * (length - len(ids))
+            for ids, length in zip((r.ids, a.ids), blocks[suite], strict=True)
+        ]
         rows.append([bos, *prompt.ids, *parts[0], *parts[1]])
     starts = np.cumsum([0, *map(len, rows)])
     ids = np.fromiter((token for row in rows for token in row), np.int64, int(starts[-1]))

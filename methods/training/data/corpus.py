@@ -24,14 +24,17 @@ SPECIALS = (EOS, BOS, MASK, TURN, TURN_END)
 # Frequent idioms as one piece (fewer forwards per response), digits always alone.
 PIECES = r"\nA:|\n#### | for x in xs| = \[x|\n *| {4}|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s"
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
+    "'<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of the corpus; the rest is nano-code. ``drills`` are bare equations, ``sheet`` equations each."""
+    """Shares of the corpus; the rest is nano-code. ``drills`` are bare equations, ``sheet`` equations
+    each.
+    """
 
     gsm: float = 0.42
     drills: float = 0.24
@@ -55,19 +58,28 @@ def items(seed: int, count: int, mix: Mix) -> Iterator[tuple[str, str]]:
 def train_tokenizer(seed: int, count: int = 20000, vocab: int = 1024) -> Tokenizer:
     """Byte-level BPE of at most ``vocab`` pieces, special tokens first; any UTF-8 text can be encoded.
 
-    1024 is more than the corpus asks for (963): every word is one piece. With 768, words such as `` maximum`` and `` even`` are split,
-    and a model of this size confuses them for thousands of steps (docs/nano-log.md)."""
+    1024 is more than the corpus asks for (963): every word is one piece. With 768, words such as `` maximum``
+    and `` even`` are split, and a model of this size confuses them for thousands of steps
+    (docs/nano-log.md).
+    """
     return fit_tokenizer(items(seed, count, Mix()), PIECES, vocab)
 
 
 def fit_tokenizer(pairs: Iterable[tuple[str, str]], pieces: str, vocab: int = 1024) -> Tokenizer:
-    """Byte-level BPE of at most ``vocab`` pieces, fitted to both texts of all pairs; no piece spans a boundary of ``pieces``."""
+    """Byte-level BPE of at most ``vocab`` pieces, fitted to both texts of all pairs; no piece spans a
+    boundary of ``pieces``.
+    """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(pieces), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=list(SPECIALS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator((text for pair in pairs for text in pair), trainer)
     return tokenizer
@@ -124,7 +136,9 @@ def build_pool(tokenizer: Tokenizer, seed: int, count: int, mix: Any, draw: Draw
     return Pool(ids, starts, np.array([1 + len(p.ids) for p in prompts]))
 
 
-def cached_pool(folder: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Any, draw: Draw = items) -> Pool:
+def cached_pool(
+    folder: Path, tokenizer: Tokenizer, seed: int, count: int, mix: Any, draw: Draw = items
+) -> Pool:
     """The pool from ``folder``, built and written there first if it is missing."""
     digest = hashlib.sha256(f"{seed} {count} {mix} {tokenizer.to_str()}".encode()).hexdigest()[:12]
     path = folder / f"pool-{digest}.npz"

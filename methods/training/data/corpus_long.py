@@ -1,4 +1,5 @@
-"""The corpus of nano-long: long word problems and functions, short parallel tasks, bare equations, in two lengths.
+"""The corpus of nano-long: long word problems and functions, short parallel tasks, bare equations, in two
+lengths.
 
 The short half is the same language with fewer steps, branches and words; training starts with it.
 """
@@ -14,13 +15,16 @@ from tokenizers import Tokenizer
 from methods.training.data.corpus import fit_tokenizer
 from suites.generators import code_long, gsm_long, parallel
 
-# As nano's, but a blank belongs to the digit, letter or sign behind it, wherever it stands: " 7" and " total" are one piece each.
+# As nano's, but a blank belongs to the digit, letter or sign behind it, wherever it stands: " 7" and " total"
+# are one piece each.
 PIECES = r"\nA:|\n####|\n *(?= )|\n| {3}(?= )| ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s"
 
 
 @dataclass(frozen=True)
 class LongMix:
-    """Shares of the corpus; the rest is nano-long-code. ``drills`` are sheets of ``sheet`` bare equations; ``short``: short items."""
+    """Shares of the corpus; the rest is nano-long-code. ``drills`` are sheets of ``sheet`` bare equations;
+    ``short``: short items.
+    """
 
     gsm: float = 0.33
     drills: float = 0.08
@@ -39,7 +43,9 @@ def items(seed: int, count: int, mix: LongMix) -> Iterator[tuple[str, str]]:
         elif share < mix.gsm + mix.drills:
             item = gsm_long.drill(rng, count=mix.sheet)
         elif share < mix.gsm + mix.drills + mix.parallel:
-            item = parallel.generate(rng, "train", rng.choice(parallel.TASKS), parallel.SHORT if mix.short else None)
+            item = parallel.generate(
+                rng, "train", rng.choice(parallel.TASKS), parallel.SHORT if mix.short else None
+            )
         else:
             item = code_long.generate(rng, "train", code_long.SHORT if mix.short else None, with_tests=False)
         yield item.prompt, item.response

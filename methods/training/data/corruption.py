@@ -78,11 +78,15 @@ def corrupt(stream: Stream, step: int, mask_id: int, options: Corruption) -> Noi
     masked = (rng.random((rows, length)) < rate) & inside
     for row in np.flatnonzero(~masked.any(1)):
         masked[row, rng.integers(batch.prompts[row], batch.ends[row])] = True
-    weights = context_weights(masked, limits, options.geometric) * np.where(column >= batch.ends[:, None], options.tail, 1.0)
+    weights = context_weights(masked, limits, options.geometric) * np.where(
+        column >= batch.ends[:, None], options.tail, 1.0
+    )
     return Noisy(batch.ids, np.where(masked, mask_id, batch.ids), masked, inside, weights * masked)
 
 
-def _rates(rng: np.random.Generator, batch: Batch, offset: np.ndarray, column: np.ndarray, options: Corruption) -> np.ndarray:
+def _rates(
+    rng: np.random.Generator, batch: Batch, offset: np.ndarray, column: np.ndarray, options: Corruption
+) -> np.ndarray:
     """Mask probability [rows, length] of each place, by the row's kind of corruption."""
     rows = len(batch.prompts)
     kind, level, tail_level = rng.random((rows, 1)), rng.random((rows, 1)), rng.random((rows, 1))
@@ -93,7 +97,11 @@ def _rates(rng: np.random.Generator, batch: Batch, offset: np.ndarray, column: n
     size = rng.choice([8, 8, 8, 16, 32], (rows, 1))
     start = cut // size * size
     block = np.where(offset < start, 0.0, np.where(offset < start + size, level, 1.0))
-    return np.where(kind < options.block_wise, block, np.where(kind < options.block_wise + options.prefix, prefix, uniform))
+    return np.where(
+        kind < options.block_wise,
+        block,
+        np.where(kind < options.block_wise + options.prefix, prefix, uniform),
+    )
 
 
 @lru_cache(maxsize=64)

@@ -52,27 +52,43 @@ def overlapping(prompts: Sequence[str], data_dir: str | None = None) -> tuple[li
             unchecked.append(name)
     heads = sorted({min(WINDOW, len(problem)) for entries in index.values() for problem, _, _ in entries})
     found = [_first(words(prompt), index, heads) for prompt in prompts]
-    return [Overlap(place, name, doc_id) for place, hit in enumerate(found) if hit for name, doc_id in [hit]], unchecked
+    return [
+        Overlap(place, name, doc_id) for place, hit in enumerate(found) if hit for name, doc_id in [hit]
+    ], unchecked
 
 
 def refuse_overlap(prompts: Sequence[str], source: Path, data_dir: str | None = None) -> list[str]:
     """OverlapError if a prompt of the file ``source`` contains a problem of a suite.
 
-    Returns the suites that the prompts could not be compared with, because their data cannot be had here, and says so.
+    Returns the suites that the prompts could not be compared with, because their data cannot be had here, and
+    says so.
     """
     found, unchecked = overlapping(prompts, data_dir)
     if found:
         first = found[0]
-        text = f"{len(found)} of {len(prompts)} problems of {source} are in a test suite, first problem {first.index + 1}"
-        raise OverlapError(f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take them out")
+        text = (
+            f"{len(found)} of {len(prompts)} problems of {source} are in a test suite, first problem "
+            f"{first.index + 1}"
+        )
+        raise OverlapError(
+            f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take "
+            "them out"
+        )
     if unchecked:
-        print(f"{source.name} not compared with {', '.join(unchecked)}: their data are not here, name a folder by BENCH_DATA", flush=True)
+        print(
+            f"{source.name} not compared with {', '.join(unchecked)}: their data are not here, name a folder "
+            "by BENCH_DATA",
+            flush=True,
+        )
     return unchecked
 
 
 def _problems(name: str, data_dir: str | None) -> Iterable[tuple[int, tuple[str, ...]]]:
     suite = load_suite(name, data_dir)
-    splits = [suite.docs(), list(enumerate(suite.task.validation_docs() if suite.task.has_validation_docs() else []))]
+    splits = [
+        suite.docs(),
+        list(enumerate(suite.task.validation_docs() if suite.task.has_validation_docs() else [])),
+    ]
     for documents in splits:
         for doc_id, doc in documents:
             if problem := words(problem_text(doc)):

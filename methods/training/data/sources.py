@@ -29,8 +29,8 @@ UNKNOWN = -1
 class Data:
     """Rows to learn from.
 
-    ``orders`` [tokens of the pool]: for each answer token its place (0-based) in the order in which the teacher wrote the answer;
-    -1 in prompts and where no order is known. ``facts`` go into the student's card.
+    ``orders`` [tokens of the pool]: for each answer token its place (0-based) in the order in which the
+    teacher wrote the answer; -1 in prompts and where no order is known. ``facts`` go into the student's card.
     """
 
     pool: Pool
@@ -39,12 +39,20 @@ class Data:
 
 
 def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Data:
-    """The data of a student of the model in ``folder``; generated into the work folder first where the options say so."""
+    """The data of a student of the model in ``folder``; generated into the work folder first where the
+    options say so.
+    """
     if options.blocks:
         return _blocks(options, folder)
     if options.data is not None:
         data = read_answers(options.data, folder, spec, options)
-        return replace(data, facts={**data.facts, "not_compared_with": refuse_overlap(_prompts(data.pool, folder), options.data)})
+        return replace(
+            data,
+            facts={
+                **data.facts,
+                "not_compared_with": refuse_overlap(_prompts(data.pool, folder), options.data),
+            },
+        )
     if options.answers or options.prompts is not None:
         asked = AnswerOptions(
             output=options.work,
@@ -71,7 +79,10 @@ def _corpus(options: StudentOptions, folder: Path) -> Data:
     path = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(path)) if path.exists() else None
     if tokenizer is None or tokenizer.token_to_id(BOS) is None:
-        raise TrainingError(f"the built-in corpus is nano's: give {options.model} its own --data FILE, or --prompts FILE to answer")
+        raise TrainingError(
+            f"the built-in corpus is nano's: give {options.model} its own --data FILE, or --prompts FILE "
+            "to answer"
+        )
     pool = cached_pool(options.work, tokenizer, options.seed + 1, options.pool_items, CORPUS)
     return _generated(pool, "corpus", {"mix": vars(CORPUS)}, options)
 
@@ -79,20 +90,27 @@ def _corpus(options: StudentOptions, folder: Path) -> Data:
 def _blocks(options: StudentOptions, folder: Path) -> Data:
     path = folder / "tokenizer.json"
     if options.data is not None or options.prompts is not None or not path.exists():
-        raise TrainingError("blocks=true draws its own rows with nano's tokenizer: leave out --data and --prompts, or --set blocks=false")
+        raise TrainingError(
+            "blocks=true draws its own rows with nano's tokenizer: leave out --data and --prompts, or --set "
+            "blocks=false"
+        )
     pool = block_pool(Tokenizer.from_file(str(path)), options.seed + 1, options.pool_items)
     return _generated(pool, "corpus in blocks", {"blocks": suite_blocks()}, options)
 
 
 def _generated(pool: Pool, source: str, made: dict[str, Any], options: StudentOptions) -> Data:
-    return Data(pool, np.full(len(pool.ids), UNKNOWN), {"source": source, **made, "seed": options.seed + 1, "rows": len(pool)})
+    return Data(
+        pool,
+        np.full(len(pool.ids), UNKNOWN),
+        {"source": source, **made, "seed": options.seed + 1, "rows": len(pool)},
+    )
 
 
 def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOptions) -> Data:
     """A file of JSON lines with ids (``prompt_ids``, ``output_ids``) or texts (``prompt``, ``response``).
 
-    Lines without an answer are left out, and with keep=correct those marked wrong. Raises TrainingError naming the line that is
-    none of this, or a file with nothing to learn from.
+    Lines without an answer are left out, and with keep=correct those marked wrong. Raises TrainingError
+    naming the line that is none of this, or a file with nothing to learn from.
     """
     tokenizer = load_tokenizer(folder)
     add_bos = adds_bos(options.model, folder)
@@ -103,27 +121,39 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
             if "output_ids" in row:
                 prompt, answer = list(row["prompt_ids"]), list(row["output_ids"])
             else:
-                prompt, answer = encode(tokenizer, row["prompt"], add_bos), [*encode(tokenizer, row["response"], False), spec.eos_ids[0]]
+                prompt, answer = (
+                    encode(tokenizer, row["prompt"], add_bos),
+                    [*encode(tokenizer, row["response"], False), spec.eos_ids[0]],
+                )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise TrainingError(f"{path} line {number} is no answer: give prompt_ids and output_ids, or texts ({error!r})") from None
+            raise TrainingError(
+                f"{path} line {number} is no answer: give prompt_ids and output_ids, or texts ({error!r})"
+            ) from None
         if not answer or (options.keep == "correct" and row.get("correct") is False):
             skipped += 1
         else:
             rows.append((prompt, answer, row.get("step_map")))
     if not rows:
-        raise TrainingError(f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all")
+        raise TrainingError(
+            f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all"
+        )
     return Data(*_join(rows), _facts(path, len(rows), skipped))
 
 
 def _join(rows: Sequence[tuple[list[int], list[int], list[int] | None]]) -> tuple[Pool, np.ndarray]:
     starts = np.cumsum([0, *(len(prompt) + len(answer) for prompt, answer, _ in rows)])
     ids = np.concatenate([np.array([*prompt, *answer]) for prompt, answer, _ in rows])
-    orders = [np.concatenate([np.full(len(prompt), UNKNOWN), decoding_order(answer, steps)]) for prompt, answer, steps in rows]
+    orders = [
+        np.concatenate([np.full(len(prompt), UNKNOWN), decoding_order(answer, steps)])
+        for prompt, answer, steps in rows
+    ]
     return Pool(ids, starts, np.array([len(prompt) for prompt, _, _ in rows])), np.concatenate(orders)
 
 
 def decoding_order(answer: Sequence[int], steps: Sequence[int] | None) -> np.ndarray:
-    """Place of each answer token in the teacher's order, ties from left to right; -1 throughout without a step map."""
+    """Place of each answer token in the teacher's order, ties from left to right; -1 throughout without a
+    step map.
+    """
     if steps is None:
         return np.full(len(answer), UNKNOWN)
     return np.argsort(np.argsort(np.asarray(steps), kind="stable"), kind="stable")

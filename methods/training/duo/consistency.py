@@ -1,8 +1,8 @@
 """Discrete consistency distillation of a uniform-state model (Sahoo et al. 2025, section 4.2 and appendix C).
 
-The student at the noisier state of a pair learns the teacher's prediction at the less noisy one: reverse KL over all
-positions, no time weight. The reference implementation leaves the teacher in train mode (dropout stays active) and works on
-one branch only; see ``methods.training.loop.rounds`` for the teacher's life here.
+The student at the noisier state of a pair learns the teacher's prediction at the less noisy one: reverse KL
+over all positions, no time weight. The reference implementation leaves the teacher in train mode (dropout
+stays active) and works on one branch only; see ``methods.training.loop.rounds`` for the teacher's life here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ Direction = Literal["forward", "reverse"]
 
 
 def pair_times(u: Tensor, dt: float, source: Literal["code", "paper"] = "code") -> tuple[Tensor, Tensor]:
-    """(t, s) [rows] for uniform draws ``u``: "code" shifts t up by dt and keeps the gap, "paper" cuts s off at 0."""
+    """(t, s) [rows] for uniform draws ``u``: "code" shifts t up by dt and keeps the gap, "paper" cuts s off
+    at 0.
+    """
     t = (u + dt).clamp(0.0, 1.0) if source == "code" else u
     return t, (t - dt).clamp(min=0.0)
 
 
-def dcd_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None, direction: Direction = "reverse") -> Tensor:
+def dcd_loss(
+    student: Tensor, teacher: Tensor, valid: Tensor | None = None, direction: Direction = "reverse"
+) -> Tensor:
     """Mean over the valid positions [rows, length] of the divergence of log-probabilities [rows, length, K].
 
     No gradient reaches ``teacher``.

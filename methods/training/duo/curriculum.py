@@ -1,7 +1,8 @@
-"""Tempered-softmax curriculum (Sahoo et al. 2025, section 4.1): the network sees softmax(w / tau) instead of argmax w.
+"""Tempered-softmax curriculum (Sahoo et al. 2025, section 4.1): the network sees softmax(w / tau) instead of
+argmax w.
 
-Not a bound on the likelihood (validation always uses the NELBO on ids), but of lower variance early in training. The loss
-itself is the discrete NELBO at z = argmax w.
+Not a bound on the likelihood (validation always uses the NELBO on ids), but of lower variance early in
+training. The loss itself is the discrete NELBO at z = argmax w.
 """
 
 from __future__ import annotations
@@ -45,13 +46,20 @@ def soft_input(latent: Tensor, tau: float) -> Tensor:
 
 
 def curriculum_loss(
-    denoise: Denoise, x: Tensor, t: Tensor, cache: IntegralCache, tau: float, generator: torch.Generator | None = None, top: int = 0
+    denoise: Denoise,
+    x: Tensor,
+    t: Tensor,
+    cache: IntegralCache,
+    tau: float,
+    generator: torch.Generator | None = None,
+    top: int = 0,
 ) -> Tensor:
-    """Loss density [rows, length] of clean ids ``x`` at times ``t`` [rows], gamma linear in t over the cache's window.
+    """Loss density [rows, length] of clean ids ``x`` at times ``t`` [rows], gamma linear in t over the
+    cache's window.
 
-    The network gets probabilities [rows, length, K] and the alpha [rows] that T assigns to gamma; d alpha / dt comes from
-    the tabulated slope. The released code takes a finite difference instead. ``top`` > 0 keeps only so many of the K Gaussians of
-    a position (methods.training.duo.sparse).
+    The network gets probabilities [rows, length, K] and the alpha [rows] that T assigns to gamma; d alpha /
+    dt comes from the tabulated slope. The released code takes a finite difference instead. ``top`` > 0 keeps
+    only so many of the K Gaussians of a position (methods.training.duo.sparse).
     """
     gamma = cache.gamma(t)
     alpha = cache.alpha(gamma)

@@ -1,7 +1,7 @@
 """Genuine DUO on a small uniform-state model: curriculum, plain training, then consistency rounds.
 
-Task: the language of ``methods.training.duo.words``. Written are the base and the distilled model, both checkpoints for the decoder
-``duo``, and card.json with validity and entropy of samples at N steps.
+Task: the language of ``methods.training.duo.words``. Written are the base and the distilled model, both
+checkpoints for the decoder ``duo``, and card.json with validity and entropy of samples at N steps.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class DuoOptions:
 
     The curriculum's temperature is 10^``log_tau``; ``top`` > 0 draws that many Gaussians per position.
 
-    ``words`` per text; ``batch`` texts per step; ``decay`` of the delivered average; ``evaluate`` lists the steps N at which
-    ``samples`` texts are judged.
+    ``words`` per text; ``batch`` texts per step; ``decay`` of the delivered average; ``evaluate`` lists the
+    steps N at which ``samples`` texts are judged.
     """
 
     output: Path
@@ -72,7 +72,9 @@ class DuoOptions:
 
 
 class DuoData:
-    """Data and the two integral caches: alpha in [0.95, 0.05] for the curriculum, [0.999, 0.001] for the rounds."""
+    """Data and the two integral caches: alpha in [0.95, 0.05] for the curriculum, [0.999, 0.001] for the
+    rounds.
+    """
 
     def __init__(self, options: DuoOptions) -> None:
         self.options, self.language = options, Language(letters=options.letters)
@@ -81,7 +83,9 @@ class DuoData:
         self.temperature = Temperature(options.log_tau, options.log_tau, 0, options.soft_steps)
 
     def _cache(self, high: float, low: float) -> IntegralCache:
-        return cached(self.options.work, self.options.letters, *window(self.options.letters, high, low), points=20_000)
+        return cached(
+            self.options.work, self.options.letters, *window(self.options.letters, high, low), points=20_000
+        )
 
     def batch(self, step: int, stream: int) -> tuple[Tensor, torch.Generator]:
         rng = generator_for(self.options.seed, step, stream)
@@ -93,15 +97,21 @@ class DuoData:
         x, random = self.batch(step, 1)
         if step < self.options.soft_steps:
             t = antithetic(len(x), random)
-            return curriculum_loss(model, x, t, self.soft, self.temperature.tau(step), random, self.options.top).mean()
+            return curriculum_loss(
+                model, x, t, self.soft, self.temperature.tau(step), random, self.options.top
+            ).mean()
         t = antithetic_times(len(x), random)
-        return nelbo_loss(lambda z, alpha: model(z, alpha).double(), x, t, LogLinear(), self.options.letters, random).mean()
+        return nelbo_loss(
+            lambda z, alpha: model(z, alpha).double(), x, t, LogLinear(), self.options.letters, random
+        ).mean()
 
     def round_loss(self, rounds: Rounds, step: int) -> Tensor:
         dt = self.options.schedule.dt(step)
         x, random = self.batch(step, 2)
         u = antithetic(len(x), random)
-        return consistency_loss(rounds.student, rounds.teacher, x, u, dt, self.wide, self.options.direction, random)
+        return consistency_loss(
+            rounds.student, rounds.teacher, x, u, dt, self.wide, self.options.direction, random
+        )
 
     def judge(self, model: Any) -> list[dict[str, Any]]:
         """Quality of samples by N and tail."""
@@ -109,19 +119,25 @@ class DuoData:
         for steps in options.evaluate:
             for tail in TAILS:
                 random = torch.Generator().manual_seed(options.seed)
-                ids = sample(model, (options.samples, 3 * options.words), options.letters, steps, tail, random)
+                ids = sample(
+                    model, (options.samples, 3 * options.words), options.letters, steps, tail, random
+                )
                 rows.append({"steps": steps, "tail": tail, **vars(self.language.judge(np.asarray(ids)))})
         return rows
 
 
 def train_duo(options: DuoOptions) -> Path:
-    """Train base and student; writes ``output``/base and ``output``/student with their card. Returns ``output``."""
+    """Train base and student; writes ``output``/base and ``output``/student with their card. Returns
+    ``output``.
+    """
     torch.set_num_threads(options.threads)
     task = DuoData(options)
     model = Denoiser(denoiser_spec(options.letters, options.hidden, options.layers), options.seed)
     adam = torch.optim.AdamW(model.parameters(), lr=options.base_lr, weight_decay=0.0)
     loop = LoopOptions(options.base_steps, options.warmup, 0.3, 1.0, options.save_every)
-    seconds = train_loop("duo base", model, [adam], lambda step: task.base_loss(model, step), loop, options.work / "duo-base")
+    seconds = train_loop(
+        "duo base", model, [adam], lambda step: task.base_loss(model, step), loop, options.work / "duo-base"
+    )
     save_denoiser(options.output / "base", model, eos=0)
     judged = {"base": task.judge(model.eval())}
     rounds = Rounds(model, options.schedule, options.decay)

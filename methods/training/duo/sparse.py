@@ -1,7 +1,9 @@
-"""The curriculum's input from the k largest of the K Gaussians of a position (second DUO paper, arXiv 2602.21185; k = 2 suffices).
+"""The curriculum's input from the k largest of the K Gaussians of a position (second DUO paper, arXiv
+2602.21185; k = 2 suffices).
 
-The largest of N = K - 1 draws come from the top of N uniforms: log U_(1) = log(u_1) / N, then down by log(u_i) / (N - i + 1).
-The tail enters the softmax's denominator by its expectation below the smallest kept value.
+The largest of N = K - 1 draws come from the top of N uniforms: log U_(1) = log(u_1) / N, then down by
+log(u_i) / (N - i + 1). The tail enters the softmax's denominator by its expectation below the smallest kept
+value.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TopLatent:
-    """``values`` and ``ids`` [..., k] of the largest latents of each position, largest first; ``sigma`` [...] of the noise.
+    """``values`` and ``ids`` [..., k] of the largest latents of each position, largest first; ``sigma`` [...]
+    of the noise.
 
     ``rest``: number of tokens left out.
     """
@@ -26,8 +29,11 @@ class TopLatent:
     rest: int
 
 
-def top_latent(x: Tensor, vocab: int, gamma: Tensor, k: int = 2, generator: torch.Generator | None = None) -> TopLatent:
-    """The k largest entries of w = a e_x + s eps for clean ids ``x`` [...] at ``gamma`` (broadcastable), float64.
+def top_latent(
+    x: Tensor, vocab: int, gamma: Tensor, k: int = 2, generator: torch.Generator | None = None
+) -> TopLatent:
+    """The k largest entries of w = a e_x + s eps for clean ids ``x`` [...] at ``gamma`` (broadcastable),
+    float64.
 
     ValueError unless 0 < k < vocab.
     """
@@ -45,7 +51,9 @@ def top_latent(x: Tensor, vocab: int, gamma: Tensor, k: int = 2, generator: torc
 
 
 def _distinct(x: Tensor, vocab: int, k: int, generator: torch.Generator | None) -> Tensor:
-    """k different random ids [..., k], none of them x: each is drawn among those left and moved past the ones taken."""
+    """k different random ids [..., k], none of them x: each is drawn among those left and moved past the ones
+    taken.
+    """
     taken = x.unsqueeze(-1)
     for i in range(k):
         fresh = torch.randint(vocab - 1 - i, x.shape, generator=generator, device=x.device)
@@ -56,7 +64,9 @@ def _distinct(x: Tensor, vocab: int, k: int, generator: torch.Generator | None) 
 
 
 def soft_top(latent: TopLatent, tau: float) -> Tensor:
-    """Softmax weights [..., k] of the kept tokens at temperature ``tau``; with the tail's share they sum to one."""
+    """Softmax weights [..., k] of the kept tokens at temperature ``tau``; with the tail's share they sum to
+    one.
+    """
     scaled, sigma = latent.values / tau, latent.sigma / tau
     bound = scaled[..., -1]
     below = torch.special.log_ndtr((bound - sigma**2) / sigma) - torch.special.log_ndtr(bound / sigma)

@@ -1,7 +1,7 @@
 """A language of three-letter words with known rules: quality and diversity of samples can be counted exactly.
 
-``words`` distinct words over ``letters`` tokens; each word has ``followers`` allowed successors. A text is a chain of words,
-unconditional, uniform over its start and over the allowed successors.
+``words`` distinct words over ``letters`` tokens; each word has ``followers`` allowed successors. A text is a
+chain of words, unconditional, uniform over its start and over the allowed successors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ WIDTH = 3
 
 @dataclass(frozen=True)
 class Quality:
-    """Share of valid words, share of valid neighbouring pairs, entropy (nats) of the histogram of valid words."""
+    """Share of valid words, share of valid neighbouring pairs, entropy (nats) of the histogram of valid
+    words.
+    """
 
     words: float
     pairs: float
@@ -46,7 +48,10 @@ class Language:
 
     def judge(self, ids: np.ndarray) -> Quality:
         """Quality of texts [rows, 3 * length]."""
-        rows = [[self._index.get(tuple(word), -1) for word in text] for text in ids.reshape(len(ids), -1, WIDTH).tolist()]
+        rows = [
+            [self._index.get(tuple(word), -1) for word in text]
+            for text in ids.reshape(len(ids), -1, WIDTH).tolist()
+        ]
         pairs = [(a, b) for row in rows for a, b in pairwise(row)]
         valid = [word for row in rows for word in row if word >= 0]
         counts = Counter(valid)

@@ -1,1 +1,3 @@
-"""Group-relative policy optimisation (GRPO) of masked diffusion models with verifiable rewards, on verl's single controller."""
+"""Group-relative policy optimisation (GRPO) of masked diffusion models with verifiable rewards, on verl's
+single controller.
+"""

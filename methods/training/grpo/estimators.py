@@ -1,8 +1,9 @@
 """Estimators of a diffusion model's log-probability of its own answer.
 
-The exact value needs an average over all orders of decoding. An estimator names a few partly masked canvases (views) and
-weights; its estimate of token k is the weighted sum of log p(o^k | view). Which positions a view masks is a function of the
-sample's seed alone, so estimates do not depend on batch, worker or the random numbers drawn elsewhere.
+The exact value needs an average over all orders of decoding. An estimator names a few partly masked canvases
+(views) and weights; its estimate of token k is the weighted sum of log p(o^k | view). Which positions a view
+masks is a function of the sample's seed alone, so estimates do not depend on batch, worker or the random
+numbers drawn elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ Level = Literal["token", "sequence"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One sampled answer: boolean ``scored`` [canvas] marks its tokens, ``steps`` [canvas] the forward that wrote each (-1: none)."""
+    """One sampled answer: boolean ``scored`` [canvas] marks its tokens, ``steps`` [canvas] the forward that
+    wrote each (-1: none).
+    """
 
     prompt_length: int
     scored: Tensor
@@ -32,7 +35,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class MaskedView:
-    """One partly masked canvas: ``hidden`` [canvas] and ``prompt_hidden`` [prompt] say what is masked, ``weight`` [canvas] what counts."""
+    """One partly masked canvas: ``hidden`` [canvas] and ``prompt_hidden`` [prompt] say what is masked,
+    ``weight`` [canvas] what counts.
+    """
 
     hidden: Tensor
     weight: Tensor
@@ -46,7 +51,9 @@ def stream(seed: int, inner: int) -> torch.Generator:
 
 
 class Estimator(ABC):
-    """``views`` of one answer. ``level`` says whether ratios are per token or of the whole answer, ``kl`` which penalty fits."""
+    """``views`` of one answer. ``level`` says whether ratios are per token or of the whole answer, ``kl``
+    which penalty fits.
+    """
 
     name: ClassVar[str]
     level: ClassVar[Level] = "token"
@@ -64,7 +71,9 @@ def _view(answer: Answer, hidden: Tensor, weight: Tensor, prompt_hidden: Tensor 
 
 @dataclass(frozen=True)
 class OneStep(Estimator):
-    """diffu-GRPO (Zhao et al. 2025, d1): one forward with the whole answer masked, prompt tokens masked with ``prompt_rate``."""
+    """diffu-GRPO (Zhao et al. 2025, d1): one forward with the whole answer masked, prompt tokens masked with
+    ``prompt_rate``.
+    """
 
     prompt_rate: float = 0.15
     name: ClassVar[str] = "one_step"
@@ -78,8 +87,9 @@ class OneStep(Estimator):
 class Coupled(Estimator):
     """Coupled-GRPO (Gong et al. 2025, DiffuCoder): the full mask, and a random mask with its complement.
 
-    log pi_k = 1/2 [log p(o^k | all masked) + 1/t log p(o^k | M) or 1/(1-t) log p(o^k | complement)], t uniform in [low, high].
-    Every token is looked at twice. What follows the end of the answer is masked in every view.
+    log pi_k = 1/2 [log p(o^k | all masked) + 1/t log p(o^k | M) or 1/(1-t) log p(o^k | complement)], t
+    uniform in [low, high]. Every token is looked at twice. What follows the end of the answer is masked in
+    every view.
     """
 
     low: float = 0.2
@@ -102,8 +112,9 @@ class Coupled(Estimator):
 class SequenceELBO(Estimator):
     """ESPO (2025): the evidence lower bound of the whole answer, as one action.
 
-    A mask of l tokens, l uniform in 0..L, with weight (L+1)/l per token, and its complement; ``pairs`` such pairs are averaged.
-    Unbiased for the bound. The ratio is exp of the difference divided by L; the penalty is k2.
+    A mask of l tokens, l uniform in 0..L, with weight (L+1)/l per token, and its complement; ``pairs`` such
+    pairs are averaged. Unbiased for the bound. The ratio is exp of the difference divided by L; the penalty
+    is k2.
     """
 
     pairs: int = 1
@@ -121,16 +132,19 @@ class SequenceELBO(Estimator):
             for part in (order[:count], order[count:]):
                 if len(part):
                     mask = torch.zeros_like(answer.scored).index_fill(0, part, True)
-                    found.append(_view(answer, mask | behind, mask * ((len(at) + 1) / len(part) / (2 * self.pairs))))
+                    found.append(
+                        _view(answer, mask | behind, mask * ((len(at) + 1) / len(part) / (2 * self.pairs)))
+                    )
         return found
 
 
 @dataclass(frozen=True)
 class Trace(Estimator):
-    """TraceRL (Wang et al. 2025): the canvases the decoder really saw, from the step map; ``merge`` steps are taken as one.
+    """TraceRL (Wang et al. 2025): the canvases the decoder really saw, from the step map; ``merge`` steps are
+    taken as one.
 
-    With merge 1 and a decoder without approximate cache the estimate is the log-probability of the sampled tokens given the
-    order, without bias or variance. Costs one forward per merged step.
+    With merge 1 and a decoder without approximate cache the estimate is the log-probability of the sampled
+    tokens given the order, without bias or variance. Costs one forward per merged step.
     """
 
     merge: int = 1
@@ -150,7 +164,9 @@ class EstimatorError(UserError, ValueError):
 
 
 def make_estimator(name: str, merge: int = 1, pairs: int = 1) -> Estimator:
-    """The estimator called ``name``; ``merge`` and ``pairs`` are settings of trace and espo. EstimatorError for an unknown name."""
+    """The estimator called ``name``; ``merge`` and ``pairs`` are settings of trace and espo. EstimatorError
+    for an unknown name.
+    """
     if name not in ESTIMATORS:
         raise EstimatorError(f"--estimator {name} is unknown; use {', '.join(ESTIMATORS)}")
     settings = {"trace": {"merge": merge}, "espo": {"pairs": pairs}}

@@ -32,7 +32,9 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Comparison:
-    """pass@1 of both on the same documents; 95% score interval (Tango) of the difference, McNemar's exact p-value."""
+    """pass@1 of both on the same documents; 95% score interval (Tango) of the difference, McNemar's exact
+    p-value.
+    """
 
     documents: int
     before: float
@@ -49,7 +51,9 @@ class Comparison:
 
 def greedy(options: GRPOOptions) -> dict[str, Any]:
     """The decoder's settings without sampling."""
-    return {key: value for key, value in options.settings.items() if key not in ("temperature", "top_p", "top_k")}
+    return {
+        key: value for key, value in options.settings.items() if key not in ("temperature", "top_p", "top_k")
+    }
 
 
 def score(loaded: Loaded, options: GRPOOptions, suite: Suite, count: int) -> Evaluated:
@@ -57,15 +61,24 @@ def score(loaded: Loaded, options: GRPOOptions, suite: Suite, count: int) -> Eva
     decoder = load_method(options.method).decoder
     generator = Generator(loaded, decoder, greedy(options))
     documents = [doc for _, doc in suite.docs(count)]
-    requests = [Request(suite.prompt(doc), options.canvas or generator.canvas(suite.canvas), tuple(suite.stop)) for doc in documents]
+    requests = [
+        Request(suite.prompt(doc), options.canvas or generator.canvas(suite.canvas), tuple(suite.stop))
+        for doc in documents
+    ]
     found = [generation for batch in generator.run(requests, options.batch) for generation in batch]
     with open_jail(workers=options.threads, allow_unsafe=options.allow_unsafe) as jail:
         grades = [
-            suite.grade(doc, generation.text, jail).correct is True and generation.status == "ok" if generation.text is not None else False
+            suite.grade(doc, generation.text, jail).correct is True and generation.status == "ok"
+            if generation.text is not None
+            else False
             for doc, generation in zip(documents, found, strict=True)
         ]
     rows = [generation.decoded for generation in found if generation.decoded is not None]
-    return Evaluated(grades, sum(row.nfe for row in rows) / len(rows), sum(generation.useful or 0 for generation in found) / len(found))
+    return Evaluated(
+        grades,
+        sum(row.nfe for row in rows) / len(rows),
+        sum(generation.useful or 0 for generation in found) / len(found),
+    )
 
 
 def compare(before: Evaluated, after: Evaluated) -> Comparison:
@@ -73,11 +86,15 @@ def compare(before: Evaluated, after: Evaluated) -> Comparison:
     pairs = list(zip(before.solved, after.solved, strict=True))
     gains, losses = sum(new and not old for old, new in pairs), sum(old and not new for old, new in pairs)
     low, high = tango(gains, losses, len(pairs))
-    return Comparison(len(pairs), before.rate, after.rate, after.rate - before.rate, low, high, mcnemar_exact(gains, losses))
+    return Comparison(
+        len(pairs), before.rate, after.rate, after.rate - before.rate, low, high, mcnemar_exact(gains, losses)
+    )
 
 
 def evaluate(options: GRPOOptions) -> Comparison:
-    """Score the model training started from and the exported policy on ``options.evaluate`` documents; writes evaluation.json."""
+    """Score the model training started from and the exported policy on ``options.evaluate`` documents; writes
+    evaluation.json.
+    """
     name, count = options.held_out or options.suite, options.evaluate
     suite, requires = load_suite(name, options.data_dir), load_method(options.method).decoder.requires
     path = options.work / "evaluation.json"

@@ -57,7 +57,9 @@ class GrpoStep:
 
 
 class Collapse:
-    """Whether training has run away: entropy too low or KL too high for ``patience`` steps in a row, or a gradient that is no number."""
+    """Whether training has run away: entropy too low or KL too high for ``patience`` steps in a row, or a
+    gradient that is no number.
+    """
 
     def __init__(self, options: GRPOOptions, log: Path) -> None:
         self.options, self.reasons = options, list[str]()
@@ -84,7 +86,10 @@ class Collapse:
         last = self.reasons[-self.options.patience :]
         if len(last) < self.options.patience or not all(last):
             return None
-        return f"stopped: {last[-1]} for {len(last)} steps; what is written are the last checkpoint's weights. Lower --lr or raise --beta"
+        return (
+            f"stopped: {last[-1]} for {len(last)} steps; what is written are the last checkpoint's "
+            "weights. Lower --lr or raise --beta"
+        )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -117,7 +122,9 @@ def prompts_of(setting: Setting, step: int) -> tuple[list[Problem], list[str], D
 
 
 def rewarded(setting: Setting, step: int) -> GrpoStep:
-    """Roll out one step and grade it. With ``shuffle_rewards`` (a control) each group's rewards go to the wrong answers."""
+    """Roll out one step and grade it. With ``shuffle_rewards`` (a control) each group's rewards go to the
+    wrong answers.
+    """
     tasks, groups, data = prompts_of(setting, step)
     data = data.union(setting.group.generate(data))
     texts: list[str | None] = list(data.non_tensor_batch["text"])
@@ -136,7 +143,9 @@ def credit(setting: Setting, step: GrpoStep) -> Tensor:
 
 
 def learn(setting: Setting, step: GrpoStep) -> dict[str, float]:
-    """Score the informative answers, update, and return the figures of the update (none if no group was informative)."""
+    """Score the informative answers, update, and return the figures of the update (none if no group was
+    informative).
+    """
     options, values = setting.options, credit(setting, step)
     keep = informative(values, step.groups) & step.data.batch["scored"].any(-1)
     scored = step.data.batch["scored"] & keep[:, None]
@@ -149,20 +158,31 @@ def learn(setting: Setting, step: GrpoStep) -> dict[str, float]:
     old = setting.group.log_probs(DataProto.from_dict(batch, meta_info={"which": "old"}))
     batch |= {"old": old.batch["old"], "advantages": advantages(values, step.groups, options.baseline)}
     if options.beta:
-        batch["ref"] = setting.group.log_probs(DataProto.from_dict(batch, meta_info={"which": "ref"})).batch["ref"]
+        batch["ref"] = setting.group.log_probs(DataProto.from_dict(batch, meta_info={"which": "ref"})).batch[
+            "ref"
+        ]
     tokens = int(scored.any(-1).sum() if setting.level == "sequence" else scored.sum())
     meta = {"tokens": tokens, "lr": options.rate(step.index)}
     found = setting.group.update(DataProto.from_dict(batch, meta_info=meta)).batch
     count = found["count"].sum(0)
     last = {name: float(found[name].sum(0)[-1] / count[-1]) for name in ("clipped", "ratio", "kl")}
     entropy = old.batch["entropy"].sum() / scored.sum()
-    return {**figures, **last, "entropy": float(entropy), "loss": float(found["loss"].sum(0).mean()), "norm": float(found["norm"].max())}
+    return {
+        **figures,
+        **last,
+        "entropy": float(entropy),
+        "loss": float(found["loss"].sum(0).mean()),
+        "norm": float(found["norm"].max()),
+    }
 
 
 def figures_of(step: GrpoStep, options: GRPOOptions) -> dict[str, Any]:
     """What the log says about the answers of a step: mean reward, its components, and how answers ended."""
     names = sorted({name for reward in step.rewards for name in reward.components})
-    means = {f"reward/{name}": float(np.mean([reward.components.get(name, 0.0) for reward in step.rewards])) for name in names}
+    means = {
+        f"reward/{name}": float(np.mean([reward.components.get(name, 0.0) for reward in step.rewards]))
+        for name in names
+    }
     solved = [reward.status == "passed" for reward in step.rewards]
     length = step.data.batch["scored"].sum(-1).float()
     return {
@@ -173,7 +193,11 @@ def figures_of(step: GrpoStep, options: GRPOOptions) -> dict[str, Any]:
         "length": float(length.mean()),
         "truncated": float((length == step.data.batch["scored"].shape[1]).float().mean()),
         "nfe": float(step.data.batch["nfe"].mean()),
-        "statuses": dict(Counter(_status(reward, status) for reward, status in zip(step.rewards, _decoded(step), strict=True))),
+        "statuses": dict(
+            Counter(
+                _status(reward, status) for reward, status in zip(step.rewards, _decoded(step), strict=True)
+            )
+        ),
         "shuffled": options.shuffle_rewards,
     }
 
@@ -188,7 +212,9 @@ def _status(reward: Reward, decoded: str) -> str:
 
 def _write_rollouts(log: LossLog, step: GrpoStep) -> None:
     texts = step.data.non_tensor_batch["text"]
-    for index, (task, reward, status) in enumerate(zip(step.tasks, step.rewards, _decoded(step), strict=True)):
+    for index, (task, reward, status) in enumerate(
+        zip(step.tasks, step.rewards, _decoded(step), strict=True)
+    ):
         shown = {"uid": task.uid, "text": texts[index], "reward": round(float(step.values[index]), 4)}
         log.write(step=step.index, **shown, components=reward.components, status=_status(reward, status))
 
@@ -201,14 +227,18 @@ def told(step: int, row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Finish:
-    """``stopped`` says why training ended early (None: it did not); ``seconds`` it took, interrupted runs included."""
+    """``stopped`` says why training ended early (None: it did not); ``seconds`` it took, interrupted runs
+    included.
+    """
 
     stopped: str | None
     seconds: float
 
 
 def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Finish:
-    """Train from the last checkpoint to ``options.steps``. A run that collapses ends with the weights of its last checkpoint."""
+    """Train from the last checkpoint to ``options.steps``. A run that collapses ends with the weights of its
+    last checkpoint.
+    """
     options, group, work = setting.options, setting.group, setting.options.work.absolute()
     done, earlier = group.load(str(work / CHECKPOINT))[0]
     log, rollouts = LossLog(work / LOG, done), LossLog(work / ROLLOUTS, done)

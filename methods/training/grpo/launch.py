@@ -16,7 +16,9 @@ OBJECT_STORE_BYTES = 256 << 20
 
 
 class LocalGroup:
-    """One worker in this process, with the calling convention of verl's RayWorkerGroup: what goes to all comes back as a list."""
+    """One worker in this process, with the calling convention of verl's RayWorkerGroup: what goes to all
+    comes back as a list.
+    """
 
     world_size = 1
 
@@ -54,7 +56,12 @@ def _ray(options: WorkerOptions, count: int) -> Iterator[Any]:
     from verl.single_controller.ray import RayClassWithInitArgs, RayResourcePool, RayWorkerGroup  # pyright: ignore[reportMissingImports]
 
     gpu = options.device.startswith("cuda") and torch.cuda.is_available()
-    ray.init(num_cpus=count, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, logging_level=logging.ERROR)
+    ray.init(
+        num_cpus=count,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        logging_level=logging.ERROR,
+    )
     try:
         # verl's default of 10 workers per slot asks for 10 cores each, and then waits for them for ever.
         pool = RayResourcePool([count], use_gpu=gpu, max_colocate_count=1)

@@ -1,4 +1,6 @@
-"""Memory of a run per accelerator, by arithmetic: weights, optimiser, reference, decoding copy, activations, logits."""
+"""Memory of a run per accelerator, by arithmetic: weights, optimiser, reference, decoding copy, activations,
+logits.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ class Estimate:
 
 def parameters(spec: ModelSpec) -> int:
     """Weights of the whole model."""
-    return _block(spec) * spec.num_layers + spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2) + spec.hidden_size
+    return (
+        _block(spec) * spec.num_layers
+        + spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+        + spec.hidden_size
+    )
 
 
 def _block(spec: ModelSpec) -> int:
@@ -47,12 +53,22 @@ def adapter_parameters(spec: ModelSpec, rank: int) -> int:
         spec.hidden_size,
         spec.intermediate_size,
     )
-    sizes = [(hidden, wide), (hidden, narrow), (hidden, narrow), (wide, hidden), (hidden, middle), (hidden, middle), (middle, hidden)]
+    sizes = [
+        (hidden, wide),
+        (hidden, narrow),
+        (hidden, narrow),
+        (wide, hidden),
+        (hidden, middle),
+        (hidden, middle),
+        (middle, hidden),
+    ]
     return rank * sum(sum(size) for size in sizes) * spec.num_layers
 
 
 def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: int = 200) -> Estimate:
-    """Bytes per accelerator with ``prompt`` tokens of prompt. Trained weights, gradients and AdamW in float32, the rest in bfloat16."""
+    """Bytes per accelerator with ``prompt`` tokens of prompt. Trained weights, gradients and AdamW in
+    float32, the rest in bfloat16.
+    """
     whole, canvas = parameters(spec), options.canvas or 256
     trained = adapter_parameters(spec, options.rank) if options.rank else whole
     shards = 1 if options.rank else accelerators
@@ -61,10 +77,14 @@ def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: i
         "trained weights": 4 * trained / shards,
         "gradients": 4 * trained / shards,
         "AdamW": 8 * trained / shards,
-        "reference": 4 * trained / shards if options.beta and (options.sync_every or not options.rank) else 0.0,
+        "reference": 4 * trained / shards
+        if options.beta and (options.sync_every or not options.rank)
+        else 0.0,
         "frozen base": 2.0 * whole if options.rank else 0.0,
         "whole copy for decoding": 2.0 * whole if shards > 1 else 0.0,
-        "largest gathered layers": 2.0 * 2 * max(_block(spec), spec.vocab_size * spec.hidden_size) if shards > 1 else 0.0,
+        "largest gathered layers": 2.0 * 2 * max(_block(spec), spec.vocab_size * spec.hidden_size)
+        if shards > 1
+        else 0.0,
         "activations": 2.0 * positions * spec.num_layers * activation_width(spec),
         "logits": 3 * 4.0 * options.rows * canvas * spec.vocab_size,
         "decoding": 2.0 * options.batch * (prompt + canvas) * (spec.hidden_size * 8 + spec.vocab_size),
@@ -77,16 +97,27 @@ def report(spec: ModelSpec, options: GRPOOptions) -> list[str]:
     found = _table(spec, options)
     if options.shape:
         own = spec_of_config(options.shape)
-        found += [] if parameters(own) == parameters(spec) else ["the model this preset is meant for:", *_table(own, options)]
+        found += (
+            []
+            if parameters(own) == parameters(spec)
+            else ["the model this preset is meant for:", *_table(own, options)]
+        )
     return found
 
 
 def _table(spec: ModelSpec, options: GRPOOptions) -> list[str]:
     kind = f"LoRA rank {options.rank}" if options.rank else "all weights, sharded by FSDP2"
-    lines = [f"memory per H200 (141 GB), {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not measured:"]
+    lines = [
+        f"memory per H200 (141 GB), {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not "
+        "measured:"
+    ]
     for accelerators in (1, 2, 8):
         found = estimate(spec, options, accelerators)
         parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in found.parts.items() if size > 5e7)
-        verdict = "fits" if found.fits else "does not fit: lower --rows and --batch, or train an adapter (--rank 64)"
+        verdict = (
+            "fits"
+            if found.fits
+            else "does not fit: lower --rows and --batch, or train an adapter (--rank 64)"
+        )
         lines.append(f"  {accelerators} x H200: {found.total / 1e9:.1f} GB, {verdict} ({parts})")
     return lines

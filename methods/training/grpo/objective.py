@@ -31,8 +31,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the loss compares, all [answers, canvas]: log-probabilities before the update and of the reference (None: no penalty),
-    advantages, and the mask of tokens that count. ``tokens`` counts them over all workers."""
+    """What the loss compares, all [answers, canvas]: log-probabilities before the update and of the reference
+    (None: no penalty), advantages, and the mask of tokens that count. ``tokens`` counts them over all
+    workers.
+    """
 
     old: Tensor
     reference: Tensor | None
@@ -43,17 +45,29 @@ class Targets:
 
 
 def advantages(rewards: Tensor, groups: Sequence[str], baseline: Baseline) -> Tensor:
-    """Advantages [answers] of ``rewards`` [answers] within their groups: r - mean of the others, r - mean, or z-score."""
-    column, ones, index = rewards[:, None].double(), torch.ones(len(rewards), 1, dtype=torch.float64), np.array(groups)
+    """Advantages [answers] of ``rewards`` [answers] within their groups: r - mean of the others, r - mean, or
+    z-score.
+    """
+    column, ones, index = (
+        rewards[:, None].double(),
+        torch.ones(len(rewards), 1, dtype=torch.float64),
+        np.array(groups),
+    )
     if baseline == "leave_one_out":
-        found, _ = core_algos.get_adv_estimator_fn("rloo")(token_level_rewards=column, response_mask=ones, index=index)
+        found, _ = core_algos.get_adv_estimator_fn("rloo")(
+            token_level_rewards=column, response_mask=ones, index=index
+        )
     else:
-        found, _ = core_algos.compute_grpo_outcome_advantage(column, ones, index, norm_adv_by_std_in_grpo=baseline == "standardised")
+        found, _ = core_algos.compute_grpo_outcome_advantage(
+            column, ones, index, norm_adv_by_std_in_grpo=baseline == "standardised"
+        )
     return found.squeeze(1).float()
 
 
 def informative(rewards: Tensor, groups: Sequence[str]) -> Tensor:
-    """Boolean [answers]: whether the answer's group has rewards that differ. The others teach nothing and are left out."""
+    """Boolean [answers]: whether the answer's group has rewards that differ. The others teach nothing and are
+    left out.
+    """
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -80,7 +94,9 @@ def _config(objective: Objective, targets: Targets, count: int) -> FSDPActorConf
 
 @dataclass(frozen=True)
 class Loss:
-    """``value`` (scaled by the number of workers, whose gradients are averaged), and sums per answer [answers] for the log."""
+    """``value`` (scaled by the number of workers, whose gradients are averaged), and sums per answer
+    [answers] for the log.
+    """
 
     value: Tensor
     clipped: Tensor
@@ -92,7 +108,8 @@ class Loss:
 def policy_loss(new: Tensor, targets: Targets, objective: Objective, estimator: Estimator) -> Loss:
     """Clipped loss plus penalty of estimates ``new`` [answers, canvas].
 
-    Of estimators at the level of the sequence, the ratio is exp of the difference of sums divided by L, and the penalty k2 / L.
+    Of estimators at the level of the sequence, the ratio is exp of the difference of sums divided by L, and
+    the penalty k2 / L.
     """
     old, reference, mask, count = targets.old, targets.reference, targets.mask.float(), targets.tokens
     advantage, scale = targets.advantages, torch.ones(len(new), 1)
@@ -104,15 +121,25 @@ def policy_loss(new: Tensor, targets: Targets, objective: Objective, estimator: 
     config = _config(objective, targets, count)
     clipped_loss: Any = core_algos.get_policy_loss_fn("vanilla")
     value, _ = clipped_loss(
-        old_log_prob=old, log_prob=new, advantages=advantage, response_mask=mask, loss_agg_mode="token-mean", config=config
+        old_log_prob=old,
+        log_prob=new,
+        advantages=advantage,
+        response_mask=mask,
+        loss_agg_mode="token-mean",
+        config=config,
     )
     penalty = torch.zeros_like(new)
     if reference is not None:
-        # At the level of the sequence both are divided by L, and half the square of the difference of sums by L is wanted.
+        # At the level of the sequence both are divided by L, and half the square of the difference of sums by
+        # L is wanted.
         penalise: Any = core_algos.kl_penalty
         penalty = penalise(new / scale.sqrt(), reference / scale.sqrt(), estimator.kl)
-        value = value + objective.beta * core_algos.agg_loss(penalty, mask, "token-mean", **config.global_batch_info)
+        value = value + objective.beta * core_algos.agg_loss(
+            penalty, mask, "token-mean", **config.global_batch_info
+        )
     ratio = (new - old).detach().exp()
     outside = torch.where(advantage > 0, ratio > 1 + objective.epsilon, ratio < 1 - objective.epsilon)
-    sums = [(part.detach() * mask).sum(-1) for part in (outside.float(), ratio, penalty, torch.ones_like(mask))]
+    sums = [
+        (part.detach() * mask).sum(-1) for part in (outside.float(), ratio, penalty, torch.ones_like(mask))
+    ]
     return Loss(value, *sums)

@@ -28,14 +28,16 @@ class OptionsError(UserError, ValueError):
 class GRPOOptions:
     """One run.
 
-    Rollouts: ``prompts`` x ``group`` answers per step by decoder ``method`` with ``settings`` on ``canvas`` new tokens, ``batch``
-    rows at a time. Loss: ``estimator`` (``merge``: steps taken as one by trace; ``pairs``: mask pairs of espo), ``inner`` optimiser
-    steps per batch, clip ``epsilon``, KL weight ``beta`` to a reference renewed every ``sync_every`` steps (0: never), ``baseline``
-    of the advantages. Optimiser: AdamW on all weights (``rank`` 0) or on a LoRA adapter; ``lr`` constant or falling as a cosine to
-    ``floor`` times itself; ``rows`` view rows per forward. Rewards: ``weights`` by component. The run stops when entropy (nats)
-    falls below ``min_entropy`` or KL (nats per token) rises above ``max_kl`` for ``patience`` steps in a row. Afterwards ``evaluate``
-    documents of suite ``held_out`` (default: the nano suite trained on) are answered before and after. ``shape``: config.json of the
-    model that a preset is meant for, for the memory estimate alone.
+    Rollouts: ``prompts`` x ``group`` answers per step by decoder ``method`` with ``settings`` on ``canvas``
+    new tokens, ``batch`` rows at a time. Loss: ``estimator`` (``merge``: steps taken as one by trace;
+    ``pairs``: mask pairs of espo), ``inner`` optimiser steps per batch, clip ``epsilon``, KL weight ``beta``
+    to a reference renewed every ``sync_every`` steps (0: never), ``baseline`` of the advantages. Optimiser:
+    AdamW on all weights (``rank`` 0) or on a LoRA adapter; ``lr`` constant or falling as a cosine to
+    ``floor`` times itself; ``rows`` view rows per forward. Rewards: ``weights`` by component. The run stops
+    when entropy (nats) falls below ``min_entropy`` or KL (nats per token) rises above ``max_kl`` for
+    ``patience`` steps in a row. Afterwards ``evaluate`` documents of suite ``held_out`` (default: the nano
+    suite trained on) are answered before and after. ``shape``: config.json of the model that a preset is
+    meant for, for the memory estimate alone.
     """
 
     model: str
@@ -92,13 +94,18 @@ class GRPOOptions:
         if self.group < 2:
             raise OptionsError("--group needs at least 2 answers per prompt: advantages compare them")
         if self.prompts * self.group % self.workers:
-            raise OptionsError(f"--prompts x --group = {self.prompts * self.group} answers do not divide among --workers {self.workers}")
+            raise OptionsError(
+                f"--prompts x --group = {self.prompts * self.group} answers do not divide among --workers "
+                f"{self.workers}"
+            )
         if self.workers > 1 and not self.ray:
             raise OptionsError("--no-ray runs one worker: leave out --workers, or let Ray start them")
         if self.form not in get_args(Form):
             raise OptionsError(f"--form {self.form} is unknown; use {' or '.join(get_args(Form))}")
         if self.evaluate and not self.held_out and self.suite not in NANO:
-            raise OptionsError("--evaluate needs --held-out SUITE where the training problems come from a file")
+            raise OptionsError(
+                "--evaluate needs --held-out SUITE where the training problems come from a file"
+            )
         self.make_estimator()
 
     def make_estimator(self) -> Estimator:
@@ -114,7 +121,9 @@ class GRPOOptions:
 
     def plain(self) -> dict[str, Any]:
         """Settings as JSON values, without the folders of this machine."""
-        shown = {key: value for key, value in asdict(self).items() if key not in ("output", "work", "data_dir")}
+        shown = {
+            key: value for key, value in asdict(self).items() if key not in ("output", "work", "data_dir")
+        }
         return {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
 
 
@@ -124,10 +133,11 @@ def presets() -> dict[str, dict[str, Any]]:
 
 
 def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
-    """Settings of a preset, overridden by what is given and not None; ``settings`` and ``weights`` are merged key by key.
+    """Settings of a preset, overridden by what is given and not None; ``settings`` and ``weights`` are merged
+    key by key.
 
-    A preset's section ``suites`` holds what differs per suite. A ``method`` other than the preset's keeps of its decoder settings
-    only how tokens are sampled. Raises OptionsError for an unknown preset or setting.
+    A preset's section ``suites`` holds what differs per suite. A ``method`` other than the preset's keeps of
+    its decoder settings only how tokens are sampled. Raises OptionsError for an unknown preset or setting.
     """
     table = presets()
     if preset not in table:
@@ -136,12 +146,16 @@ def load_options(preset: str, suite: str, **given: Any) -> GRPOOptions:
     values = _merged(values, values.pop("suites", {}).get(suite, {}))
     method = given.get("method")
     if method not in (None, values["method"]):
-        sampling = {entry.name for entry in fields(SamplingConfig)} & {entry.name for entry in fields(load_method(method).decoder.Config)}
+        sampling = {entry.name for entry in fields(SamplingConfig)} & {
+            entry.name for entry in fields(load_method(method).decoder.Config)
+        }
         values["settings"] = {key: value for key, value in values["settings"].items() if key in sampling}
     values = _merged(values, given)
     known = {entry.name for entry in fields(GRPOOptions)}
     if unknown := sorted(set(values) - known):
-        raise OptionsError(f"preset {preset}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+        raise OptionsError(
+            f"preset {preset}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        )
     return GRPOOptions(suite=suite, **values)
 
 

@@ -24,7 +24,14 @@ def curves(folders: Sequence[Path]) -> pd.DataFrame:
             value = rows[name].rolling(window, min_periods=max(1, window // 2)).mean()
             frames.append(
                 pd.DataFrame(
-                    {"step": rows["step"], "value": value, "figure": name, "run": folder.name, "rewards": kind, "suite": card["suite"]}
+                    {
+                        "step": rows["step"],
+                        "value": value,
+                        "figure": name,
+                        "run": folder.name,
+                        "rewards": kind,
+                        "suite": card["suite"],
+                    }
                 )
             )
     return pd.concat(frames, ignore_index=True)
@@ -39,8 +46,9 @@ def draw(folders: Sequence[Path], path: Path) -> None:
 
     data = curves(folders)
     grid = sns.relplot(
-        data=data, x="step", y="value", row="figure", col="suite", hue="rewards", units="run", estimator=None, kind="line",
-        height=2.2, aspect=2.0, facet_kws={"sharex": "col", "sharey": False, "margin_titles": True},
+        data=data, x="step", y="value", row="figure", col="suite", hue="rewards", units="run", estimator=None,
+        kind="line", height=2.2, aspect=2.0,
+        facet_kws={"sharex": "col", "sharey": False, "margin_titles": True},
     )  # fmt: skip
     grid.set_titles(row_template="{row_name}", col_template="{col_name}")
     grid.set_axis_labels("step", "")

@@ -1,4 +1,6 @@
-"""The policy: one set of weights that decodes, is scored and is trained; replicated, adapted (LoRA) or sharded (FSDP2)."""
+"""The policy: one set of weights that decodes, is scored and is trained; replicated, adapted (LoRA) or
+sharded (FSDP2).
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,9 @@ class PolicyError(UserError, ValueError):
 class PolicyOptions:
     """What is trained and how it is computed.
 
-    rank: of the LoRA adapter on all linear layers of the blocks, 0 trains all weights. precision: of the products (autocast);
-    trained weights, gradients and optimiser are float32. snapshot: keep a copy of the trained weights as reference, which a full
-    fine-tuning needs and an adapter only when the reference moves.
+    rank: of the LoRA adapter on all linear layers of the blocks, 0 trains all weights. precision: of the
+    products (autocast); trained weights, gradients and optimiser are float32. snapshot: keep a copy of the
+    trained weights as reference, which a full fine-tuning needs and an adapter only when the reference moves.
     """
 
     folder: Path
@@ -57,7 +59,9 @@ class _State(nn.Module):
 
 
 class Policy:
-    """Loads the checkpoint; with a ``mesh`` of several workers, full fine-tuning shards it (``fully_shard`` per layer)."""
+    """Loads the checkpoint; with a ``mesh`` of several workers, full fine-tuning shards it (``fully_shard``
+    per layer).
+    """
 
     def __init__(self, options: PolicyOptions, device: torch.device, mesh: Any = None) -> None:
         self.options, self.device = options, device
@@ -80,7 +84,9 @@ class Policy:
     def _adapt(self) -> PeftModel:
         torch.manual_seed(0)
         alpha = self.options.alpha or self.options.rank
-        config = LoraConfig(r=self.options.rank, lora_alpha=alpha, target_modules=list(LINEAR), bias="none", lora_dropout=0.0)
+        config = LoraConfig(
+            r=self.options.rank, lora_alpha=alpha, target_modules=list(LINEAR), bias="none", lora_dropout=0.0
+        )
         return PeftModel(self.model, config)  # pyright: ignore[reportArgumentType]
 
     def _grow(self, model: Transformer, dtype: torch.dtype) -> None:
@@ -124,7 +130,9 @@ class Policy:
 
     @torch.no_grad()
     def backbone(self) -> Backbone:
-        """The current weights for the harness' decoders. All workers call it together: shards are gathered into a whole copy."""
+        """The current weights for the harness' decoders. All workers call it together: shards are gathered
+        into a whole copy.
+        """
         if self.sharded:
             for own, whole in zip(self.model.parameters(), self.replica.parameters(), strict=True):
                 whole.copy_(_whole(own))
@@ -157,7 +165,9 @@ class Policy:
             self.state.get_buffer(f"reference_{index}").copy_(parameter)
 
     def reduce_gradients(self, world: int) -> None:
-        """Average replicated gradients over the workers in one all-reduce; shards are reduced by FSDP itself."""
+        """Average replicated gradients over the workers in one all-reduce; shards are reduced by FSDP
+        itself.
+        """
         if world == 1 or self.sharded:
             return
         for parameter in self.trained:
@@ -167,10 +177,14 @@ class Policy:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= world
-        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))
 
-    def save(self, path: Path, optimiser: torch.optim.Optimizer, step: int, seconds: float, rank: int) -> None:
+    def save(
+        self, path: Path, optimiser: torch.optim.Optimizer, step: int, seconds: float, rank: int
+    ) -> None:
         """Write the checkpoint; shards are one file per worker."""
         if self.sharded or rank == 0:
             save_checkpoint(self._file(path, rank), self.state, [optimiser], step, seconds)
@@ -180,11 +194,21 @@ class Policy:
         return load_checkpoint(self._file(path, rank), self.state, [optimiser])
 
     def _file(self, path: Path, rank: int) -> Path:
-        return path.with_name(f"{path.stem}-{rank}-of-{dist.get_world_size()}{path.suffix}") if self.sharded else path
+        return (
+            path.with_name(f"{path.stem}-{rank}-of-{dist.get_world_size()}{path.suffix}")
+            if self.sharded
+            else path
+        )
 
     def export(self, folder: Path, rank: int) -> None:
-        """Write what ``bench run`` loads: a PEFT adapter, or a checkpoint with the names of the one training started from."""
-        whole = {name: _whole(parameter) for name, parameter in self.model.named_parameters()} if self.peft is None else {}
+        """Write what ``bench run`` loads: a PEFT adapter, or a checkpoint with the names of the one training
+        started from.
+        """
+        whole = (
+            {name: _whole(parameter) for name, parameter in self.model.named_parameters()}
+            if self.peft is None
+            else {}
+        )
         if rank:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +222,9 @@ class Policy:
         family = open_family(read_spec(self.options.folder).family)
         names = {name: family.canonical_name(name) for name, _ in tensors(self.options.folder)}
         # Not in bfloat16: its steps near a weight are as large as what a short training changes.
-        state = {name: whole[ours].detach().cpu().contiguous() for name, ours in names.items() if ours in whole}
+        state = {
+            name: whole[ours].detach().cpu().contiguous() for name, ours in names.items() if ours in whole
+        }
         save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 

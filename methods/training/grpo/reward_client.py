@@ -1,7 +1,7 @@
 """The trainer's side of the reward process: it may die, hang or flood, and the training goes on.
 
-The answer it failed at is tried once more, alone in a new process; if that fails too, it is recorded with reward 0 and the status
-``reward_died``, ``reward_hung`` or ``reward_flooded``.
+The answer it failed at is tried once more, alone in a new process; if that fails too, it is recorded with
+reward 0 and the status ``reward_died``, ``reward_hung`` or ``reward_flooded``.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class _Failure(Exception):
 class RewardOptions:
     """How answers are graded.
 
-    seconds, cpu_seconds: limits of one run of a program. answer_seconds: how long the process may take over one answer before it
-    counts as hung. most_bytes: longest reply per answer before it counts as a flood. file: own reward function instead.
+    seconds, cpu_seconds: limits of one run of a program. answer_seconds: how long the process may take over
+    one answer before it counts as hung. most_bytes: longest reply per answer before it counts as a flood.
+    file: own reward function instead.
     """
 
     form: Form = "completion"
@@ -64,7 +65,9 @@ class RewardProcess:
         self._unread = b""
 
     def grade(self, jobs: Sequence[Job]) -> list[Reward]:
-        """Rewards in order. Identical answers to one task are graded once. Never raises for what the reward code does."""
+        """Rewards in order. Identical answers to one task are graded once. Never raises for what the reward
+        code does.
+        """
         distinct, rewards = list(dict.fromkeys(jobs)), list[Reward]()
         while len(rewards) < len(distinct):
             rewards += self._ask(distinct[len(rewards) :])[0]
@@ -119,12 +122,16 @@ class RewardProcess:
         options = self.options
         settings = {**asdict(options), "file": str(options.file) if options.file else None}
         command = [sys.executable, "-m", "methods.training.grpo.reward_server", json.dumps(settings)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         self.starts += 1
         try:
             self._line(self._process, options.start_seconds, 1 << 10)
         except _Failure as failure:
-            raise RewardError(f"the reward process does not start ({failure}): {self._last_words()}") from None
+            raise RewardError(
+                f"the reward process does not start ({failure}): {self._last_words()}"
+            ) from None
         return self._process
 
     def _last_words(self) -> str:
@@ -143,7 +150,9 @@ class RewardProcess:
     def __enter__(self) -> RewardProcess:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._kill()
 
 

@@ -1,6 +1,8 @@
-"""The reward process: JSON lines in, JSON lines out. Started by reward_client as ``python -m methods.training.grpo.reward_server``.
+"""The reward process: JSON lines in, JSON lines out. Started by reward_client as
+``python -m methods.training.grpo.reward_server``.
 
-A process of its own, without torch and the model: verdicts do not depend on the trainer's memory, and the trainer survives it.
+A process of its own, without torch and the model: verdicts do not depend on the trainer's memory, and the
+trainer survives it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def own_reward(path: Path) -> Grade:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda line: Reward({name: float(value) for name, value in module.reward(line["task"], line["text"]).items()}, "passed")
+    return lambda line: Reward(
+        {name: float(value) for name, value in module.reward(line["task"], line["text"]).items()}, "passed"
+    )
 
 
 def _graded(grade: Grade, line: Line) -> str:
@@ -46,10 +50,20 @@ def serve(settings: Line, requests: Any, answers: Any) -> None:
             grade = own_reward(Path(settings["file"]))
         else:
             code = settings["code"]
-            jail = stack.enter_context(open_jail(limits, settings["workers"], allow_unsafe=settings["allow_unsafe"])) if code else None
+            jail = (
+                stack.enter_context(
+                    open_jail(limits, settings["workers"], allow_unsafe=settings["allow_unsafe"])
+                )
+                if code
+                else None
+            )
             grade = lambda line: reward_of(line["task"], line["text"], settings["form"], jail, limits)  # noqa: E731
         # math_verify's time limits are alarm signals, which exist in the main thread only.
-        pool = stack.enter_context(ThreadPoolExecutor(settings["workers"])) if settings["code"] and not settings["file"] else None
+        pool = (
+            stack.enter_context(ThreadPoolExecutor(settings["workers"]))
+            if settings["code"] and not settings["file"]
+            else None
+        )
         answers.write("ready\n")
         answers.flush()
         os.dup2(1, 2)

@@ -35,9 +35,10 @@ class RolloutOptions:
 class Rollouts:
     """Answers in the order of the prompts.
 
-    ``outputs`` [answers, canvas] ids (the mask id where nothing was written), ``steps`` [answers, canvas] the forward that wrote
-    each (-1: none), ``scored`` [answers, canvas] the tokens of the answer, its end-of-text included; ``nfe`` and ``positions``
-    [answers] as metered. ``texts`` is None and ``status`` says why where an answer does not count.
+    ``outputs`` [answers, canvas] ids (the mask id where nothing was written), ``steps`` [answers, canvas] the
+    forward that wrote each (-1: none), ``scored`` [answers, canvas] the tokens of the answer, its end-of-text
+    included; ``nfe`` and ``positions`` [answers] as metered. ``texts`` is None and ``status`` says why where
+    an answer does not count.
     """
 
     outputs: Tensor
@@ -55,12 +56,15 @@ def generator_of(options: RolloutOptions, backbone: Backbone) -> Generator:
     return Generator(loaded, load_method(options.method).decoder, options.settings, seed=options.seed)
 
 
-def roll_out(options: RolloutOptions, backbone: Backbone, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Rollouts:
-    """Answer each prompt (ids) once; ``repeats`` number the answers of one prompt over the whole training, so that each has random
-    numbers of its own, whatever batch or worker decodes it."""
+def roll_out(
+    options: RolloutOptions, backbone: Backbone, prompts: Sequence[Sequence[int]], repeats: Sequence[int]
+) -> Rollouts:
+    """Answer each prompt (ids) once; ``repeats`` number the answers of one prompt over the whole training, so
+    that each has random numbers of its own, whatever batch or worker decodes it."""
     generator = generator_of(options, backbone)
     requests = [
-        Request(list(prompt), options.canvas, options.stops, repeat=repeat) for prompt, repeat in zip(prompts, repeats, strict=True)
+        Request(list(prompt), options.canvas, options.stops, repeat=repeat)
+        for prompt, repeat in zip(prompts, repeats, strict=True)
     ]
     order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt))
     found: dict[int, Generation] = {}

@@ -62,7 +62,9 @@ def worker_options(options: GRPOOptions, folder: Path) -> Any:
     snapshot = bool(options.beta) and (not options.rank or options.sync_every > 0)
     return WorkerOptions(
         policy=PolicyOptions(folder, options.rank, options.alpha, options.precision, snapshot),
-        rollout=RolloutOptions(folder, options.method, options.settings, options.canvas, options.batch, options.seed),
+        rollout=RolloutOptions(
+            folder, options.method, options.settings, options.canvas, options.batch, options.seed
+        ),
         estimator=options.make_estimator(),
         objective=Objective(options.epsilon, options.beta, options.group),
         inner=options.inner,
@@ -92,7 +94,9 @@ def check_folder(options: GRPOOptions) -> None:
 
 
 def train(options: GRPOOptions) -> str | None:
-    """Train (or continue), export, evaluate and draw; returns why training stopped early, None if it did not."""
+    """Train (or continue), export, evaluate and draw; returns why training stopped early, None if it did
+    not.
+    """
     require_verl()
     from methods.training.grpo.picture import draw
 
@@ -112,7 +116,9 @@ def train(options: GRPOOptions) -> str | None:
 
 
 def _learn(options: GRPOOptions, folder: Path, tasks: TaskSource) -> dict[str, Any]:
-    """Start workers and reward process, run the loop, export; what the card says about it (seconds, bytes)."""
+    """Start workers and reward process, run the loop, export; what the card says about it (seconds,
+    bytes).
+    """
     from methods.training.grpo.fit import Setting, fit
     from methods.training.grpo.launch import workers
     from methods.training.grpo.tracking import tracking
@@ -121,14 +127,28 @@ def _learn(options: GRPOOptions, folder: Path, tasks: TaskSource) -> dict[str, A
     rewarder = RewardProcess(rewards_of(options, tasks.code))
     with workers(worker_options(options, folder), options.workers, options.ray) as group, rewarder as rewards:
         trained, up = group.init()[0]["trained"], time.perf_counter() - started
-        print(f"{options.workers} worker(s) up in {up:.1f} s, {trained / 1e6:.2f} M trained weights", flush=True)
-        setting = Setting(options, group, tasks, rewards, lambda text: encode(tokenizer, text, bos), options.make_estimator().level)
+        print(
+            f"{options.workers} worker(s) up in {up:.1f} s, {trained / 1e6:.2f} M trained weights", flush=True
+        )
+        setting = Setting(
+            options,
+            group,
+            tasks,
+            rewards,
+            lambda text: encode(tokenizer, text, bos),
+            options.make_estimator().level,
+        )
         with tracking(options) as track:
             outcome = fit(setting, track)
         group.export(str(options.output.absolute()))
         peaks = group.memory()
     seconds = {"seconds": round(outcome.seconds, 1), "start_seconds": round(up, 1)}
-    return {**seconds, "stopped": outcome.stopped, "reward_processes": rewards.starts, "peak_memory_bytes": peaks}
+    return {
+        **seconds,
+        "stopped": outcome.stopped,
+        "reward_processes": rewards.starts,
+        "peak_memory_bytes": peaks,
+    }
 
 
 def rewards_of(options: GRPOOptions, code: bool) -> RewardOptions:
@@ -143,8 +163,12 @@ def rewards_of(options: GRPOOptions, code: bool) -> RewardOptions:
 
 
 def dry_run(options: GRPOOptions) -> None:
-    """One step with two problems in a temporary folder: shows that recipe, checkpoint and machine go together."""
+    """One step with two problems in a temporary folder: shows that recipe, checkpoint and machine go
+    together.
+    """
     with tempfile.TemporaryDirectory() as folder:
         place = {"output": Path(folder) / "policy", "work": Path(folder) / "work"}
         train(replace(options, prompts=2, steps=1, workers=1, ray=False, evaluate=0, **place))
-    print("dry run: one step of rollouts, rewards, update, checkpoint and export went through; nothing was kept")
+    print(
+        "dry run: one step of rollouts, rewards, update, checkpoint and export went through; nothing was kept"
+    )

@@ -14,7 +14,8 @@ from harness.records.files import around
 
 BEGIN, END = "<!-- grpo:begin -->", "<!-- grpo:end -->"
 COLUMNS = (
-    "run", "rewards", "steps", "solved, first tenth", "last tenth", "held-out pass@1", "difference (95%)", "p", "forwards", "KL", "minutes",
+    "run", "rewards", "steps", "solved, first tenth", "last tenth", "held-out pass@1", "difference (95%)",
+    "p", "forwards", "KL", "minutes",
 )  # fmt: skip
 
 
@@ -26,12 +27,19 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise SummaryError(f"{path}: {error.strerror}; name work folders of finished runs of bench train grpo") from None
+        raise SummaryError(
+            f"{path}: {error.strerror}; name work folders of finished runs of bench train grpo"
+        ) from None
 
 
 def row(folder: Path) -> str:
-    """One line: share solved in the first and last tenth of the steps, held-out pass@1 and forwards before and after, last tenth's KL."""
-    card, steps = _json(folder / "card.json"), [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    """One line: share solved in the first and last tenth of the steps, held-out pass@1 and forwards before
+    and after, last tenth's KL.
+    """
+    card, steps = (
+        _json(folder / "card.json"),
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()],
+    )
     settings, log = card["settings"], pd.DataFrame(steps)
     tenth = max(1, len(log) // 10)
     cells = [
@@ -59,6 +67,8 @@ def table(folders: Sequence[Path]) -> str:
 
 
 def updated(page: Path, folders: Sequence[Path]) -> str:
-    """The page's text with the table between its markers renewed. SummaryError without exactly one pair of them."""
+    """The page's text with the table between its markers renewed. SummaryError without exactly one pair of
+    them.
+    """
     above, below = around(page, "--page", BEGIN, END, SummaryError)
     return f"{above}\n\n{table(folders)}\n\n{below}"

@@ -1,7 +1,8 @@
-"""Training problems with a verifiable answer: drawn from the generators of the nano suites, or read from a file.
+"""Training problems with a verifiable answer: drawn from the generators of the nano suites, or read from a
+file.
 
-A file holds JSON lines with ``prompt`` and either ``answer`` (mathematics) or ``tests`` (assert statements) and ``entry_point``
-(code); other keys are ignored.
+A file holds JSON lines with ``prompt`` and either ``answer`` (mathematics) or ``tests`` (assert statements)
+and ``entry_point`` (code); other keys are ignored.
 """
 
 from __future__ import annotations
@@ -57,16 +58,22 @@ class GeneratedTasks:
     def __init__(self, suite: str, seed: int) -> None:
         self.kind, self.seed = NANO[suite], seed
         self.code = self.kind == "code"
-        self.held_out = {row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)}
+        self.held_out = {
+            row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)
+        }
 
     def draw(self, step: int, count: int) -> list[Problem]:
-        """``count`` problems with distinct keys; TaskError if the generator ever gives one of a held-out set."""
+        """``count`` problems with distinct keys; TaskError if the generator ever gives one of a held-out
+        set.
+        """
         rng = random.Random(f"{self.seed}/{self.kind}/{step}")
         found: dict[str, Problem] = {}
         while len(found) < count:
             item = gsm.generate(rng, "train") if self.kind == "gsm" else code.generate(rng, "train")
             if item.key in self.held_out:
-                raise TaskError(f"the training problem {item.key!r} is one of the held-out problems of this suite")
+                raise TaskError(
+                    f"the training problem {item.key!r} is one of the held-out problems of this suite"
+                )
             found.setdefault(item.key, _generated(item))
         return list(found.values())
 
@@ -100,7 +107,9 @@ def read_tasks(path: Path) -> list[Problem]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise TaskError(f"--suite {path}: {error.strerror}; give nano-gsm, nano-code or a file of JSON lines") from None
+        raise TaskError(
+            f"--suite {path}: {error.strerror}; give nano-gsm, nano-code or a file of JSON lines"
+        ) from None
     tasks = [_task(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not tasks:
         raise TaskError(f"--suite {path} holds no problems")
@@ -110,11 +119,16 @@ def read_tasks(path: Path) -> list[Problem]:
 def _task(path: Path, number: int, line: str) -> Problem:
     try:
         row: dict[str, Any] = json.loads(line)
-        task = Problem(row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", ""))
+        task = Problem(
+            row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", "")
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TaskError(f"{path} line {number} is no problem with a prompt ({error!r})") from None
     if bool(task.answer) == bool(task.tests) or bool(task.tests) != bool(task.entry_point):
-        raise TaskError(f"{path} line {number} needs either an answer, or tests (a list of assert statements) and an entry_point")
+        raise TaskError(
+            f"{path} line {number} needs either an answer, or tests (a list of assert statements) and an "
+            "entry_point"
+        )
     return task
 
 
@@ -128,7 +142,10 @@ def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> TaskSource
     if suite in NANO:
         return GeneratedTasks(suite, seed)
     if suite in list_suites():
-        raise TaskError(f"{suite} is a test suite: training on it is refused. Give nano-gsm, nano-code or a file of training problems")
+        raise TaskError(
+            f"{suite} is a test suite: training on it is refused. Give nano-gsm, nano-code or a file of "
+            "training problems"
+        )
     tasks = read_tasks(Path(suite))
     refuse_overlap([task.prompt for task in tasks], Path(suite), data_dir)
     return FileTasks(tasks, seed)

@@ -14,13 +14,17 @@ TRACKERS = ("console", "file", "tensorboard", "wandb")
 
 @contextmanager
 def tracking(options: GRPOOptions) -> Iterator[Callable[[dict[str, Any], int], None]]:
-    """``track(figures, step)``. Files lie in the work folder; wandb without a key writes there too, to be uploaded with wandb sync."""
+    """``track(figures, step)``. Files lie in the work folder; wandb without a key writes there too, to be
+    uploaded with wandb sync.
+    """
     if unknown := [name for name in options.loggers if name not in TRACKERS]:
         raise OptionsError(f"--logger {unknown[0]} is unknown; use {', '.join(TRACKERS)}")
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     # verl opens its file anew at every start, so a resumed run gets another one.
-    os.environ["VERL_FILE_LOGGER_PATH"] = str(work / f"tracking-{len(list(work.glob('tracking-*.jsonl')))}.jsonl")
+    os.environ["VERL_FILE_LOGGER_PATH"] = str(
+        work / f"tracking-{len(list(work.glob('tracking-*.jsonl')))}.jsonl"
+    )
     os.environ.setdefault("TENSORBOARD_DIR", str(work / "tensorboard"))
     os.environ.setdefault("WANDB_DIR", str(work))
     if "WANDB_API_KEY" not in os.environ:
@@ -29,6 +33,8 @@ def tracking(options: GRPOOptions) -> Iterator[Callable[[dict[str, Any], int], N
 
     found = Tracking("dllm-bench-grpo", work.name, list(options.loggers), {"trainer": {}, **options.plain()})
     try:
-        yield lambda row, step: found.log({key: value for key, value in row.items() if isinstance(value, int | float)}, step)
+        yield lambda row, step: found.log(
+            {key: value for key, value in row.items() if isinstance(value, int | float)}, step
+        )
     finally:
         found.finish()

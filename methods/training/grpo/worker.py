@@ -1,6 +1,8 @@
-"""The worker of verl's single controller: holds the policy, answers prompts, scores answers, takes optimiser steps.
+"""The worker of verl's single controller: holds the policy, answers prompts, scores answers, takes optimiser
+steps.
 
-``@register`` leaves the methods callable in the same process, so the very same class runs with and without Ray.
+``@register`` leaves the methods callable in the same process, so the very same class runs with and without
+Ray.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ ROWS = make_nd_compute_dataproto_dispatch_fn(mesh_name="dp")
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Everything a worker needs. ``inner`` optimiser steps per batch; ``rows`` view rows per forward; ``clip`` of the gradient norm."""
+    """Everything a worker needs. ``inner`` optimiser steps per batch; ``rows`` view rows per forward;
+    ``clip`` of the gradient norm.
+    """
 
     policy: PolicyOptions
     rollout: RolloutOptions
@@ -71,7 +75,11 @@ class PolicyWorker(Worker):
     def init(self) -> dict[str, float]:
         """Load weights and optimiser; returns seconds, trained parameters and process id."""
         started, options = time.perf_counter(), self.options
-        mesh = dist.device_mesh.init_device_mesh(self.device.type, (self.world_size,)) if self.world_size > 1 else None
+        mesh = (
+            dist.device_mesh.init_device_mesh(self.device.type, (self.world_size,))
+            if self.world_size > 1
+            else None
+        )
         self.policy = Policy(options.policy, self.device, mesh)
         self.mask_id = int(self.policy.model.spec.mask_id or 0)
         self.optimiser = torch.optim.AdamW(
@@ -82,29 +90,41 @@ class PolicyWorker(Worker):
 
     @register(dispatch_mode=ROWS)
     def generate(self, data: DataProto) -> DataProto:
-        """``prompts`` [rows, longest], ``prompt_length`` and ``repeat`` [rows] in; the tensors of rollout.Rollouts and the texts out."""
+        """``prompts`` [rows, longest], ``prompt_length`` and ``repeat`` [rows] in; the tensors of
+        rollout.Rollouts and the texts out.
+        """
         lengths = data.batch["prompt_length"].tolist()
         prompts = [row[:length].tolist() for row, length in zip(data.batch["prompts"], lengths, strict=True)]
         with self.policy.computing():
-            found = roll_out(self.options.rollout, self.policy.backbone(), prompts, data.batch["repeat"].tolist())
+            found = roll_out(
+                self.options.rollout, self.policy.backbone(), prompts, data.batch["repeat"].tolist()
+            )
         names = ("outputs", "steps", "scored", "nfe", "positions")
         texts = {"text": np.array(found.texts, dtype=object), "status": np.array(found.status, dtype=object)}
         return DataProto.from_dict({name: getattr(found, name) for name in names}, texts)
 
     @register(dispatch_mode=ROWS)
     def log_probs(self, data: DataProto) -> DataProto:
-        """Estimates [rows, inner, canvas] by the present (``which`` = "old") or the reference policy ("ref"), and entropies [rows, canvas].
+        """Estimates [rows, inner, canvas] by the present (``which`` = "old") or the reference policy ("ref"),
+        and entropies [rows, canvas].
 
         Needs ``prompts``, ``prompt_length``, ``outputs``, ``steps``, ``scored`` and ``seed``.
         """
         batch, which = _batch(data), data.meta_info["which"]
         with self.policy.reference() if which == "ref" else nullcontext():
-            found = [estimate(self.policy.score, self._chunks(batch, inner), batch.outputs.shape) for inner in range(self.options.inner)]
-        return DataProto.from_dict({which: torch.stack([values for values, _ in found], 1), "entropy": found[0][1]})
+            found = [
+                estimate(self.policy.score, self._chunks(batch, inner), batch.outputs.shape)
+                for inner in range(self.options.inner)
+            ]
+        return DataProto.from_dict(
+            {which: torch.stack([values for values, _ in found], 1), "entropy": found[0][1]}
+        )
 
     @register(dispatch_mode=ROWS)
     def update(self, data: DataProto) -> DataProto:
-        """``inner`` optimiser steps on answers with ``old``, ``ref`` (or none) and ``advantages``; sums per answer for the log."""
+        """``inner`` optimiser steps on answers with ``old``, ``ref`` (or none) and ``advantages``; sums per
+        answer for the log.
+        """
         batch, logged = _batch(data), dict[str, list[Tensor]]()
         for group in self.optimiser.param_groups:
             group["lr"] = data.meta_info["lr"]
@@ -121,7 +141,9 @@ class PolicyWorker(Worker):
         leaf = new.detach().clone().requires_grad_(True)
         reference = data.batch["ref"][:, inner] if "ref" in data.batch else None
         spread = data.batch["advantages"][:, None].expand_as(old)
-        targets = Targets(old, reference, spread, data.batch["scored"], data.meta_info["tokens"], self.world_size)
+        targets = Targets(
+            old, reference, spread, data.batch["scored"], data.meta_info["tokens"], self.world_size
+        )
         loss = policy_loss(leaf, targets, self.options.objective, self.options.estimator)
         loss.value.backward()
         assert leaf.grad is not None
@@ -135,7 +157,14 @@ class PolicyWorker(Worker):
         rows = torch.ones(len(old))
         # Each worker's loss is scaled for averaging; its share of the sum is what can be added up over rows.
         share = rows * float(loss.value.detach()) / self.world_size / len(old)
-        return {"clipped": loss.clipped, "ratio": loss.ratio, "kl": loss.kl, "count": loss.count, "loss": share, "norm": rows * norm}
+        return {
+            "clipped": loss.clipped,
+            "ratio": loss.ratio,
+            "kl": loss.kl,
+            "count": loss.count,
+            "loss": share,
+            "norm": rows * norm,
+        }
 
     def _chunks(self, batch: AnswerBatch, inner: int) -> list[Chunk]:
         found = chunks(batch, self.options.estimator, inner, self.mask_id, self.options.rows, self.device)
@@ -176,5 +205,8 @@ class PolicyWorker(Worker):
 def _batch(data: DataProto) -> AnswerBatch:
     rows = data.batch
     columns = (rows[name] for name in ("prompt_length", "scored", "steps", "seed"))
-    answers = [Answer(int(length), scored, steps, int(seed)) for length, scored, steps, seed in zip(*columns, strict=True)]
+    answers = [
+        Answer(int(length), scored, steps, int(seed))
+        for length, scored, steps, seed in zip(*columns, strict=True)
+    ]
     return AnswerBatch(rows["prompts"], rows["outputs"], answers)

@@ -34,9 +34,9 @@ def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
 class LoopOptions:
     """Length and bookkeeping of one training loop.
 
-    ``warmup`` in steps; ``decay`` is the final share of the steps over which rates fall to 0 (``shape``: along a line or half a
-    cosine); ``clip`` bounds the gradient norm; a checkpoint is written every ``save_every`` steps; a step is the mean over
-    ``accumulate`` batches.
+    ``warmup`` in steps; ``decay`` is the final share of the steps over which rates fall to 0 (``shape``:
+    along a line or half a cosine); ``clip`` bounds the gradient norm; a checkpoint is written every
+    ``save_every`` steps; a step is the mean over ``accumulate`` batches.
     """
 
     steps: int
@@ -51,15 +51,21 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a recipe may add to the loop: ``before`` each step, its own ``backward``, and a reader of every logged ``row``."""
+    """What a recipe may add to the loop: ``before`` each step, its own ``backward``, and a reader of every
+    logged ``row``.
+    """
 
     before: Callable[[int], object] | None = None
     backward: Callable[[Tensor], None] = Tensor.backward
     row: Callable[[dict[str, Any]], None] | None = None
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float) -> None:
-    """Write everything needed to go on after ``step`` finished steps (``seconds`` so far); never leaves a torn file."""
+def save_checkpoint(
+    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float
+) -> None:
+    """Write everything needed to go on after ``step`` finished steps (``seconds`` so far); never leaves a
+    torn file.
+    """
     state = {
         "model": model.state_dict(),
         "optimisers": [optimiser.state_dict() for optimiser in optimisers],
@@ -73,7 +79,9 @@ def save_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.O
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+def load_checkpoint(
+    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer]
+) -> tuple[int, float]:
     """Restore a checkpoint; returns finished steps and seconds spent on them, 0 and 0 if there is none."""
     if not path.exists():
         return 0, 0.0
@@ -118,7 +126,9 @@ def progress(title: str, steps: int, done: int) -> Iterator[Reporter]:
             spent = time.perf_counter() - started
             left = spent / max(1, step - done) * (steps - step)
             told = "" if loss is None else f" loss {loss:.4f},"
-            print(f"{title}: {step}/{steps},{told} {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True)
+            print(
+                f"{title}: {step}/{steps},{told} {spent / 60:.1f} min, {left / 60:.1f} min left", flush=True
+            )
 
     yield line
 
@@ -128,9 +138,17 @@ def _bar(title: str, steps: int, done: int) -> Iterator[Reporter]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     loss_column = TextColumn("{task.fields[loss]}")
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss_column, TimeRemainingColumn()) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        loss_column,
+        TimeRemainingColumn(),
+    ) as bar:
         task = bar.add_task(title, total=steps, completed=done, loss="")
-        yield lambda step, loss: bar.update(task, completed=step, loss="" if loss is None else f"loss {loss:.4f}")
+        yield lambda step, loss: bar.update(
+            task, completed=step, loss="" if loss is None else f"loss {loss:.4f}"
+        )
 
 
 def train_loop(

@@ -22,7 +22,9 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(update: Tensor, iterations: int = 5) -> Tensor:
-    """Nearest (roughly) semi-orthogonal matrices of ``update`` [count, rows, columns], in the fast type of the device."""
+    """Nearest (roughly) semi-orthogonal matrices of ``update`` [count, rows, columns], in the fast type of
+    the device.
+    """
     a, b, c = COEFFICIENTS
     x = update.to(product_dtype(update.device))
     wide = x.shape[-2] <= x.shape[-1]
@@ -38,7 +40,13 @@ def orthogonalise(update: Tensor, iterations: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum; matrices of one shape are orthogonalised together."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -49,7 +57,9 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                updates = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
+                updates = orthogonalise(
+                    torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                )
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -75,9 +85,15 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 def build_optimisers(
-    model: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.95)
+    model: nn.Module,
+    muon_lr: float,
+    adam_lr: float,
+    weight_decay: float = 0.01,
+    betas: tuple[float, float] = (0.9, 0.95),
 ) -> list[torch.optim.Optimizer]:
-    """Muon over the blocks' matrices, with the weight decay, and AdamW over embeddings, head, norms and biases, with the betas."""
+    """Muon over the blocks' matrices, with the weight decay, and AdamW over embeddings, head, norms and
+    biases, with the betas.
+    """
     matrices, rest = split_parameters(model)
     muon = Muon(matrices, lr=muon_lr, weight_decay=weight_decay)
     return [muon, torch.optim.AdamW(rest, lr=adam_lr, betas=betas, weight_decay=0.0)]
@@ -92,7 +108,9 @@ def set_rates(optimisers: list[torch.optim.Optimizer], scale: float) -> None:
 
 
 def schedule(step: int, steps: int, warmup: int, decay: float, shape: Shape = "linear") -> float:
-    """Linear warm-up, plateau, then a fall to 0 over the last ``decay`` share of the steps, along a line or half a cosine."""
+    """Linear warm-up, plateau, then a fall to 0 over the last ``decay`` share of the steps, along a line or
+    half a cosine.
+    """
     start = steps * (1 - decay)
     fall = 1.0 if step < start else max(0.0, (steps - step) / max(1.0, steps - start))
     if shape == "cosine":

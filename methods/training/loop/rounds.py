@@ -1,7 +1,8 @@
-"""Rounds of progressive distillation: a step that doubles, a teacher that becomes the student, an averaged result.
+"""Rounds of progressive distillation: a step that doubles, a teacher that becomes the student, an averaged
+result.
 
-Shared by DUO's consistency distillation, its masked variant and SDTT. All state sits in parameters and buffers, so that a
-checkpoint of the rounds is complete.
+Shared by DUO's consistency distillation, its masked variant and SDTT. All state sits in parameters and
+buffers, so that a checkpoint of the rounds is complete.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def average_decay(decay: float, updates: int) -> float:
 
 
 class _Life(nn.Module):
-    """When the teacher is replaced and the average taken; ``begin(step)`` before every step, ``finish()`` after the last.
+    """When the teacher is replaced and the average taken; ``begin(step)`` before every step, ``finish()``
+    after the last.
 
-    The teacher is a copy of the *raw* student (an averaged teacher is worse: 83.9 against 75.2 at 16 steps in the DUO
-    paper); the average is only what is delivered.
+    The teacher is a copy of the *raw* student (an averaged teacher is worse: 83.9 against 75.2 at 16 steps in
+    the DUO paper); the average is only what is delivered.
     """
 
     updates: Tensor
@@ -68,7 +70,9 @@ class _Life(nn.Module):
 
     @torch.no_grad()
     def begin(self, step: int) -> float:
-        """Take in the last update, swap the teacher where a round starts; returns the time step of this step."""
+        """Take in the last update, swap the teacher where a round starts; returns the time step of this
+        step.
+        """
         if step > 0:
             self._absorb()
         if self.schedule.starts_round(step):
@@ -98,7 +102,9 @@ class Rounds(_Life):
         self.average = frozen_copy(student)
 
     def triples(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return zip(self.student.parameters(), self.teacher.parameters(), self.average.parameters(), strict=True)
+        return zip(
+            self.student.parameters(), self.teacher.parameters(), self.average.parameters(), strict=True
+        )
 
     def train(self, mode: bool = True) -> Rounds:
         """Only the student ever trains: dropout in a teacher would be noise in its targets."""
@@ -109,10 +115,11 @@ class Rounds(_Life):
 
 
 class AdapterRounds(_Life):
-    """One frozen base, and three sets of the tensors that train (an adapter): student, teacher snapshot, average.
+    """One frozen base, and three sets of the tensors that train (an adapter): student, teacher snapshot,
+    average.
 
-    The base is no part of the state: a checkpoint holds the three sets. ``model`` computes as the student except inside
-    ``teacher()`` and ``average()``.
+    The base is no part of the state: a checkpoint holds the three sets. ``model`` computes as the student
+    except inside ``teacher()`` and ``average()``.
     """
 
     def __init__(self, model: nn.Module, schedule: RoundSchedule, decay: float = 0.999) -> None:

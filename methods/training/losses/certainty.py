@@ -1,7 +1,8 @@
-"""Certainty-forcing distillation (dParallel, Chen et al. 2025, arXiv 2509.26488) and d3LLM's trajectory order (arXiv 2601.07568).
+"""Certainty-forcing distillation (dParallel, Chen et al. 2025, arXiv 2509.26488) and d3LLM's trajectory order
+(arXiv 2601.07568).
 
-Both train on the teacher's own answers with cross-entropy, plus the entropy of those masked positions that are already right.
-They differ in which positions are masked.
+Both train on the teacher's own answers with cross-entropy, plus the entropy of those masked positions that
+are already right. They differ in which positions are masked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ TEMPERATURE = 0.5
 
 @dataclass(frozen=True)
 class Certainty:
-    """Means over positions, nats: cross-entropy over all ``masked`` ones, tempered entropy over the correct ones among them."""
+    """Means over positions, nats: cross-entropy over all ``masked`` ones, tempered entropy over the correct
+    ones among them.
+    """
 
     cross_entropy: Tensor
     entropy: Tensor
@@ -29,10 +32,11 @@ class Certainty:
 
 
 def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float = TEMPERATURE) -> Certainty:
-    """CE(y) over ``masked`` [rows, length] and mean H(softmax(z / T)) over the correct ones; ``logits`` [rows, length, vocab].
+    """CE(y) over ``masked`` [rows, length] and mean H(softmax(z / T)) over the correct ones; ``logits``
+    [rows, length, vocab].
 
-    Logits are aligned (entry l speaks of token l). The entropy term is 0 if nothing is correct, and only correct positions
-    get its gradient. A MASK column of -inf is allowed.
+    Logits are aligned (entry l speaks of token l). The entropy term is 0 if nothing is correct, and only
+    correct positions get its gradient. A MASK column of -inf is allowed.
     """
     chosen, wanted = logits[masked], labels[masked]
     if len(wanted) == 0:
@@ -40,7 +44,9 @@ def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float
         return Certainty(zero, zero, torch.zeros_like(masked))
     right = chosen.argmax(-1) == wanted
     correct = torch.zeros_like(masked).masked_scatter(masked, right)
-    cross_entropy = F.cross_entropy(chosen.double() if chosen.dtype == torch.float64 else chosen.float(), wanted)
+    cross_entropy = F.cross_entropy(
+        chosen.double() if chosen.dtype == torch.float64 else chosen.float(), wanted
+    )
     if not right.any():
         return Certainty(cross_entropy, cross_entropy * 0.0, correct)
     log_p = (chosen[right] / temperature).log_softmax(-1)
@@ -48,10 +54,14 @@ def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float
     return Certainty(cross_entropy, entropy, correct)
 
 
-def random_masks(region: Tensor, rate: float | Tensor = 0.5, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """(masked, complement) [rows, length] inside ``region``: each place with chance (1 - 1e-3) * rate + 1e-3; ``rate`` one or [rows, 1].
+def random_masks(
+    region: Tensor, rate: float | Tensor = 0.5, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """(masked, complement) [rows, length] inside ``region``: each place with chance (1 - 1e-3) * rate + 1e-3;
+    ``rate`` one or [rows, 1].
 
-    Every row is drawn on its own. The released loop writes the whole batch once per row and is right for single rows only.
+    Every row is drawn on its own. The released loop writes the whole batch once per row and is right for
+    single rows only.
     """
     chance = (1 - 1e-3) * rate + 1e-3
     dice = torch.rand(region.shape, generator=generator, device=region.device)
@@ -61,7 +71,9 @@ def random_masks(region: Tensor, rate: float | Tensor = 0.5, generator: torch.Ge
 
 @dataclass(frozen=True)
 class Window:
-    """Masks [rows, length] of a trajectory window: not yet decoded inside it, its complement, and the fully masked rest."""
+    """Masks [rows, length] of a trajectory window: not yet decoded inside it, its complement, and the fully
+    masked rest.
+    """
 
     masked: Tensor
     complement: Tensor
@@ -71,10 +83,12 @@ class Window:
 def trajectory_masks(order: Tensor, start: Tensor, width: int, ratio: Tensor) -> Window:
     """Masks in the order in which the teacher decoded its answer.
 
-    ``order`` [rows, length]: 0-based decoding step of each answer token, -1 outside the answer; ``start`` [rows]: first answer index of
-    the window; ``ratio`` [rows] in [0, 1]: about this share of it is masked. In the window exactly the tokens not yet decoded
-    after start + int((1 - ratio) * width) steps are masked, before it none, behind it all. The blog's index start + ceil(ratio
-    * width) is turned the other way round. Row i's order belongs to row i's answer: the release filters one list and not
+    ``order`` [rows, length]: 0-based decoding step of each answer token, -1 outside the answer; ``start``
+    [rows]: first answer index of the window; ``ratio`` [rows] in [0, 1]: about this share of it is masked. In
+    the window exactly the tokens not yet decoded after start + int((1 - ratio) * width) steps are masked,
+    before it none, behind it all. The blog's index start + ceil(ratio
+    * width) is turned the other way round. Row i's order belongs to row i's answer: the release filters one
+      list and not
     the other.
     """
     answer = order >= 0
@@ -86,14 +100,20 @@ def trajectory_masks(order: Tensor, start: Tensor, width: int, ratio: Tensor) ->
     return Window(masked, inside & ~masked, answer & (index >= first + width))
 
 
-def two_sided(logits: Tensor, complement: Tensor, labels: Tensor, masks: tuple[Tensor, Tensor], beta: float = 1.0) -> Tensor:
-    """(CE + CE' + beta (H + H')) / 4 over a mask and its complement; each has its own ``logits`` [rows, length, vocab]."""
+def two_sided(
+    logits: Tensor, complement: Tensor, labels: Tensor, masks: tuple[Tensor, Tensor], beta: float = 1.0
+) -> Tensor:
+    """(CE + CE' + beta (H + H')) / 4 over a mask and its complement; each has its own ``logits`` [rows,
+    length, vocab].
+    """
     first, second = certainty(logits, labels, masks[0]), certainty(complement, labels, masks[1])
     return (first.total(beta) + second.total(beta)) / 4
 
 
 def window_width(progress: float, widths: tuple[int, int, int] = (16, 24, 32)) -> int:
-    """Window width over training (progress in [0, 1], three epochs): from the first to the second in one, to the third in the next."""
+    """Window width over training (progress in [0, 1], three epochs): from the first to the second in one, to
+    the third in the next.
+    """
     marks = (*widths, widths[-1])
     epoch = min(int(progress * 3), 2)
     share = progress * 3 - epoch

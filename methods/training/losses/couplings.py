@@ -1,10 +1,11 @@
 """Coupled noisy states of one sequence at two times (discrete trajectories; Sahoo et al. 2025, section 4.2).
 
-One Gaussian draw per position is shared by both times. Let j* be the largest noise among the wrong tokens and theta its
-lead over the noise of the clean token x: then z = x while mu > theta and z = j* afterwards. j* is uniform over the wrong
-tokens, independent of theta, and p_K(theta) is uniform on (0, 1), so the same law needs two scalars per position
-instead of K Gaussians. A position flips once and never visits a third token: this is not the forward chain of
-uniform-state diffusion, which does. With MASK in the place of j* it *is* the chain of masked diffusion.
+One Gaussian draw per position is shared by both times. Let j* be the largest noise among the wrong tokens and
+theta its lead over the noise of the clean token x: then z = x while mu > theta and z = j* afterwards. j* is
+uniform over the wrong tokens, independent of theta, and p_K(theta) is uniform on (0, 1), so the same law
+needs two scalars per position instead of K Gaussians. A position flips once and never visits a third token:
+this is not the forward chain of uniform-state diffusion, which does. With MASK in the place of j* it *is* the
+chain of masked diffusion.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def gaussian_noise(x: Tensor, vocab: int, generator: torch.Generator | None = No
 
 
 def gaussian_latent(x: Tensor, eps: Tensor, gamma: Tensor) -> Tensor:
-    """w = a e_x + s eps [..., K] with a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma); ``gamma`` broadcastable to ``x``."""
+    """w = a e_x + s eps [..., K] with a^2 = sigmoid(-gamma), s^2 = sigmoid(gamma); ``gamma`` broadcastable to
+    ``x``.
+    """
     gamma = gamma.to(eps.dtype).expand(x.shape).unsqueeze(-1)
     signal = torch.zeros_like(eps).scatter_(-1, x.unsqueeze(-1), 1.0)
     return torch.sigmoid(-gamma).sqrt() * signal + torch.sigmoid(gamma).sqrt() * eps

@@ -1,12 +1,12 @@
 """Discrete consistency distillation carried over to masked diffusion (after Sahoo et al. 2025, section 4.2).
 
-Both states share one draw per position, so their masks are nested. Where the token is still hidden from the teacher (class C)
-the student learns the teacher's prediction by reverse KL. Where the teacher already sees it (class B) its prediction is a
-delta, to which reverse KL is infinite: there the student learns the clean token, or its own teacher at the noisier state,
-or nothing. Class A, visible to both, is never trained on.
+Both states share one draw per position, so their masks are nested. Where the token is still hidden from the
+teacher (class C) the student learns the teacher's prediction by reverse KL. Where the teacher already sees it
+(class B) its prediction is a delta, to which reverse KL is infinite: there the student learns the clean
+token, or its own teacher at the noisier state, or nothing. Class A, visible to both, is never trained on.
 
-For an exact teacher E[p(. | z_s) | z_t] = p(. | z_t): *forward* KL has the teacher itself as its optimum and brings no
-few-step gain by construction. Reverse KL has the geometric mean, which is sharper.
+For an exact teacher E[p(. | z_s) | z_t] = p(. | z_t): *forward* KL has the teacher itself as its optimum and
+brings no few-step gain by construction. Reverse KL has the geometric mean, which is sharper.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def masked_dcd_loss(
 ) -> Tensor:
     """mean over C of the divergence + weight * mean over B of the term chosen by ``shown``.
 
-    ``student`` at z_t, ``teacher`` at z_s and ``anchor`` (the teacher at z_t, for "anchor") are log-probabilities
-    [rows, length, vocab]; ``clean`` [rows, length] ids. "ce" suits the teacher's own answers, "anchor" human text. No other position and
-    no gradient of the teacher enters. ValueError for "anchor" without one.
+    ``student`` at z_t, ``teacher`` at z_s and ``anchor`` (the teacher at z_t, for "anchor") are
+    log-probabilities [rows, length, vocab]; ``clean`` [rows, length] ids. "ce" suits the teacher's own
+    answers, "anchor" human text. No other position and no gradient of the teacher enters. ValueError for
+    "anchor" without one.
     """
     loss = student.sum() * 0.0 if not (pair.hidden.any() or pair.shown.any()) else student.new_zeros(())
     if pair.hidden.any():

@@ -1,8 +1,9 @@
 """DiMO: one-step generation on policy (Zhu et al. 2025, arXiv 2503.15457).
 
-A generator theta fills a randomly initialised row in one pass; its sample is masked again, and the difference between the
-frozen teacher phi and an auxiliary model psi (trained on the generator's samples) at that state is the gradient for theta's
-logits. A one-step factorised network on a constant input cannot correlate its tokens: the randomness of the start carries the joint.
+A generator theta fills a randomly initialised row in one pass; its sample is masked again, and the difference
+between the frozen teacher phi and an auxiliary model psi (trained on the generator's samples) at that state
+is the gradient for theta's logits. A one-step factorised network on a constant input cannot correlate its
+tokens: the randomness of the start carries the joint.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ Schedule = Literal["linear", "arccos", "cosine"]
 
 
 def hybrid_start(
-    ids: Tensor, region: Tensor, mask_id: int, tokens: int, share: float = 0.6, generator: torch.Generator | None = None
+    ids: Tensor,
+    region: Tensor,
+    mask_id: int,
+    tokens: int,
+    share: float = 0.6,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Start state: of each row's ``region`` [rows, length] exactly round(share * size) places MASK, the others random tokens.
+    """Start state: of each row's ``region`` [rows, length] exactly round(share * size) places MASK, the
+    others random tokens.
 
-    Random tokens are uniform over the ids below ``tokens`` (and never MASK); everything outside the region stays. share 1 (all
-    masks) collapses, 0 is unstable (paper, table 5).
+    Random tokens are uniform over the ids below ``tokens`` (and never MASK); everything outside the region
+    stays. share 1 (all masks) collapses, 0 is unstable (paper, table 5).
     """
     masked = exact_masks(region, torch.full((len(ids),), share), generator, least=0)
     noise = torch.randint(tokens - (mask_id < tokens), ids.shape, generator=generator, device=ids.device)
@@ -33,8 +40,12 @@ def hybrid_start(
     return torch.where(masked, mask_id, torch.where(region, noise, ids))
 
 
-def exact_masks(region: Tensor, ratio: Tensor, generator: torch.Generator | None = None, least: int = 1) -> Tensor:
-    """Boolean [rows, length]: max(least, round(ratio * size)) random places of each row's region; ``ratio`` [rows]."""
+def exact_masks(
+    region: Tensor, ratio: Tensor, generator: torch.Generator | None = None, least: int = 1
+) -> Tensor:
+    """Boolean [rows, length]: max(least, round(ratio * size)) random places of each row's region; ``ratio``
+    [rows].
+    """
     size = region.sum(-1)
     count = (ratio.to(size.device) * size).round().long().clamp(min=least).minimum(size)
     dice = torch.rand(region.shape, generator=generator, device=region.device).masked_fill(~region, 2.0)
@@ -42,24 +53,31 @@ def exact_masks(region: Tensor, ratio: Tensor, generator: torch.Generator | None
 
 
 def mask_ratio(u: Tensor, schedule: Schedule = "linear") -> Tensor:
-    """Mask ratio of a uniform draw: Dream's own is linear; arccos(u) / (pi/2) for MaskGIT, cos(pi u / 2) for Meissonic."""
+    """Mask ratio of a uniform draw: Dream's own is linear; arccos(u) / (pi/2) for MaskGIT, cos(pi u / 2) for
+    Meissonic.
+    """
     if schedule == "arccos":
         return torch.arccos(u) / (math.pi / 2)
     return torch.cos(u * math.pi / 2) if schedule == "cosine" else u
 
 
-def perturb(embedding: Tensor, region: Tensor, strength: float = 0.1, generator: torch.Generator | None = None) -> Tensor:
-    """sqrt(1 - s^2) e + s * N(0, 1) inside ``region`` [rows, length] of embeddings [rows, length, hidden]; the prompt untouched."""
+def perturb(
+    embedding: Tensor, region: Tensor, strength: float = 0.1, generator: torch.Generator | None = None
+) -> Tensor:
+    """sqrt(1 - s^2) e + s * N(0, 1) inside ``region`` [rows, length] of embeddings [rows, length, hidden];
+    the prompt untouched.
+    """
     noise = torch.randn(embedding.shape, generator=generator, device=embedding.device, dtype=embedding.dtype)
     mixed = (1 - strength**2) ** 0.5 * embedding + strength * noise
     return torch.where(region.unsqueeze(-1), mixed, embedding)
 
 
 def jeffrey_gradient(psi: Tensor, phi: Tensor, beta: float = 0.0) -> Tensor:
-    """(1 - beta) (p_psi - p_phi) + beta p_psi (log(p_psi / p_phi) - KL(psi || phi)) [..., vocab], from log-probabilities.
+    """(1 - beta) (p_psi - p_phi) + beta p_psi (log(p_psi / p_phi) - KL(psi || phi)) [..., vocab], from
+    log-probabilities.
 
-    The gradient, by psi's logits, of (1 - beta) KL(phi || psi) + beta KL(psi || phi). The release sets beta = 0; its best
-    published score is at -0.2. An entry that is -inf in psi contributes 0.
+    The gradient, by psi's logits, of (1 - beta) KL(phi || psi) + beta KL(psi || phi). The release sets beta =
+    0; its best published score is at -0.2. An entry that is -inf in psi contributes 0.
     """
     p_psi, p_phi = psi.exp(), phi.exp()
     impossible = psi == -torch.inf
@@ -69,21 +87,27 @@ def jeffrey_gradient(psi: Tensor, phi: Tensor, beta: float = 0.0) -> Tensor:
 
 
 def surrogate(logits: Tensor, gradient: Tensor, masked: Tensor) -> Tensor:
-    """0.5 ||z - sg(z - g)||^2 summed over masked places and vocabulary, divided by rows: its gradient by z is g / rows.
+    """0.5 ||z - sg(z - g)||^2 summed over masked places and vocabulary, divided by rows: its gradient by z is
+    g / rows.
 
-    ``logits`` z [rows, length, vocab] are the generator's at its start state, ``gradient`` g is taken at the re-masked sample.
+    ``logits`` z [rows, length, vocab] are the generator's at its start state, ``gradient`` g is taken at the
+    re-masked sample.
     """
     step = torch.where(masked.unsqueeze(-1), gradient.detach(), torch.zeros_like(gradient))
     target = (logits - step).detach()
     finite = torch.isfinite(logits)
-    gap = torch.where(finite, logits, torch.zeros_like(logits)) - torch.where(finite, target, torch.zeros_like(target))
+    gap = torch.where(finite, logits, torch.zeros_like(logits)) - torch.where(
+        finite, target, torch.zeros_like(target)
+    )
     return 0.5 * gap.square().sum() / len(logits)
 
 
 def auxiliary_loss(logits: Tensor, sample: Tensor, masked: Tensor, smoothing: float = 0.01) -> Tensor:
-    """Cross-entropy of psi toward the generator's sample at masked places; ``logits`` [rows, length, vocab] with finite entries.
+    """Cross-entropy of psi toward the generator's sample at masked places; ``logits`` [rows, length, vocab]
+    with finite entries.
 
-    The release smooths labels by 0.1; over 152 000 classes that spreads a tenth of the mass on nonsense, so the default is 0.01.
+    The release smooths labels by 0.1; over 152 000 classes that spreads a tenth of the mass on nonsense, so
+    the default is 0.01.
     """
     return F.cross_entropy(logits[masked], sample[masked], label_smoothing=smoothing)
 

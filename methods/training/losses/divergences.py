@@ -1,7 +1,7 @@
 """Divergences between two categorical distributions given as log-probabilities [..., vocab].
 
-Forward is KL(teacher || student), reverse KL(student || teacher). An entry of -inf in the first argument of a KL costs
-nothing; in the second alone it makes the divergence infinite, as it must.
+Forward is KL(teacher || student), reverse KL(student || teacher). An entry of -inf in the first argument of a
+KL costs nothing; in the second alone it makes the divergence infinite, as it must.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ Kind = Literal["forward", "reverse", "mse", "tvd"]
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
-    """KL(first || second) = sum_v p (log p - log q), shape [...]; 0 log 0 = 0. Both arguments may carry gradients."""
+    """KL(first || second) = sum_v p (log p - log q), shape [...]; 0 log 0 = 0. Both arguments may carry
+    gradients.
+    """
     impossible = first == -torch.inf
     log_p, log_q = first.masked_fill(impossible, 0.0), second.masked_fill(impossible, 0.0)
     return (first.exp() * (log_p - log_q)).sum(-1)

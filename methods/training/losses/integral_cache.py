@@ -4,9 +4,9 @@ With w = a e_x + s eps, a^2 + s^2 = 1, gamma = log(s^2 / a^2) and mu = a / s = e
 
     p_K(mu) = P(argmax w = x) = integral phi(y - mu) Phi(y)^(K - 1) dy,   alpha = (K p - 1) / (K - 1)
 
-(Sahoo et al. 2025, section 3.1; the operator T). The integrand is analytic and decays like a Gaussian, so the plain
-trapezoid rule is exact to rounding at a step of 0.1. The released tables were made with adaptive quadrature; one of them
-has wrong points and another the exponent K instead of K - 1.
+(Sahoo et al. 2025, section 3.1; the operator T). The integrand is analytic and decays like a Gaussian, so the
+plain trapezoid rule is exact to rounding at a step of 0.1. The released tables were made with adaptive
+quadrature; one of them has wrong points and another the exponent K instead of K - 1.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ class IntegralCache:
     def build(cls, vocab: int, gamma_min: float, gamma_max: float, points: int = 100_000) -> IntegralCache:
         """Tabulate; under a second for 100 000 points. Raises CacheError for an empty window."""
         if not gamma_min < gamma_max or points < 2:
-            raise CacheError(f"window [{gamma_min}, {gamma_max}] with {points} points: give gamma_min < gamma_max and at least 2 points")
+            raise CacheError(
+                f"window [{gamma_min}, {gamma_max}] with {points} points: give gamma_min < gamma_max and at "
+                "least 2 points"
+            )
         keep, slope = keep_probability(np.linspace(gamma_min, gamma_max, points), vocab)
         return cls(vocab, gamma_min, gamma_max, torch.from_numpy(keep), torch.from_numpy(slope))
 
@@ -117,7 +120,8 @@ class IntegralCache:
     def p(self, gamma: Tensor, mode: Lookup = "hermite") -> Tensor:
         """Keep probability, float64, shape of ``gamma``; outside the window gamma is clamped. Differentiable.
 
-        "hermite" interpolates value and slope (error below 1e-12 at 100 000 points); "nearest" is the released lookup.
+        "hermite" interpolates value and slope (error below 1e-12 at 100 000 points); "nearest" is the
+        released lookup.
         """
         gamma = gamma.double()
         place = (gamma.clamp(self.gamma_min, self.gamma_max) - self.gamma_min) / self._width
@@ -129,12 +133,22 @@ class IntegralCache:
 
     def _hermite(self, left: Tensor, u: Tensor) -> Tensor:
         low, high = self._at(self.keep, left), self._at(self.keep, left + 1)
-        rise_low, rise_high = self._at(self.slope, left) * self._width, self._at(self.slope, left + 1) * self._width
+        rise_low, rise_high = (
+            self._at(self.slope, left) * self._width,
+            self._at(self.slope, left + 1) * self._width,
+        )
         back = 1 - u
-        return (1 + 2 * u) * back**2 * low + u * back**2 * rise_low + u**2 * (3 - 2 * u) * high - u**2 * back * rise_high
+        return (
+            (1 + 2 * u) * back**2 * low
+            + u * back**2 * rise_low
+            + u**2 * (3 - 2 * u) * high
+            - u**2 * back * rise_high
+        )
 
     def alpha(self, gamma: Tensor, mode: Lookup = "hermite") -> Tensor:
-        """alpha of the uniform-state marginal. A masked process keeps a token with ``p`` itself, not with this."""
+        """alpha of the uniform-state marginal. A masked process keeps a token with ``p`` itself, not with
+        this.
+        """
         return alpha_of_keep(self.p(gamma, mode), self.vocab)
 
     def dalpha(self, gamma: Tensor) -> Tensor:
@@ -156,7 +170,9 @@ class IntegralCache:
         return table.to(index.device)[index]
 
     def save(self, folder: Path) -> Path:
-        """Write the table under a name that states vocabulary, window, points and version; returns the file."""
+        """Write the table under a name that states vocabulary, window, points and version; returns the
+        file.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / file_name(self.vocab, self.gamma_min, self.gamma_max, self.points)
         temporary = path.with_suffix(".tmp")
@@ -173,7 +189,9 @@ class IntegralCache:
         state = torch.load(path, weights_only=True)
         wanted = [vocab, gamma_min, gamma_max, points, VERSION]
         if list(state["key"]) != wanted:
-            raise CacheError(f"{path} holds {state['key']}, wanted {wanted}: delete it or name another folder")
+            raise CacheError(
+                f"{path} holds {state['key']}, wanted {wanted}: delete it or name another folder"
+            )
         return cls(vocab, gamma_min, gamma_max, state["keep"], state["slope"])
 
 
@@ -182,7 +200,9 @@ def file_name(vocab: int, gamma_min: float, gamma_max: float, points: int) -> st
     return f"integral-K{vocab}-{gamma_min:.6g}-{gamma_max:.6g}-n{points}-v{VERSION}.pt"
 
 
-def cached(folder: Path, vocab: int, gamma_min: float, gamma_max: float, points: int = 100_000) -> IntegralCache:
+def cached(
+    folder: Path, vocab: int, gamma_min: float, gamma_max: float, points: int = 100_000
+) -> IntegralCache:
     """The table from ``folder``, made and stored there if it is not yet."""
     path = folder / file_name(vocab, gamma_min, gamma_max, points)
     if path.exists():
@@ -193,7 +213,8 @@ def cached(folder: Path, vocab: int, gamma_min: float, gamma_max: float, points:
 
 
 def series_coefficients(vocab: int, terms: int = 150) -> Iterator[float]:
-    """m_n = (1/n!) integral z^n phi(z) Phi(z)^(K - 1) dz of alpha = K/(K-1) [exp(-mu^2/2) sum_n mu^n m_n - 1/K].
+    """m_n = (1/n!) integral z^n phi(z) Phi(z)^(K - 1) dz of alpha = K/(K-1) [exp(-mu^2/2) sum_n mu^n m_n -
+    1/K].
 
     Source: the second DUO paper (arXiv 2602.21185). A second route to the same numbers for mu below about 8.
     """

@@ -1,7 +1,9 @@
-"""Self-distillation through time for masked diffusion (Deschenaux and Gulcehre 2024, arXiv 2410.21035, algorithm 1).
+"""Self-distillation through time for masked diffusion (Deschenaux and Gulcehre 2024, arXiv 2410.21035,
+algorithm 1).
 
-The teacher makes k ancestral steps from the student's input; every position that was masked gets as its target the full
-distribution the teacher had for it when it was revealed, or at the last step. The student learns all of them at once.
+The teacher makes k ancestral steps from the student's input; every position that was masked gets as its
+target the full distribution the teacher had for it when it was revealed, or at the last step. The student
+learns all of them at once.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ LogProbs = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Targets:
-    """``log_probs`` [rows, length, vocab], zero where ``masked`` [rows, length] (the student's masks) is false.
+    """``log_probs`` [rows, length, vocab], zero where ``masked`` [rows, length] (the student's masks) is
+    false.
 
     ``z`` [rows, length] is the teacher's last state.
     """
@@ -34,20 +37,29 @@ class Targets:
 def teacher_times(t: Tensor, delta: float, k: int, end: float = END) -> Tensor:
     """Times [k, rows] at which the teacher looks: max(t - i * delta, end).
 
-    The released grid t * space + (1 - t) * t_end has one factor wrong: for k = 2 it looks at t + (1 - t)(t - 2 delta) first.
+    The released grid t * space + (1 - t) * t_end has one factor wrong: for k = 2 it looks at t + (1 - t)(t -
+    2 delta) first.
     """
     steps = torch.arange(k, dtype=torch.float64, device=t.device).unsqueeze(-1)
     return (t.double() - steps * delta).clamp(min=end)
 
 
 def reveal_share(tau: Tensor, delta: float) -> Tensor:
-    """Chance [rows] that a mask at time tau is revealed on the way to tau - delta, for alpha = 1 - t: delta / tau, at most 1."""
+    """Chance [rows] that a mask at time tau is revealed on the way to tau - delta, for alpha = 1 - t: delta /
+    tau, at most 1.
+    """
     return (delta / tau).clamp(max=1.0)
 
 
 @torch.no_grad()
 def sdtt_targets(
-    teacher: LogProbs, z: Tensor, t: Tensor, delta: float, mask_id: int, k: int = 2, generator: torch.Generator | None = None
+    teacher: LogProbs,
+    z: Tensor,
+    t: Tensor,
+    delta: float,
+    mask_id: int,
+    k: int = 2,
+    generator: torch.Generator | None = None,
 ) -> Targets:
     """Teacher targets for ids ``z`` [rows, length] at times ``t`` [rows], k steps of ``delta``.
 
@@ -57,7 +69,9 @@ def sdtt_targets(
     hidden, log_probs = masked.clone(), None
     for tau in teacher_times(t, delta, k).to(z.device):
         current = teacher(z)
-        log_probs = torch.where(hidden.unsqueeze(-1), current, torch.zeros_like(current) if log_probs is None else log_probs)
+        log_probs = torch.where(
+            hidden.unsqueeze(-1), current, torch.zeros_like(current) if log_probs is None else log_probs
+        )
         dice = torch.rand(z.shape, dtype=torch.float64, generator=generator, device=z.device)
         shown = hidden & (dice < reveal_share(tau, delta).unsqueeze(-1))
         if shown.any():
@@ -69,9 +83,11 @@ def sdtt_targets(
 
 
 def sdtt_loss(student: Tensor, targets: Targets, kind: Kind = "reverse") -> Tensor:
-    """Mean over masked positions of the divergence from the targets; ``student`` [rows, length, vocab] log-probabilities.
+    """Mean over masked positions of the divergence from the targets; ``student`` [rows, length, vocab]
+    log-probabilities.
 
-    Zero where nothing is masked. "reverse" (KL(student || teacher)) is the published default; "mse" is over log-probabilities.
+    Zero where nothing is masked. "reverse" (KL(student || teacher)) is the published default; "mse" is over
+    log-probabilities.
     """
     if not targets.masked.any():
         return student.sum() * 0.0

@@ -1,4 +1,6 @@
-"""Certainty-forcing student (dParallel); loss in ``methods.training.losses.certainty``. No teacher: labels are its answers."""
+"""Certainty-forcing student (dParallel); loss in ``methods.training.losses.certainty``. No teacher: labels
+are its answers.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,14 @@ THRESHOLDS = (
 
 @dataclass(frozen=True)
 class CFDOptions(StudentOptions):
-    """``rate`` of masked positions (the paper: fixed 0.5 beats random rates), ``beta`` of the entropy (1 Dream, 2 LLaDA).
+    """``rate`` of masked positions (the paper: fixed 0.5 beats random rates), ``beta`` of the entropy (1
+    Dream, 2 LLaDA).
 
-    ``rate_to``: each row's rate is drawn evenly between ``rate`` and this one; for heavily masked states, which decoding in long blocks
-    starts from.
-    ``complement`` False leaves out the second forward, on the complement of the mask: half the cost, for rates near 1.
-    ``block`` > 0 is the paper's setting for LLaDA: one random block active, earlier ones clean, later ones masked and without loss.
-    0 takes the whole answer as one block, as the paper does for Dream.
+    ``rate_to``: each row's rate is drawn evenly between ``rate`` and this one; for heavily masked states,
+    which decoding in long blocks starts from.
+    ``complement`` False leaves out the second forward, on the complement of the mask: half the cost, for
+    rates near 1. ``block`` > 0 is the paper's setting for LLaDA: one random block active, earlier ones clean,
+    later ones masked and without loss. 0 takes the whole answer as one block, as the paper does for Dream.
     """
 
     answers: int = 4000
@@ -61,7 +64,8 @@ def row_rates(options: CFDOptions, rows: int, random: torch.Generator) -> float 
 
 
 def active_blocks(rows: Rows, block: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(positions of the active block, positions behind it) [rows, length]; all of the region and nothing for block 0.
+    """(positions of the active block, positions behind it) [rows, length]; all of the region and nothing for
+    block 0.
 
     The block is drawn evenly from those that hold a token of the answer proper, up to its end-of-text.
     """

@@ -25,7 +25,9 @@ SMALLEST_RATE = 0.05  # bounds the weight 1 / rate where ``low`` is set near 0
 
 @dataclass(frozen=True)
 class D2FOptions(StudentOptions):
-    """``low`` and ``high`` bound the mask rates of a row's blocks of ``block_size`` tokens (published: 0.2 and 0.7, blocks of 16)."""
+    """``low`` and ``high`` bound the mask rates of a row's blocks of ``block_size`` tokens (published: 0.2
+    and 0.7, blocks of 16).
+    """
 
     block_size: int = 8
     low: float = 0.2
@@ -44,14 +46,18 @@ def block_causal_mask(prompts: Tensor, length: int, block_size: int) -> Tensor:
 
 
 def noise_levels(rng: np.random.Generator, blocks: int, low: float = 0.2, high: float = 0.7) -> np.ndarray:
-    """Mask rates [blocks], rising from block to block: p1 ~ U(low, high), later steps at most (high - p1)/(blocks - 1)."""
+    """Mask rates [blocks], rising from block to block: p1 ~ U(low, high), later steps at most (high -
+    p1)/(blocks - 1).
+    """
     first = rng.uniform(low, high)
     rises = rng.random(blocks - 1) * (high - first) / max(1, blocks - 1)
     return first + np.concatenate([[0.0], np.cumsum(rises)])
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, rates: Tensor) -> Tensor:
-    """mean of -sum_v q_teacher(v) log p_student(v) / rate over [count, vocab] logits; gradient of KL(teacher | student)."""
+    """mean of -sum_v q_teacher(v) log p_student(v) / rate over [count, vocab] logits; gradient of KL(teacher
+    | student).
+    """
     losses = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(-1)
     return (losses / rates).mean()
 
@@ -83,7 +89,9 @@ def loss_of_batch(student: Student[D2FOptions], batch: int) -> Tensor:
     """Loss of one batch: a function of (seed, batch) and the weights."""
     rows, options = student.rows(batch), student.options
     student.random(batch)  # seeds the dropout
-    return d2f_loss(student, rows, corrupt(rows, options, student.mask_id, generator_for(options.seed + 7, batch, 4)))
+    return d2f_loss(
+        student, rows, corrupt(rows, options, student.mask_id, generator_for(options.seed + 7, batch, 4))
+    )
 
 
 def d2f_loss(student: Student[D2FOptions], rows: Rows, noisy: Corrupted) -> Tensor:

@@ -1,7 +1,8 @@
-"""Trajectory-order student (d3LLM, arXiv 2601.07568): certainty forcing on masks in the order in which the teacher decoded.
+"""Trajectory-order student (d3LLM, arXiv 2601.07568): certainty forcing on masks in the order in which the
+teacher decoded.
 
-The teacher's step maps say in which order its own answer was written. A window of the answer is masked as it was at some moment of
-that decoding, everything behind it is masked, everything before it clean.
+The teacher's step maps say in which order its own answer was written. A window of the answer is masked as it
+was at some moment of that decoding, everything behind it is masked, everything before it clean.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from methods.training.students.trainer import LossAt, Trainer
 
 @dataclass(frozen=True)
 class D3LLMOptions(StudentOptions):
-    """``widths``: windows in tokens at the start and at the ends of the three epochs' growth; they start at multiples of ``block``.
+    """``widths``: windows in tokens at the start and at the ends of the three epochs' growth; they start at
+    multiples of ``block``.
 
     ``beta`` weighs the entropy (1 Dream, 2 LLaDA).
     """
@@ -33,7 +35,9 @@ class D3LLMOptions(StudentOptions):
 
 
 def orders_of(student: Student[D3LLMOptions], rows: Rows) -> Tensor:
-    """Decoding order [rows, length] of the region, -1 outside; the padding behind an answer was written after it, left to right."""
+    """Decoding order [rows, length] of the region, -1 outside; the padding behind an answer was written after
+    it, left to right.
+    """
     pool, orders = student.data.pool, student.data.orders
     table = np.full(rows.ids.shape, -1, np.int64)
     for row, place in enumerate(rows.places):
@@ -45,7 +49,9 @@ def orders_of(student: Student[D3LLMOptions], rows: Rows) -> Tensor:
 
 
 def d3llm_loss(student: Student[D3LLMOptions], batch: int) -> Tensor:
-    """Loss of one batch: the masks of a moment of the teacher's decoding and their complement, each with its own forward."""
+    """Loss of one batch: the masks of a moment of the teacher's decoding and their complement, each with its
+    own forward.
+    """
     options, rows, random = student.options, student.rows(batch), student.random(batch)
     progress = batch / (options.schedule.steps * options.accumulate)
     width = window_width(progress, options.widths)
@@ -55,7 +61,10 @@ def d3llm_loss(student: Student[D3LLMOptions], batch: int) -> Tensor:
     ratio = window_ratio(progress, len(start), random)
     window = trajectory_masks(orders_of(student, rows), start, width, ratio)
     sides = (window.masked, window.complement)
-    logits = [student.log_probs(torch.where(side | window.after, student.mask_id, rows.ids), rows.visible) for side in sides]
+    logits = [
+        student.log_probs(torch.where(side | window.after, student.mask_id, rows.ids), rows.visible)
+        for side in sides
+    ]
     return two_sided(logits[0], logits[1], rows.ids, sides, options.beta)
 
 
@@ -63,10 +72,16 @@ def build(student: Student[D3LLMOptions]) -> LossAt:
     """TrainingError for answers without the teacher's step maps."""
     data = student.data
     answers = np.concatenate(
-        [data.orders[s + p : e] for s, p, e in zip(data.pool.starts[:-1], data.pool.prompts, data.pool.starts[1:], strict=True)]
+        [
+            data.orders[s + p : e]
+            for s, p, e in zip(data.pool.starts[:-1], data.pool.prompts, data.pool.starts[1:], strict=True)
+        ]
     )
     if (answers < 0).any():
-        raise TrainingError(f"{data.facts['source']} has answers without step_map: make them with bench generate-data (--data)")
+        raise TrainingError(
+            f"{data.facts['source']} has answers without step_map: make them with bench generate-data "
+            "(--data)"
+        )
     return lambda batch: d3llm_loss(student, batch)
 
 

@@ -20,9 +20,9 @@ from methods.training.students.trainer import LossAt, Trainer
 class DCDOptions(StudentOptions):
     """``shown``: what is learnt where the teacher already sees the token, weighted by ``weight``.
 
-    "ce" suits the teacher's answers, "anchor" other data, none learns nothing there. ``clock`` gaussian re-times the masks by the
-    integral cache of the vocabulary and changes nothing else. ``beta`` adds the tempered entropy of hidden positions that are already
-    right (0 in the faithful setting).
+    "ce" suits the teacher's answers, "anchor" other data, none learns nothing there. ``clock`` gaussian
+    re-times the masks by the integral cache of the vocabulary and changes nothing else. ``beta`` adds the
+    tempered entropy of hidden positions that are already right (0 in the faithful setting).
     """
 
     answers: int = 4000
@@ -34,7 +34,9 @@ class DCDOptions(StudentOptions):
 
 
 def clock_cache(student: Student[DCDOptions]) -> IntegralCache | None:
-    """The integral cache of the student's vocabulary over alpha in [0.999, 0.001], kept in the work folder."""
+    """The integral cache of the student's vocabulary over alpha in [0.999, 0.001], kept in the work
+    folder.
+    """
     if student.options.clock == "linear":
         return None
     vocab = student.model.spec.vocab_size
@@ -52,7 +54,9 @@ def loss_of_batch(student: Student[DCDOptions], cache: IntegralCache | None, bat
         teacher = student.log_probs(pair.z_s, rows.visible)
         anchor = student.log_probs(pair.z_t, rows.visible) if options.shown == "anchor" else None
     own = student.log_probs(pair.z_t, rows.visible)
-    loss = masked_dcd_loss(own, teacher, rows.ids, pair, options.direction, options.shown or "none", options.weight, anchor)
+    loss = masked_dcd_loss(
+        own, teacher, rows.ids, pair, options.direction, options.shown or "none", options.weight, anchor
+    )
     return loss + options.beta * certainty(own, rows.ids, pair.hidden).entropy if options.beta else loss
 
 

@@ -1,4 +1,6 @@
-"""What a finished student leaves behind: adapter or checkpoint, card.json with settings and hashes, README.md with figures."""
+"""What a finished student leaves behind: adapter or checkpoint, card.json with settings and hashes, README.md
+with figures.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float])
         "method": student.method,
         "model": student.options.model,
         "model_hash": model_hash(student.options.model),
-        "settings": {name: value for name, value in plain(student.options).items() if name not in ("output", "work")},
+        "settings": {
+            name: value for name, value in plain(student.options).items() if name not in ("output", "work")
+        },
         "data": student.data.facts,
         "frozen_sets": data_hash(DATA),
         "seconds": round(seconds, 1),
@@ -40,21 +44,34 @@ def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float])
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n")
     kind = "adapter (PEFT LoRA)" if isinstance(student.net, PeftModel) else "all weights"
-    save_card(folder, folder.name, f"{student.method} student of {student.options.model}: {kind}.", figures, facts(card, student))
+    save_card(
+        folder,
+        folder.name,
+        f"{student.method} student of {student.options.model}: {kind}.",
+        figures,
+        facts(card, student),
+    )
 
 
 def facts(card: Mapping[str, Any], student: Student[Any]) -> dict[str, Any]:
     """Rows of the README's table."""
     options, data = student.options, card["data"]
-    size = "all weights" if options.rank == 0 else f"rank {options.rank}, alpha {options.alpha} on {', '.join(options.targets)}"
+    size = (
+        "all weights"
+        if options.rank == 0
+        else f"rank {options.rank}, alpha {options.alpha} on {', '.join(options.targets)}"
+    )
     return {
         "command": f"`bench train {student.method}`, all settings in card.json",
         "base": f"{options.model} ({card['model_hash']})",
         "seed": options.seed,
-        "data": f"{data['source']}, {data['rows']} rows" + (f" ({data['sha256']})" if "sha256" in data else ""),
-        "steps": f"{options.schedule.steps} of {options.tokens * options.accumulate} tokens, AdamW {options.lr}",
+        "data": f"{data['source']}, {data['rows']} rows"
+        + (f" ({data['sha256']})" if "sha256" in data else ""),
+        "steps": f"{options.schedule.steps} of {options.tokens * options.accumulate} tokens, AdamW "
+        f"{options.lr}",
         "weights": size,
-        "wall time": f"{card['seconds'] / 60:.1f} min, {student.device.type}, {options.threads} thread(s), {options.precision}",
+        "wall time": f"{card['seconds'] / 60:.1f} min, {student.device.type}, {options.threads} thread(s), "
+        f"{options.precision}",
         "hash of the frozen sets": card["frozen_sets"],
     }
 
@@ -77,7 +94,10 @@ def save_checkpoint(student: Student[Any], folder: Path) -> None:
     names = [name for name, _ in tensors(student.folder)]
     family = open_family(student.model.spec.family)
     if renamed := [name for name in names if family.canonical_name(name) != name]:
-        raise TrainingError(f"{student.options.model} names its weights otherwise ({renamed[0]}): train an adapter, --set rank=32")
+        raise TrainingError(
+            f"{student.options.model} names its weights otherwise ({renamed[0]}): train an adapter, --set "
+            "rank=32"
+        )
     for file in student.folder.iterdir():
         if file.is_file() and not file.name.startswith("model") and file.name != "README.md":
             shutil.copy(file, folder / file.name)

@@ -1,7 +1,8 @@
 """DiMO student: a block in one step (arXiv 2503.15457); pure functions in ``methods.training.losses.dimo``.
 
-Generator theta and auxiliary model psi are two adapters on one frozen base, which is the teacher phi. A research feature: no text
-result is published, and random visible tokens are strange to a model trained on masks.
+Generator theta and auxiliary model psi are two adapters on one frozen base, which is the teacher phi. A
+research feature: no text result is published, and random visible tokens are strange to a model trained on
+masks.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Trio:
     def play(self, rows: Rows, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(theta's logits at a fresh start, its sample, which places are masked again, that state)."""
         options, mask_id = self.options, self.student.mask_id
-        start = dimo.hybrid_start(rows.ids, rows.region, mask_id, self.student.model.spec.vocab_size, options.start_masks, random)
+        start = dimo.hybrid_start(
+            rows.ids, rows.region, mask_id, self.student.model.spec.vocab_size, options.start_masks, random
+        )
         embedding = self.student.model.model.embed_tokens
 
         def shake(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -79,14 +82,18 @@ class Trio:
             logits = self.logits(start, rows)
         finally:
             hook.remove()
-        drawn = torch.multinomial(logits.detach().double().softmax(-1).flatten(0, 1), 1, generator=random).view_as(start)
+        drawn = torch.multinomial(
+            logits.detach().double().softmax(-1).flatten(0, 1), 1, generator=random
+        ).view_as(start)
         sample = torch.where(rows.region, drawn, rows.ids)
         ratio = dimo.mask_ratio(torch.rand(len(start), generator=random, device=start.device), options.ratio)
         masked = dimo.exact_masks(rows.region, ratio, random)
         return logits, sample, masked, torch.where(masked, mask_id, sample)
 
     def loss(self, batch: int) -> Tensor:
-        """Generator's surrogate; the auxiliary model's cross-entropy takes its gradient here. Each reaches its own adapter only."""
+        """Generator's surrogate; the auxiliary model's cross-entropy takes its gradient here. Each reaches
+        its own adapter only.
+        """
         random, rows = self.student.random(batch), self.student.rows(batch)
         logits, _, masked, state = self.play(rows, random)
         with torch.no_grad():

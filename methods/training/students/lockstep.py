@@ -1,7 +1,8 @@
-"""Models for a canvas of reasoning and answer: masked-diffusion training on the layout of the suites nano-gsm-ra and nano-code-ra.
+"""Models for a canvas of reasoning and answer: masked-diffusion training on the layout of the suites
+nano-gsm-ra and nano-code-ra.
 
-The noise covers what decoders of such a canvas meet: both blocks at levels of their own, A still empty while R is half
-written (``a_after_r``, Gauss-Seidel), and everything masked behind a cut (block-wise decoders).
+The noise covers what decoders of such a canvas meet: both blocks at levels of their own, A still empty while
+R is half written (``a_after_r``, Gauss-Seidel), and everything masked behind a cut (block-wise decoders).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from methods.training.students.trainer import LossAt, Trainer
 class LockstepOptions(StudentOptions):
     """Shares of the kinds of noise; the other rows have a level per block.
 
-    ``block_wise``: clean, then ``size`` tokens at a random level, then all masked; ``prefix``: R masked behind a cut. ``waiting`` is the
-    share of the rows (not of the block-wise ones) whose A is all masked. ``tail`` weighs the loss on padding (less than text, but more
-    than elsewhere: the padding of R is what tells where A begins), ``geometric`` is the decay of the context weights.
+    ``block_wise``: clean, then ``size`` tokens at a random level, then all masked; ``prefix``: R masked
+    behind a cut. ``waiting`` is the share of the rows (not of the block-wise ones) whose A is all masked.
+    ``tail`` weighs the loss on padding (less than text, but more than elsewhere: the padding of R is what
+    tells where A begins), ``geometric`` is the decay of the context weights.
     """
 
     blocks: bool = True
@@ -49,21 +51,36 @@ class BlockNoise:
     weights: Tensor
 
 
-def corrupt(rows: Rows, rng: np.random.Generator, mask_id: int, eos: int, options: LockstepOptions) -> BlockNoise:
+def corrupt(
+    rows: Rows, rng: np.random.Generator, mask_id: int, eos: int, options: LockstepOptions
+) -> BlockNoise:
     """Mask laid-out rows; at least one token of every row is masked."""
-    clean, inside, prompts, ends = (part.cpu().numpy() for part in (rows.ids, rows.region, rows.prompts, rows.ends))
+    clean, inside, prompts, ends = (
+        part.cpu().numpy() for part in (rows.ids, rows.region, rows.prompts, rows.ends)
+    )
     offset = np.arange(clean.shape[1])[None] - prompts[:, None]
     padding = inside & (clean == eos) & (np.roll(clean, 1, axis=1) == eos)
     masked = (rng.random(clean.shape) < _rates(rng, ends - prompts, offset, padding, options)) & inside
     for row in np.flatnonzero(~masked.any(1)):
         masked[row, prompts[row]] = True
     weights = context_weights(masked, ends, options.geometric) * np.where(padding, options.tail, 1.0)
-    hidden, share = torch.from_numpy(masked).to(rows.ids.device), torch.from_numpy(weights).float().to(rows.ids.device)
+    hidden, share = (
+        torch.from_numpy(masked).to(rows.ids.device),
+        torch.from_numpy(weights).float().to(rows.ids.device),
+    )
     return BlockNoise(torch.where(hidden, mask_id, rows.ids), hidden, share)
 
 
-def _rates(rng: np.random.Generator, lengths: np.ndarray, offset: np.ndarray, padding: np.ndarray, options: LockstepOptions) -> np.ndarray:
-    """Mask probability [rows, length] of each place, by the row's kind of noise; ``lengths`` [rows] of the canvases."""
+def _rates(
+    rng: np.random.Generator,
+    lengths: np.ndarray,
+    offset: np.ndarray,
+    padding: np.ndarray,
+    options: LockstepOptions,
+) -> np.ndarray:
+    """Mask probability [rows, length] of each place, by the row's kind of noise; ``lengths`` [rows] of the
+    canvases.
+    """
     total, seam = lengths[:, None], seams(lengths)[:, None]
     in_a = offset >= seam
     kind, waiting, share, level = rng.random((4, len(total), 1))
@@ -84,7 +101,11 @@ def loss_of_batch(student: Student[LockstepOptions], batch: int) -> Tensor:
     student.random(batch)  # seeds the dropout
     rng = generator_for(options.seed + 7, batch, 5)
     noisy = corrupt(rows, rng, student.mask_id, student.model.spec.eos_ids[0], options)
-    told = -student.log_probs(noisy.ids, rows.visible)[noisy.masked].gather(1, rows.ids[noisy.masked].unsqueeze(1)).squeeze(1)
+    told = (
+        -student.log_probs(noisy.ids, rows.visible)[noisy.masked]
+        .gather(1, rows.ids[noisy.masked].unsqueeze(1))
+        .squeeze(1)
+    )
     weights = noisy.weights[noisy.masked]
     return (told * weights).sum() / weights.sum()
 

@@ -20,7 +20,9 @@ FEW_STEPS = tuple(Mode("full", per_step) for per_step in (1, 2, 4, 8))
 
 @dataclass(frozen=True)
 class SDTTOptions(StudentOptions):
-    """``k`` teacher steps per target (4 or 8 at once are worse than 2); ``divergence`` of student and targets."""
+    """``k`` teacher steps per target (4 or 8 at once are worse than 2); ``divergence`` of student and
+    targets.
+    """
 
     k: int = 2
     divergence: Kind = "reverse"
@@ -33,7 +35,9 @@ def loss_of_batch(student: Student[SDTTOptions], batch: int) -> Tensor:
     noisy = mask_coupling(rows.ids, student.mask_id, random).at((1 - t).unsqueeze(-1))
     z, delta = torch.where(rows.region, noisy, rows.ids), options.dt(batch)
     with student.rounds.teacher():
-        targets = sdtt_targets(lambda ids: student.log_probs(ids, rows.visible), z, t, delta, student.mask_id, options.k, random)
+        targets = sdtt_targets(
+            lambda ids: student.log_probs(ids, rows.visible), z, t, delta, student.mask_id, options.k, random
+        )
     return sdtt_loss(student.log_probs(z, rows.visible), targets, options.divergence)
 
 

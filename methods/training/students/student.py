@@ -1,7 +1,7 @@
 """The core of every distiller of masked models: one adapted model, its data, its loop, its delivery.
 
-A student is a PEFT adapter on a frozen base (or, for small models, all weights). A method adds its options and a loss: a
-function of this and of the number of the batch. Device and precision are accelerate's.
+A student is a PEFT adapter on a frozen base (or, for small models, all weights). A method adds its options
+and a loss: a function of this and of the number of the batch. Device and precision are accelerate's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ PLACES = ("output", "threads", "device", "save_every", "validate_every", "valida
 
 @dataclass(frozen=True)
 class Rows:
-    """Clean rows of one batch: ``ids`` [rows, length], ``region`` that may be noised, ``visible`` [rows, 1, 1, length] attention mask.
+    """Clean rows of one batch: ``ids`` [rows, length], ``region`` that may be noised, ``visible`` [rows, 1,
+    1, length] attention mask.
 
-    ``prompts``, ``ends`` [rows]: lengths of the prompt and of prompt and answer with its eos; ``places`` [rows]: which rows of the pool
-    these are.
+    ``prompts``, ``ends`` [rows]: lengths of the prompt and of prompt and answer with its eos; ``places``
+    [rows]: which rows of the pool these are.
     """
 
     ids: Tensor
@@ -69,7 +70,9 @@ class Student(Generic[Options]):
         dtype = torch.float32 if options.rank == 0 else pick_dtype("auto", self.device)
         self.model: Transformer = transformer_of(options.model, dtype, self.device)
         if self.model.spec.mask_id is None:
-            raise TrainingError(f"{options.model} has no mask token: --model must be a masked diffusion model")
+            raise TrainingError(
+                f"{options.model} has no mask token: --model must be a masked diffusion model"
+            )
         self.mask_id = self.model.spec.mask_id
         self.model.matmul_attention = self.device.type == "cpu"
         self.net = self._adapted()
@@ -87,7 +90,11 @@ class Student(Generic[Options]):
     def lora(self) -> LoraConfig:
         options = self.options
         return LoraConfig(
-            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=list(options.targets), bias="none"
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=list(options.targets),
+            bias="none",
         )
 
     @property
@@ -113,7 +120,11 @@ class Student(Generic[Options]):
             laid = self.stream.batch(batch)
             limits = laid.ends
         else:
-            laid, limits = lay_out(self.stream, batch, Corruption(full_canvas=self.options.full_canvas, canvas=self.options.canvas))
+            laid, limits = lay_out(
+                self.stream,
+                batch,
+                Corruption(full_canvas=self.options.full_canvas, canvas=self.options.canvas),
+            )
         column = np.arange(laid.ids.shape[1])[None]
         inside = column < limits[:, None]
         region = (column >= laid.prompts[:, None]) & inside
@@ -142,9 +153,14 @@ class Student(Generic[Options]):
         options, groups = self.options, self.groups
         first: list[torch.optim.Optimizer] = []
         if options.muon_lr:
-            first = build_optimisers(self.model, options.muon_lr, options.lr, options.weight_decay, options.betas)
+            first = build_optimisers(
+                self.model, options.muon_lr, options.lr, options.weight_decay, options.betas
+            )
             groups = groups[1:]
-        return first + [torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay) for group, lr in groups]
+        return first + [
+            torch.optim.AdamW(group, lr=lr, betas=options.betas, weight_decay=options.weight_decay)
+            for group, lr in groups
+        ]
 
     def key(self) -> str:
         """Eight digits over the settings that decide the weights: another setting, another work folder."""

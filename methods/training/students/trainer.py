@@ -1,4 +1,6 @@
-"""A distiller from options to a delivered student: say what will be trained, run the loop, validate, write."""
+"""A distiller from options to a delivered student: say what will be trained, run the loop, validate,
+write.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Trainer(Generic[Options]):
 
 
 def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
-    """Say what is about to be trained, run the loop, write the averaged student and its card; returns its folder."""
+    """Say what is about to be trained, run the loop, write the averaged student and its card; returns its
+    folder.
+    """
     options, folder = student.options, student.options.work / f"{student.method}-{student.key()}"
     print(describe(student), flush=True)
     if tokenizer_of(student, modes) is not None and (options.validation_items or options.validate_every):
@@ -50,7 +54,9 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     watch = start(f"train-{student.method}", plain(options), "train") if options.wandb else None
     hooks = Hooks(student.rounds.begin, student.accelerator.backward, watch and watch.log)
     student.net.train()
-    seconds = train_loop(student.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks)
+    seconds = train_loop(
+        student.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks
+    )
     student.rounds.finish()
     with student.rounds.average():
         deliver(student, seconds, validate(student, modes, options.validation_items))
@@ -60,7 +66,9 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
 
 
 def tokenizer_of(student: Student[Any], modes: tuple[Mode | D2FMode, ...]) -> Tokenizer | None:
-    """The tokenizer to validate with; None where there is nothing to decode or the model has another vocabulary than nano's."""
+    """The tokenizer to validate with; None where there is nothing to decode or the model has another
+    vocabulary than nano's.
+    """
     path = student.folder / "tokenizer.json"
     if not (modes or student.options.blocks) or not path.exists():
         return None
@@ -69,14 +77,18 @@ def tokenizer_of(student: Student[Any], modes: tuple[Mode | D2FMode, ...]) -> To
 
 
 def validate(student: Student[Any], modes: tuple[Mode | D2FMode, ...], count: int) -> dict[str, float]:
-    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another tokenizer."""
+    """Greedy pass@1 and forwards on ``count`` validation items per suite; nothing for a model with another
+    tokenizer.
+    """
     tokenizer = tokenizer_of(student, modes)
     if not count or tokenizer is None:
         return {}
     print(f"{student.method}: answering {count} validation problems of each suite", flush=True)
     student.net.eval()
     if student.options.blocks:
-        figures = score_blocks(student.model, tokenizer, BLOCK_CAUSAL if student.method == "d2f" else FULL, count)
+        figures = score_blocks(
+            student.model, tokenizer, BLOCK_CAUSAL if student.method == "d2f" else FULL, count
+        )
     else:
         figures = score(student.model, tokenizer, modes, count)
     student.net.train()

@@ -45,7 +45,9 @@ def outcome(name: str, folder: Path, isolate: bool, honest: list[Generation]) ->
         return "counted as failed, with its time"
     if failed:
         return f"prevented ({_short(failed[0].error or '')})"
-    checks = sorted({check.name for item in found if item.decoded for check in item.decoded.checks if not check.passed})
+    checks = sorted(
+        {check.name for item in found if item.decoded for check in item.decoded.checks if not check.passed}
+    )
     facts = [_facts(item) for item in found]
     if facts[: len(PROMPTS)] != facts[len(PROMPTS) :]:
         checks.append("deterministic")
