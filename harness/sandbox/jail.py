@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 from harness.sandbox import backends, launch
-from harness.sandbox.backends import Backend, Order
 from harness.sandbox.check import Check, JailError, Judgement, Limits
 from harness.sandbox.inside import wire
+from harness.sandbox.order import Backend, Order
 from harness.sandbox.scratch import sweep
 
 GRACE_SECONDS = 1.0

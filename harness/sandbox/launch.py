@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.sandbox import backends
-from harness.sandbox.backends import Backend, Guest, Order
 from harness.sandbox.check import JailError, Limits
 from harness.sandbox.inside import wire
+from harness.sandbox.order import Backend, Guest, Order
 from harness.sandbox.scratch import Scratch
 
 START_SECONDS = 20.0

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness.sandbox import Check, Jail, JailError, Limits, backends, open_jail
+from harness.sandbox import Check, Jail, JailError, Limits, backends, open_jail, order
 from harness.sandbox.scratch import PREFIX
 from tests.hostile.programs import ESCAPES, TRICKS
 from tests.hostile.reaching import CANARY, REACHES
@@ -103,14 +103,14 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """Modes, owners, times and contents that matter, the host name, queues, priorities, and how far the clock is off."""
         places = [
-            *backends.DEVICES,
-            *backends.INSIDE.glob("*.py"),
-            backends.INSIDE,
+            *order.DEVICES,
+            *order.INSIDE.glob("*.py"),
+            order.INSIDE,
             os.__file__,
             self.folder / "file",
             self.folder,
         ]
-        files = {str(place): self._file(Path(place), str(place) in backends.DEVICES) for place in places}
+        files = {str(place): self._file(Path(place), str(place) in order.DEVICES) for place in places}
         queues = [
             Path(f"/proc/sysvipc/{name}").read_text()
             for name in ("msg", "sem", "shm")
@@ -187,7 +187,7 @@ def capabilities(jail: Jail, ordinary: bool) -> Iterator[str]:
         yield f"identity: {fields['Uid']} {fields['Gid']} {fields['Groups']} {fields['NoNewPrivs']}"
 
 
-def run(backend: backends.Backend, jails: int) -> dict[str, Any]:
+def run(backend: order.Backend, jails: int) -> dict[str, Any]:
     """All programs on some jails at once. Raises JailError when the backend does not start."""
     watch = Watch()
     rows = corpus(watch.folder)

@@ -19,7 +19,17 @@ from typing import Any
 
 import pytest
 
-from harness.sandbox import Check, Jail, JailError, Judgement, Limits, backends, identity, launch, open_jail
+from harness.sandbox import (
+    Check,
+    Jail,
+    JailError,
+    Judgement,
+    Limits,
+    identity,
+    launch,
+    open_jail,
+    order,
+)
 from harness.sandbox.inside import syscalls
 from harness.sandbox.inside.folders import remove_contents, usage
 from harness.sandbox.jail import PROGRAM_CHARACTERS
@@ -28,7 +38,7 @@ from suites.code import CodeScorer
 from suites.grading import grade_file
 from suites.suite import load_suite
 
-BACKENDS: list[backends.Backend] = ["bubblewrap", "unshare", "landlock+seccomp"]
+BACKENDS: list[order.Backend] = ["bubblewrap", "unshare", "landlock+seccomp"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the jail needs Linux")
 jailed = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
 
@@ -268,7 +278,7 @@ def open_folder() -> Iterator[Path]:
 @linux
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_whole_program_runs_as_a_guest_with_shared_memory(
-    backend: backends.Backend, open_folder: Path
+    backend: order.Backend, open_folder: Path
 ) -> None:
     import numpy
 
