@@ -36,7 +36,17 @@ METHOD = Endless()
 
 def test_run_killed_while_grading_continues(tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(ENDLESS)
-    command = ["run", "--no-isolate", "--method", tmp_path / "endless.py", "--suite", "nano-code", "--limit", "2", "-o"]
+    command = [
+        "run",
+        "--no-isolate",
+        "--method",
+        tmp_path / "endless.py",
+        "--suite",
+        "nano-code",
+        "--limit",
+        "2",
+        "-o",
+    ]
     folder = tmp_path / "killed"
     process = subprocess.Popen(
         [*BENCH, *map(str, command), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
