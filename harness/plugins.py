@@ -42,12 +42,17 @@ def from_entry_point(point: EntryPoint) -> Plugin:
     return Plugin(operator.attrgetter(point.attr)(module), "built-in")
 
 
+def names_of_file(path: Path, body: bytes, attribute: str) -> tuple[str, str]:
+    """The module's name and the ``source`` of a Python file that holds ``body``."""
+    digest = hashlib.sha256(body).hexdigest()
+    return f"dllm_bench_{attribute.lower()}_{path.stem}_{digest[:8]}", f"sha256:{digest[:16]}"
+
+
 def from_file(path: Path, attribute: str, error: type[UserError]) -> Plugin:
     """``attribute`` of a Python file, which is run; ``error`` for a file that cannot be imported or lacks
     it.
     """
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    name = f"dllm_bench_{attribute.lower()}_{path.stem}_{digest[:8]}"
+    name, source = names_of_file(path, path.read_bytes(), attribute)
     # As this module was loaded: so a file finds the same modules as the harness does.
     loader = type(__loader__) if isinstance(__loader__, SourceFileLoader) else SourceFileLoader
     spec = importlib.util.spec_from_file_location(name, path, loader=loader(name, str(path)))
@@ -61,7 +66,7 @@ def from_file(path: Path, attribute: str, error: type[UserError]) -> Plugin:
         raise error(f"{path} could not be imported: {type(fault).__name__}: {fault}") from fault
     if not hasattr(module, attribute):
         raise error(f"{path} defines no {attribute}: end the file with {attribute} = ...")
-    return Plugin(getattr(module, attribute), f"sha256:{digest[:16]}")
+    return Plugin(getattr(module, attribute), source)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

@@ -25,14 +25,17 @@ from methods.caches import INSIDE, CacheConfig, make_policy
 from methods.density import CertaintyDensity
 from methods.rules import RULES, Algorithm, Rule, View
 
+BlockLength = Annotated[
+    int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
+]
+"""A setting of methods that decode block by block."""
+
 
 @dataclass(frozen=True)
 class BlockConfig(CacheConfig):
     """Settings of every method on the block loop."""
 
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = 32
+    block_length: BlockLength = 32
     stop_until_eos: Annotated[
         bool, Field(description="no positions behind a written end-of-text are decoded")
     ] = False

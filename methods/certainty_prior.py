@@ -12,15 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from methods.block_loop import BlockDecoder, RankedConfig
+from methods.block_loop import BlockDecoder, BlockLength, RankedConfig
 
 
 @dataclass(frozen=True)
 class Config(RankedConfig):
     source: Annotated[Literal["d2cache"], Field(description="whose rule (the authors' own)")] = "d2cache"
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = None
+    block_length: BlockLength = None
     sigma: Annotated[float | None, Field(gt=0.0, description="width of the prior, positions")] = 10.0
 
 

@@ -21,7 +21,7 @@ from harness.decoding.forward import Forward
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, RowDecoder, SamplingConfig, SettingError, commit_indices, propose
-from methods.block_loop import block_length
+from methods.block_loop import BlockLength, block_length
 from methods.rules.rule import even_quota, ranked
 
 ANSWER_TOKENS = 5
@@ -30,9 +30,7 @@ ANSWER_TOKENS = 5
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = 32
+    block_length: BlockLength = 32
     steps: Annotated[int | None, Field(gt=0, description="fixed schedule; default one token per step")] = None
     answer_start: Annotated[
         int | None, Field(ge=0, description="output position of the answer, of which 5 tokens are watched")

@@ -22,16 +22,14 @@ from harness.decoding.row import Row
 from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Candidates, Fraction, Program, RowDecoder, SamplingConfig, commit_indices, propose
-from methods.block_loop import block_length
+from methods.block_loop import BlockLength, block_length
 from methods.rules.rule import at_least, ranked
 
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official"], Field(description="whose rule")] = "official"
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = None
+    block_length: BlockLength = None
     k_exploration_steps: Annotated[
         int, Field(gt=0, description="passes that explore at the start of a cycle")
     ] = 6

@@ -25,14 +25,12 @@ from harness.decoding.row import Row
 from harness.decoding.rules import Span
 from harness.model import ModelSpec
 from methods.base import Fraction, Program, RowDecoder, SamplingConfig, above_threshold, ask, commit_indices
-from methods.block_loop import block_length
+from methods.block_loop import BlockLength, block_length
 
 
 @dataclass(frozen=True)
 class Config(SamplingConfig):
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = 32
+    block_length: BlockLength = 32
     threshold: Annotated[
         Fraction, Field(description="accept what is not below it while everything fed is masked")
     ] = 0.9

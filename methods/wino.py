@@ -25,7 +25,7 @@ from harness.decoding.policy import Step
 from harness.decoding.row import Row
 from harness.model import ModelSpec
 from methods.base import Program, RowDecoder, SamplingConfig
-from methods.block_loop import block_length, open_positions, weigh
+from methods.block_loop import BlockLength, block_length, open_positions, weigh
 from methods.density import CertaintyDensity
 from methods.rules import Algorithm, View
 from methods.rules.rule import above, at_least, ranked
@@ -36,9 +36,7 @@ FIRST_LIMIT = 30
 @dataclass(frozen=True)
 class Config(SamplingConfig):
     source: Annotated[Literal["official", "d2cache"], Field(description="whose rule")] = "official"
-    block_length: Annotated[
-        int | None, Field(gt=0, description="block size; none: the whole canvas as one block")
-    ] = 32
+    block_length: BlockLength = 32
     wide_in_thres: Annotated[float, Field(description="write scores above it")] = 0.6
     narrow_out_thres: Annotated[float, Field(description="take back tokens whose shadow gives them less")] = (
         0.9

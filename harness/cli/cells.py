@@ -18,7 +18,7 @@ from harness.model.presets import Preset, preset
 from harness.model.text import chat_text
 from harness.records.schema import StopRule
 from harness.runs.cell import Cell, Item, Options, render
-from harness.runs.packing import pack
+from harness.runs.memory_plan import plan_memory
 from harness.runs.suite import FEWSHOT_SEED, Rendering, Suite
 from suites.suite import load_suite
 
@@ -59,7 +59,7 @@ def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> I
     """
     planned = [one for name in asked.suites for one in _on_suite(asked, name, options)]
     weights = [engine.loaded.held for engine, *_ in planned]
-    if pack(weights).together:
+    if plan_memory(weights).together:
         # Whatever is wrong with them is said now.
         for held in weights:
             held.get()

@@ -19,13 +19,12 @@ from harness.engine.isolation.cost import overhead, record
 from harness.measuring.audit import audit_run
 from harness.measuring.clock import Decoded
 from harness.measuring.environment import capture
-from harness.measuring.fingerprint import fingerprint, weights_check
 from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, variation
 from harness.measuring.roofline import roofline_for, settled_share
 from harness.model.presets import Preset
 from harness.model.text import pieces
 from harness.records.files import digest
-from harness.records.schema import Run, Sample
+from harness.records.schema import AuditCheck, Run, Sample
 from harness.records.store import RunFolder, now
 from harness.runs.plan import comparability, make_plan, prompting, run_id
 from harness.runs.suite import Suite
@@ -80,7 +79,6 @@ class Cell:
         except BaseException:
             self.folder.close()
             raise
-        self.weights = ""
         if self.pending and self.method.isolated:
             self.folder.run.isolation = record(self.generator.decoder, self.generator.loaded.spec)
         self.started = time.perf_counter()
@@ -131,9 +129,8 @@ class Cell:
 
     def begin(self) -> None:
         """Load the weights if they are not there, and record what can be told of them only then."""
-        run, held = self.folder.run, self.generator.loaded.held
-        backbone = held.get()
-        self.weights = fingerprint(backbone) if self.pending else ""
+        run = self.folder.run
+        self.generator.loaded.held.get()
         if run.roofline is None and run.weights_bytes is None:
             for name, value in self._of_weights().items():
                 setattr(run, name, value)
@@ -259,8 +256,8 @@ class Cell:
             ),
         )
 
-    def finish(self) -> None:
-        """Write summary, audit and status once every sample is there."""
+    def finish(self, more: Sequence[AuditCheck] = ()) -> None:
+        """Write summary, audit (with ``more`` checks) and status once every sample is there."""
         run = self.folder.run
         if self.folder.complete:
             return
@@ -273,7 +270,6 @@ class Cell:
             **(run.protocol or {}),
             "determinism": determinism(samples),
         }
-        more = [weights_check(self.generator.loaded.backbone, self.weights)] if self.weights else []
         run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"), more=more)
         if run.isolation is not None:
             run.isolation["share"] = overhead(run.isolation, samples)

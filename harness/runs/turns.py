@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.engine.held import Held
+from harness.measuring.fingerprint import fingerprint, weights_check
 from harness.measuring.protocol import interleaved
 from harness.runs.cell import Cell
-from harness.runs.packing import Packing, pack
+from harness.runs.memory_plan import MemoryPlan, plan_memory
 
 Progress = Callable[[Cell, int], None]
 
@@ -26,40 +27,50 @@ def run_cells(
     line if not all fit.
     """
     unfinished = [cell for cell in cells if not cell.folder.complete]
-    packing = pack([cell.generator.loaded.held for cell in unfinished])
-    if not packing.together and tell is not None:
-        tell(packing.told())
-    for held in packing.packs:
+    plan = plan_memory([cell.generator.loaded.held for cell in unfinished])
+    if not plan.together and tell is not None:
+        tell(plan.told())
+    for held in plan.packs:
         mine = [cell for cell in unfinished if cell.generator.loaded.held in held]
-        if not packing.together:
-            _make_room(packing, held)
+        if not plan.together:
+            _make_room(plan, held)
         for suite in dict.fromkeys(cell.suite.name for cell in mine):
-            _run_group([cell for cell in mine if cell.suite.name == suite], packing, jail, progress)
-    if not packing.together:
-        _make_room(packing, [])
+            _run_group([cell for cell in mine if cell.suite.name == suite], plan, jail, progress)
+    if not plan.together:
+        _make_room(plan, [])
 
 
-def _make_room(packing: Packing, wanted: Sequence[Held]) -> None:
+def _make_room(plan: MemoryPlan, wanted: Sequence[Held]) -> None:
     """Give back all weights but the ``wanted`` ones."""
-    for held in (held for one in packing.packs for held in one if held.in_memory and held not in wanted):
+    for held in (held for one in plan.packs for held in one if held.in_memory and held not in wanted):
         held.release()
 
 
-def _run_group(group: Sequence[Cell], packing: Packing, jail: Any, progress: Progress) -> None:
+def _run_group(group: Sequence[Cell], plan: MemoryPlan, jail: Any, progress: Progress) -> None:
     for cell in group:
         cell.begin()
+    decoding = [cell for cell in group if cell.pending]
+    before = _fingerprints(decoding)
     for cell in group:
         cell.warm_up()
-        _note_company(cell, group, packing)
+        _note_company(cell, group, plan)
     queues = [list(cell.chunks()) for cell in group]
     for place, turn in interleaved([len(queue) for queue in queues]):
         group[place].step(queues[place][turn], jail)
         progress(group[place], len(queues[place][turn]))
+    after = _fingerprints(decoding)
     for cell in group:
-        cell.finish()
+        own = id(cell.generator.loaded.held)
+        cell.finish([weights_check(before[own], after[own])] if cell in decoding else [])
 
 
-def _note_company(cell: Cell, group: Sequence[Cell], packing: Packing) -> None:
+def _fingerprints(cells: Sequence[Cell]) -> dict[int, str]:
+    """The weights of all cells, by the identity of what holds them; those that cells share are read once."""
+    held = {id(cell.generator.loaded.held): cell.generator.loaded.held for cell in cells}
+    return {own: fingerprint(weights.get()) for own, weights in held.items()}
+
+
+def _note_company(cell: Cell, group: Sequence[Cell], plan: MemoryPlan) -> None:
     """Say in the run which runs it was interleaved with, whether they computed with the same weights, and
     what was in memory.
     """
@@ -67,9 +78,9 @@ def _note_company(cell: Cell, group: Sequence[Cell], packing: Packing) -> None:
         others = [other for other in group if other is not cell and other.pending]
         shared = any(other.generator.loaded.held is cell.generator.loaded.held for other in others)
         memory = {
-            "weights": "together" if packing.together else "in turn",
-            "bytes": packing.size,
-            "free_bytes": packing.free,
+            "weights": "together" if plan.together else "in turn",
+            "bytes": plan.size,
+            "free_bytes": plan.free,
         }
         cell.note(
             interleaved_with=[other.folder.run.run_id for other in others],

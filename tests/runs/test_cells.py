@@ -20,7 +20,7 @@ from harness.engine.opening import Weights
 from harness.measuring import memory
 from harness.measuring.clock import decode
 from harness.runs.cell import Cell, Options, render
-from harness.runs.packing import pack
+from harness.runs.memory_plan import plan_memory
 from harness.runs.turns import run_cells
 from methods.base import Forward
 from methods.vanilla import Vanilla
@@ -168,4 +168,4 @@ def test_as_many_weights_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(held, "_size", lambda: 100)
     for free, sizes in ((0, [1, 1, 1]), (239, [1, 1, 1]), (240, [2, 1]), (359, [2, 1]), (360, [3])):
         monkeypatch.setattr(memory, "free", lambda _, free=free: free)
-        assert [len(one) for one in pack([*weights, weights[0]]).packs] == sizes
+        assert [len(one) for one in plan_memory([*weights, weights[0]]).packs] == sizes

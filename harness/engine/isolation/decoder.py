@@ -17,13 +17,11 @@ from harness.decoding.row import Row
 from harness.decoding.settings import TextIds
 from harness.engine.isolation.explained import Offers
 from harness.engine.isolation.glass import Child, Glass
-from harness.engine.isolation.messages import Bounds, BrokenMessage
+from harness.engine.isolation.messages import WRITES, Bounds, BrokenMessage
 from harness.errors import UserError
 from harness.model.spec import ModelSpec
 from harness.records.schema import AuditCheck
 from harness.sandbox.inside import wire
-
-_WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1, "hold": 1}
 
 
 class IsolatedDecoder:
@@ -214,7 +212,7 @@ def replay(
     if not isinstance(writes, list) or len(writes) > 4 * row.length + 16:
         raise BrokenMessage("a message without its writes, or with too many")
     for write in writes:
-        if not isinstance(write, list) or not write or _WRITES.get(str(write[0])) != len(write) - 1:
+        if not isinstance(write, list) or not write or WRITES.get(str(write[0])) != len(write) - 1:
             raise BrokenMessage("a write that no row has")
         try:
             name, values = write[0], write[1:]

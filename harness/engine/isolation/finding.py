@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from harness.decoding.registry import ADDED, GROUP, Method, MethodError, load_method
 from harness.engine.isolation.decoder import IsolatedDecoder
 from harness.engine.isolation.glass import Packages, glass_for
-from harness.plugins import registered
+from harness.plugins import names_of_file, registered
 
 
 def find_method(name: str, isolate: bool | None = None) -> Method:
@@ -45,9 +44,8 @@ def _from_file(path: Path) -> Method:
         raise MethodError(f"method file {str(path)!r} is no UTF-8 text") from None
     except OSError:
         return load_method(str(path))  # says what is wrong with it
-    digest = hashlib.sha256(body).hexdigest()
-    origin = {"text": text, "path": str(path), "module": f"dllm_bench_method_{path.stem}_{digest[:8]}"}
-    return Method(_opened(Packages(), origin), f"sha256:{digest[:16]}", True)
+    module, source = names_of_file(path, body, "METHOD")
+    return Method(_opened(Packages(), {"text": text, "path": str(path), "module": module}), source, True)
 
 
 def _opened(packages: Packages, origin: dict[str, str]) -> IsolatedDecoder:

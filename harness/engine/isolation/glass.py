@@ -23,18 +23,9 @@ from harness.sandbox.check import JailError, Limits
 from harness.sandbox.inside import wire
 
 LIBRARY = (
-    *(
-        "torch",
-        "torchgen",
-        "functorch",
-        "numpy",
-        "numpy.libs",
-        "pydantic",
-        "pydantic_core",
-        "annotated_types",
-        "typing_extensions.py",
-    ),
-    *("typing_inspection", "tqdm", "sympy", "mpmath", "safetensors", "yaml", "nvidia", "triton"),
+    *("torch", "torchgen", "functorch", "numpy", "pydantic", "pydantic_core", "annotated_types"),
+    *("typing_extensions.py", "typing_inspection", "tqdm", "sympy", "mpmath", "safetensors", "yaml"),
+    *("nvidia", "triton"),
 )
 """What a decoder may import besides the harness and the methods."""
 PRELOAD = (
@@ -197,11 +188,7 @@ def _library() -> tuple[list[Path], list[Path]]:
     """Places of the library's packages, and the folders that they lie in."""
     found: list[Path] = []
     for name in LIBRARY:
-        spec = (
-            None
-            if "." in name and not name.endswith(".py")
-            else importlib.util.find_spec(name.removesuffix(".py"))
-        )
+        spec = importlib.util.find_spec(name.removesuffix(".py"))
         if spec is not None and spec.origin is not None:
             place = Path(spec.origin)
             found.append(place if place.name == name else place.parent)

@@ -29,6 +29,8 @@ MASKS: dict[str, Callable[..., Mask]] = {
     "leave_one_out": LeaveOneOut,
     "block_causal": BlockCausal,
 }
+WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1, "hold": 1}
+"""What a decoder may do to its row, and with how many values."""
 MOST_BYTES = 16 << 20
 """Of one message; a canvas of 8,192 tokens with all that can be said of it is far below."""
 _LENGTH = struct.Struct(">I")

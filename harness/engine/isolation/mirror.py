@@ -15,7 +15,7 @@ from harness.decoding.canvas import Canvas
 from harness.decoding.decoder import RowDecoder
 from harness.decoding.row import Row
 from harness.engine.isolation.memory import Reader
-from harness.engine.isolation.messages import receive, request_out, send
+from harness.engine.isolation.messages import WRITES, receive, request_out, send
 from harness.model.spec import ModelSpec
 
 
@@ -25,15 +25,8 @@ class Scribe:
     def __init__(self, row: Row) -> None:
         self.row = row
         self.writes: list[list[Any]] = []
-        for name, note in (
-            ("commit", self._tokens),
-            ("revise", self._tokens),
-            ("close", self._plain),
-            ("divide", self._plain),
-        ):
-            self._wrap(name, note)
-        self._wrap("abandon", self._plain)
-        self._wrap("hold", self._plain)
+        for name, values in WRITES.items():
+            self._wrap(name, self._tokens if values > 1 else self._plain)
 
     def take(self) -> list[list[Any]]:
         """What was written since the last time."""

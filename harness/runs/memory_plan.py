@@ -13,7 +13,7 @@ WORK = 1.2
 
 
 @dataclass(frozen=True)
-class Packing:
+class MemoryPlan:
     """``packs``: sets of weights that are in memory together, one pack after the other. ``size`` and
     ``free``: bytes of all weights and of the room for them."""
 
@@ -33,7 +33,7 @@ class Packing:
         )
 
 
-def pack(weights: Sequence[Held]) -> Packing:
+def plan_memory(weights: Sequence[Held]) -> MemoryPlan:
     """Distinct weights in the order of their first use, as many together as there is room for; a pack has one
     at least.
 
@@ -53,7 +53,7 @@ def pack(weights: Sequence[Held]) -> Packing:
             last.append(held)
         else:
             packs.append([held])
-    return Packing(packs, sum(sizes.values()), room)
+    return MemoryPlan(packs, sum(sizes.values()), room)
 
 
 def _gb(size: int) -> str:
