@@ -42,4 +42,6 @@ def run_lm_eval(arguments: list[str]) -> int:
     sys.argv = ["lm-eval", *arguments]
     cli = HarnessCLI()
     cli.execute(cli.parse_args())
+    for model in LATEST:
+        model.leave_ranks()
     return 0

@@ -95,6 +95,11 @@ class DiffusionLM(TemplateLM):
             self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
             self._rank, self._world_size = self._accelerator.process_index, self._accelerator.num_processes
 
+    def leave_ranks(self) -> None:
+        """End the group of ranks: a process that exits with its threads running may abort (gloo)."""
+        if self._accelerator is not None:
+            self._accelerator.end_training()
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of ``requests``; stop strings, length and settings are each request's own."""
         asked = [self._request(*instance.args) for instance in requests]
