@@ -7,7 +7,6 @@ yields ``Forward`` requests, receives logits and commits tokens) and ``METHOD = 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -86,7 +85,7 @@ def ask(
     """
     if config.temperature > 0:
         return propose((yield request), row, spec, config, score, double)
-    return (yield replace(request, want=Want(score, double)))
+    return (yield request.wanting(Want(score, double)))
 
 
 def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from harness.decoding.batch import Batch, Part, resolve
+from harness.decoding.batch import Batch
 from harness.decoding.cache import KVCache
 from harness.decoding.candidates import Candidates, answers
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward, positions_of, spans_of
 from harness.decoding.layer import LayerCount, products_of, run_layers
 from harness.decoding.masks import FULL, own_blocks
+from harness.decoding.part import Part, resolve
 from harness.decoding.row import Row
 from harness.model import ModelSpec, Transformer
 
@@ -125,7 +126,7 @@ class Backbone:
         self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None
     ) -> dict[int, Tensor | Candidates]:
         """One forward pass for several rows: what each request wants, logits or candidates."""
-        logits = self.forward_rows(canvas, requests, cache)
+        logits = self._forward_rows(canvas, requests, cache)
         if all(request.want is None for request in requests.values()):
             return dict(logits)
         started = canvas.meter.now()
@@ -142,13 +143,16 @@ class Backbone:
         Raises ValueError for positions outside the row, misuse of the store, an assumed token that is not
         fed, or logits that what is fed cannot give (the shift needs the position before).
         """
+        return self._forward_rows(canvas, requests, cache)
+
+    def _forward_rows(
+        self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None
+    ) -> dict[int, Tensor]:
         meter = canvas.meter
         started = meter.now()
         parts = [self._part(canvas, row, request, cache) for row, request in requests.items()]
-        plain, layered = (
-            [part for part in parts if part.request.layers is None],
-            [part for part in parts if part.request.layers is not None],
-        )
+        plain = [part for part in parts if part.request.layers is None]
+        layered = [part for part in parts if part.request.layers is not None]
         hidden, counts = self._run(canvas, plain, layered, cache)
         chosen = {}
         for part in parts:
@@ -190,9 +194,9 @@ class Backbone:
         sizes = [len(rows) for rows in chosen.values()]
         if not any(sizes):
             return {row: rows.new_empty(0, self.spec.vocab_size) for row, rows in chosen.items()}
-        together = self._model.head(
-            torch.cat(list(chosen.values())) if len(sizes) > 1 else next(iter(chosen.values()))
-        )
+        if len(sizes) == 1:
+            return {row: self._model.head(rows) for row, rows in chosen.items()}
+        together = self._model.head(torch.cat(list(chosen.values())))
         return dict(zip(chosen, together.split(sizes), strict=True))
 
     def _part(self, canvas: Canvas, index: int, request: Forward, cache: KVCache | None) -> Part:

@@ -81,10 +81,11 @@ def answers(
         rows = [row for row in logits if wants[row] == want]
         if want is None or not rows:
             continue
+        if len(rows) == 1:
+            found[rows[0]] = Candidates(*_host(greedy(logits[rows[0]], mask_id, want)))
+            continue
         sizes = [len(logits[row]) for row in rows]
-        both = greedy(
-            logits[rows[0]] if len(rows) == 1 else torch.cat([logits[row] for row in rows]), mask_id, want
-        )
+        both = greedy(torch.cat([logits[row] for row in rows]), mask_id, want)
         parts = zip(*(part.split(sizes) for part in _host(both)), strict=True)
         found |= {row: Candidates(*part) for row, part in zip(rows, parts, strict=True)}
     return found

@@ -121,3 +121,9 @@ class Forward:
     adopt: int | None = None
     level: int | None = None
     want: Want | None = None
+
+    def wanting(self, want: Want) -> Forward:
+        """The same request, asking for candidates. Asked at every step: a tenth of what ``replace`` costs."""
+        other = object.__new__(Forward)
+        other.__dict__.update(self.__dict__, want=want)
+        return other

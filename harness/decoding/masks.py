@@ -70,9 +70,8 @@ class BlockCausal:
             raise ValueError(f"a block-causal mask needs a block size of at least 1, not {self.size}")
 
     def _block(self, position: Tensor, start: int) -> Tensor:
-        return torch.where(
-            position < start, 0, torch.div(position - start, self.size, rounding_mode="floor") + 1
-        )
+        # What lies before the first block is block -1.
+        return (position - start).clamp(min=-1).div(self.size, rounding_mode="floor")
 
     def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
         start = prompt if self.origin is None else self.origin

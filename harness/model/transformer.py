@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Half-split RoPE tables, in float32, grown on demand."""
+    """Half-split RoPE tables, grown on demand; the first half of ``sin`` carries the rotation's minus sign."""
 
     cos: Tensor
     sin: Tensor
@@ -48,19 +48,23 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.empty(0, spec.head_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, spec.head_dim), persistent=False)
 
-    @torch.inference_mode(False)
     def grow(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
         """Make the tables cover positions below ``length``; a model in training that was decoded from may go
         on with them.
         """
-        if self.cos.shape[0] >= length and self.cos.device == device and self.cos.dtype == dtype:
-            return
+        if self.cos.shape[0] < length or self.cos.device != device or self.cos.dtype != dtype:
+            self._fill(length, device, dtype)
+
+    @torch.inference_mode(False)
+    def _fill(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
         length = max(256, 1 << (length - 1).bit_length())
         frequencies, scale = self._frequencies()
         angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
         angles = torch.cat([angles, angles], dim=-1)
         self.cos = (angles.cos() * scale).to(device, dtype)
-        self.sin = (angles.sin() * scale).to(device, dtype)
+        sign = torch.ones(angles.shape[-1])
+        sign[: angles.shape[-1] // 2] = -1.0
+        self.sin = (angles.sin() * scale * sign).to(device, dtype)
 
     def _frequencies(self) -> tuple[Tensor, float]:
         spec = self.spec
@@ -90,9 +94,10 @@ class Rotary(nn.Module):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply RoPE to [batch, heads, query, head_dim], in the tables' precision."""
-    wide = x.to(cos.dtype)
+    wide = x if x.dtype == cos.dtype else x.to(cos.dtype)
     first, second = wide.chunk(2, dim=-1)
-    return (wide * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    turned = wide * cos + torch.cat([second, first], dim=-1) * sin
+    return turned if x.dtype == cos.dtype else turned.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -166,7 +171,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=spec.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if torch.is_grad_enabled():
+            return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(F.silu(self.gate_proj(x), inplace=True).mul_(self.up_proj(x)))
 
 
 class Block(nn.Module):
@@ -181,7 +188,8 @@ class Block(nn.Module):
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, attend, matmul)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        more = self.mlp(self.post_attention_layernorm(x))
+        return x + more if torch.is_grad_enabled() else x.add_(more)
 
 
 class Layers(nn.Module):
