@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Half-split RoPE tables, grown on demand; the first half of ``sin`` carries the rotation's minus sign."""
+    """Half-split RoPE tables, grown on demand; the first half of ``sin`` carries the rotation's minus."""
 
     cos: Tensor
     sin: Tensor
