@@ -5,7 +5,7 @@ suite.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -96,6 +96,7 @@ def _on_suite(
             name, asked.prompting, known_values, engine.loaded.tokenizer, options.limit, rendered
         )
         _suits(engine, suite)
+        _refuse_twin(engine, [one for one, *_ in found])
         engine.generator.check_fits(
             [item.prompt for item in items], engine.generator.canvas(suite.canvas, suite.blocks)
         )
@@ -152,6 +153,16 @@ def _suits(engine: Opened, suite: Suite) -> None:
             "--method or --suite"
         )
     engine.generator.canvas(suite.canvas, suite.blocks)
+
+
+def _refuse_twin(engine: Opened, others: Sequence[Opened]) -> None:
+    """SettingError for a method that comes twice with the same settings: both would be one run."""
+    config = engine.generator.config
+    if any(one.method.name == engine.method.name and one.generator.config == config for one in others):
+        raise SettingError(
+            f"--method {engine.method.name} comes twice with the same settings (its defaults count too): "
+            "remove one or change a setting"
+        )
 
 
 def taken(engine: Opened, suite: Suite, values: Preset) -> str:

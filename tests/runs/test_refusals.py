@@ -114,6 +114,13 @@ def test_a_setting_for_a_chosen_method_still_reaches_it() -> None:
     assert engine.generator.config.block_size == 4
 
 
+def test_a_method_that_comes_twice_with_the_same_settings(tmp_path: Path) -> None:
+    wishes = ["--method", "d2f", "--method", "d2f:skip_threshold=0.9"]
+    text = refused("run", *wishes, "--suite", "nano-gsm", "--limit", 1, "-o", tmp_path / "runs")
+    assert "--method d2f comes twice with the same settings" in text
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_canvas_beyond_the_context_leaves_no_folder(tmp_path: Path) -> None:
     arguments = [
         "run",

@@ -25,6 +25,8 @@ from typing import Any
 
 import yaml
 
+from harness.decoding.registry import load_method
+from harness.decoding.settings import build_config
 from harness.engine.generator import Request
 from harness.engine.opening import Opened, open_engine
 from harness.sandbox import Jail, open_jail
@@ -114,6 +116,9 @@ def wishes(grids: Mapping[str, Any], methods: Mapping[str, Any]) -> list[str]:
     found = []
     for name in grids:
         tuned = methods.get(name, {}).get("tuned", {})
+        schema = load_method(name).decoder.Config
+        if build_config(name, schema, tuned) == build_config(name, schema, {}):
+            tuned = {}
         text = ",".join(f"{key}={str(value).lower()}" for key, value in tuned.items())
         found += [name, f"{name}:{text}"] if text else [name]
     return found
