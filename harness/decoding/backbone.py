@@ -126,7 +126,7 @@ class Backbone:
         self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None = None
     ) -> dict[int, Tensor | Candidates]:
         """One forward pass for several rows: what each request wants, logits or candidates."""
-        logits = self._forward_rows(canvas, requests, cache)
+        logits = self.forward_rows(canvas, requests, cache)
         if all(request.want is None for request in requests.values()):
             return dict(logits)
         started = canvas.meter.now()
@@ -143,11 +143,6 @@ class Backbone:
         Raises ValueError for positions outside the row, misuse of the store, an assumed token that is not
         fed, or logits that what is fed cannot give (the shift needs the position before).
         """
-        return self._forward_rows(canvas, requests, cache)
-
-    def _forward_rows(
-        self, canvas: Canvas, requests: Mapping[int, Forward], cache: KVCache | None
-    ) -> dict[int, Tensor]:
         meter = canvas.meter
         started = meter.now()
         parts = [self._part(canvas, row, request, cache) for row, request in requests.items()]
