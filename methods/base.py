@@ -85,7 +85,7 @@ def ask(
     """
     if config.temperature > 0:
         return propose((yield request), row, spec, config, score, double)
-    return (yield request.wanting(Want(score, double)))
+    return (yield request.but(want=Want(score, double)))
 
 
 def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:

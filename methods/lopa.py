@@ -70,7 +70,7 @@ class Branch(d2f.Pipeline):
         return [position for position in super().masked() if position != guessed]
 
     def request(self) -> Forward:
-        return replace(super().request(), mask=self.mask, assume=dict([self.guess]) if self.guess else None)
+        return super().request().but(mask=self.mask, assume=dict([self.guess]) if self.guess else None)
 
     def fork(self, guess: tuple[int, int] | None, confidence: float, probability: float) -> Branch:
         """A branch with the same state and one more token taken for granted (None: none)."""
@@ -129,7 +129,7 @@ class LoPA(RowDecoder):
         while live := _grown(branches):
             seen: list[Outlook] = []
             for branch in live:
-                request = replace(branch.request(), trial=len(live) > 1, adopt=None if seen else adopt)
+                request = branch.request().but(trial=len(live) > 1, adopt=None if seen else adopt)
                 found = yield from ask(request, row, spec, config, score)
                 seen.append(Outlook(branch, list(request.at), found if request.at else None))
             best = choose(seen, config)
