@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 
-import harness.decoding
 from harness.decoding.backbone import Backbone, Watch
 from harness.decoding.canvas import Canvas
 from harness.decoding.row import Row
 from harness.measuring.repetition import repetition
+from harness.measuring.untouched import touched
 from harness.records.schema import Audit, AuditCheck, Sample
 
 CHECK_NAMES = (
@@ -37,81 +34,6 @@ GLASS_CHECKS = ("writes_explained",)
 ROOF_SLACK = 2.0
 
 
-def _modules() -> list[ModuleType]:
-    """Every module of the decoding room."""
-    names = [
-        f"{harness.decoding.__name__}.{entry.name}"
-        for entry in pkgutil.iter_modules(harness.decoding.__path__)
-    ]
-    return [importlib.import_module(name) for name in names]
-
-
-@dataclass(frozen=True)
-class Held:
-    """One function of a namespace as it was at import. ``owner``: the one that holds its code, behind a
-    property or a wrapper.
-    """
-
-    member: object
-    owner: Any
-    code: object
-
-    @classmethod
-    def of(cls, member: Any) -> Held | None:
-        """None for what holds no code."""
-        function = member.fget if isinstance(member, property) else member
-        if isinstance(function, ModuleType):
-            return cls(member, None, None)
-        owner = getattr(function, "__wrapped__", function)
-        code = getattr(owner, "__code__", None)
-        return None if code is None else cls(member, owner, code)
-
-
-@dataclass(frozen=True)
-class Namespace:
-    """A module or class that counts and clocks, as it was at import."""
-
-    where: str
-    owner: type | ModuleType
-    size: int
-    held: Mapping[str, Held]
-
-    @classmethod
-    def of(cls, where: str, owner: type | ModuleType) -> Namespace:
-        kinds = object if isinstance(owner, type) else (FunctionType, ModuleType)
-        members = {name: Held.of(value) for name, value in vars(owner).items() if isinstance(value, kinds)}
-        held = {name: entry for name, entry in members.items() if entry is not None}
-        return cls(where, owner, len(vars(owner)), held)
-
-    def touched(self) -> list[str]:
-        """Functions that are others now, or new. Cheap where nothing was: it runs after every decode call."""
-        names = vars(self.owner)
-        found = [
-            name
-            for name, held in self.held.items()
-            if names.get(name) is not held.member
-            or (held.owner is not None and held.owner.__code__ is not held.code)
-        ]
-        if len(names) != self.size:
-            found += [name for name in Namespace.of(self.where, self.owner).held if name not in self.held]
-        return [f"{self.where}.{name}" for name in found]
-
-
-def _namespaces() -> list[Namespace]:
-    """The modules of the decoding room and their classes."""
-    found = []
-    for module in _modules():
-        found.append(Namespace.of(module.__name__, module))
-        classes = [
-            (name, value)
-            for name, value in vars(module).items()
-            if isinstance(value, type) and value.__module__ == module.__name__
-        ]
-        found += [Namespace.of(f"{module.__name__}.{name}", value) for name, value in classes]
-    return found
-
-
-_NAMESPACES = _namespaces()
 _CLOCK = time.perf_counter
 
 
@@ -174,7 +96,7 @@ def audit_rows(
         _listed("rules_unchanged", list(changed)),
         _clock_check(canvas, timing),
     ]
-    common.append(_listed("harness_untouched", [name for space in _NAMESPACES for name in space.touched()]))
+    common.append(_listed("harness_untouched", touched()))
     return [
         common + _row_checks(row, list(prompt), list(ids))
         for row, prompt, ids in zip(canvas.rows, prompts, device_ids, strict=True)
