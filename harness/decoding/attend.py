@@ -14,10 +14,10 @@ from harness.model.transformer import attention
 
 
 def dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | None:
-    """[fed, keys] of what fed positions may see of ``keys``, None if they see everything."""
+    """[fed, keys] of what fed positions may see of ``keys`` (ascending), None if they see everything."""
     mask = part.request.mask
     if isinstance(mask, Full) or mask.trivial(
-        (part.feed[0], part.feed[-1]), (min(keys), max(keys)), part.prompt
+        (part.feed[0], part.feed[-1]), (keys[0], keys[-1]), part.prompt
     ):
         return None
     query, key = tensor(part.feed, device), tensor(keys, device)
@@ -46,18 +46,22 @@ class Rectangle:
 
 
 class Staggered:
-    """Spans of one length, each row's at its own place ``positions`` [rows, fed]; ``ends`` [rows]: keys that
-    each row sees.
+    """Spans of one length, each row's at its own ``positions`` [rows, fed]; a mask hides the keys that a row
+    lacks.
     """
 
-    def __init__(self, cache: KVCache, rows: Sequence[int], positions: Tensor, ends: Tensor) -> None:
+    def __init__(self, cache: KVCache, parts: Sequence[Part], device: torch.device) -> None:
         self.cache = cache
-        self.write = torch.tensor(rows, device=positions.device).unsqueeze(1), positions
-        span = range(rows[0], rows[0] + len(rows))
-        self.rows = slice(span.start, span.stop) if list(rows) == list(span) else self.write[0].squeeze(1)
-        self.keys = int(ends.max())
-        keys = torch.arange(self.keys, device=positions.device)
-        self.mask = (keys < ends.unsqueeze(1))[:, None, None]
+        rows = [part.row for part in parts]
+        index = torch.tensor(rows, device=device)
+        self.positions = torch.tensor([list(part.feed) for part in parts], device=device)
+        self.write = index.unsqueeze(1), self.positions
+        consecutive = rows == list(range(rows[0], rows[0] + len(rows)))
+        self.rows = slice(rows[0], rows[0] + len(rows)) if consecutive else index
+        ends = [part.last + 1 for part in parts]
+        self.keys = max(ends)
+        keys = torch.arange(self.keys, device=device)
+        self.mask = (keys < torch.tensor(ends, device=device).unsqueeze(1))[:, None, None]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer], self.cache.values[layer]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ class Backbone:
         """
         row = canvas.rows[index]
         if request.mask == FULL and self.spec.attention == "block_causal":
-            request = replace(request, mask=own_blocks(self.spec, row.prompt_length))
+            request = request.but(mask=own_blocks(self.spec, row.prompt_length))
         if row.nfe >= FORWARD_LIMIT * canvas.rules.new_tokens:
             raise TooManyForwards(f"row {index} used {row.nfe} forwards for {canvas.rules.new_tokens} tokens")
         self._check(row, request, cache)

@@ -19,8 +19,8 @@ from harness.decoding.canvas import Canvas
 from harness.decoding.part import Part
 from harness.model.transformer import Transformer
 
-# Longest span for which rows at different places share one call of attention: beyond it the keys that are
-# only masked cost more than the calls (nano, CPU, 16 rows; docs/log.md).
+# Longest span for which rows at different places share one call of attention; longer ones pay more for keys
+# that are only masked. At 8 it pays on nano with 16 rows (docs/log.md); where it stops to was not measured.
 STAGGERED = 8
 
 
@@ -98,12 +98,9 @@ class Batch:
 
     def _staggered(self) -> Staggered:
         assert self.cache is not None
-        device, parts = self.canvas.ids.device, self.parts
-        rows = torch.tensor([part.row for part in parts], device=device)
-        self.positions = torch.tensor([list(part.feed) for part in parts], device=device)
-        self.ids = self.canvas.ids[rows.unsqueeze(1), self.positions]
-        ends = torch.tensor([part.last + 1 for part in parts], device=device)
-        return Staggered(self.cache, [part.row for part in parts], self.positions, ends)
+        attend = Staggered(self.cache, self.parts, self.canvas.ids.device)
+        self.ids, self.positions = self.canvas.ids[attend.write], attend.positions
+        return attend
 
     def _packed(self) -> Packed:
         device = self.canvas.ids.device
