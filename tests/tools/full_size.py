@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +227,10 @@ def main() -> None:
     given = parser.parse_args()
     started = time.perf_counter()
     try:
-        size = write(given.folder, given.layers)
+        with ProcessPoolExecutor(
+            1, multiprocessing.get_context("spawn")
+        ) as writer:  # its memory ends with it
+            size = writer.submit(write, given.folder, given.layers).result()
         written = time.perf_counter() - started
         print(json.dumps({"bytes": size, "write_s": written, **measure(given.folder)}), flush=True)
     finally:
