@@ -23,13 +23,15 @@ from harness.decoding.settings import SettingError
 from harness.engine.generator import Generator, Request
 from harness.engine.isolation.decoder import replay
 from harness.engine.isolation.finding import find_method
+from harness.engine.isolation.glass import glass_for
 from harness.engine.isolation.messages import Bounds, BrokenMessage, CannotCross, receive, request_out, send
 from harness.engine.loader import load
 from harness.engine.opening import open_engine
 from harness.measuring.clock import decode
 from harness.runs.plan import make_plan, run_id
 from harness.runs.suite import Rendering
-from harness.sandbox import launch
+from harness.sandbox import JailError, Limits, launch
+from harness.sandbox.order import Backend, Order
 from tests.conftest import GOLDEN
 
 jailed = pytest.mark.skipif(launch.probe()[0] == "none", reason="nothing isolates here")
@@ -174,7 +176,14 @@ def test_a_file_is_isolated_and_its_settings_are_checked_by_its_own_config(writt
 
 
 @jailed
-def test_nothing_is_in_reach(written: Any) -> None:
+@pytest.mark.parametrize("backend", ["bubblewrap", "unshare", "landlock+seccomp"])
+def test_nothing_is_in_reach(written: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        launch.start(backend, Order("candidate", Limits())).kill()
+    except JailError as error:
+        pytest.skip(f"{backend} does not start here: {error}")
+    monkeypatch.setattr(launch, "probe", lambda: (backend, {}))
+    glass_for.cache_clear()  # the jail of the strongest backend ends with the process
     here = Path(__file__)
     for attempt in (
         f"open({str(here)!r})",
@@ -191,6 +200,7 @@ def test_nothing_is_in_reach(written: Any) -> None:
         error = written(attempt)
         assert error is not None, attempt
         assert error.startswith("DecoderError: "), error
+    glass_for.cache_clear()
 
 
 @jailed

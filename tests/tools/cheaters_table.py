@@ -2,19 +2,25 @@
 behind the glass.
 
 python tests/tools/cheaters_table.py
+python tests/tools/cheaters_table.py --backend unshare    (behind that jail: prints what differs)
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from harness.engine.generator import Generation
+from harness.sandbox import launch
+from harness.sandbox.order import Backend
 from tests.cheaters.glass.attempts import ATTEMPTS
 from tests.cheaters.glass.outcome import HONEST, answers, outcome
 
@@ -50,12 +56,31 @@ def row(name: str, honest: list[Generation]) -> str:
         )
 
 
+def compare(backend: str, honest: list[Generation]) -> None:
+    """Print every attempt whose end behind ``backend`` is another than the table's."""
+    launch.probe = lambda: (cast(Backend, backend), {})
+    told = dict(
+        re.findall(r"^\| `(\w+)` \|(?:[^|]*\|){2} ([^|(]*?)(?: \([^|]*\))? \|$", PAGE.read_text(), re.M)
+    )
+    others = 0
+    for name in ATTEMPTS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = outcome(name, Path(folder), True, honest)
+        if told[name] != found.partition(" (")[0]:
+            others += 1
+            print(f"{name}: {found}, not {told[name]}", flush=True)
+    print(f"{backend}: {len(ATTEMPTS)} attempts, {others} end in another way than behind the strongest jail")
+
+
 def main() -> None:
     """Rewrite the table between its marks."""
     torch.set_num_threads(1)
     os.environ["BENCH_CHEAT"] = "5"
     with tempfile.TemporaryDirectory() as folder:
         honest = answers(HONEST, Path(folder), isolate=False)
+    if sys.argv[1:2] == ["--backend"]:
+        compare(sys.argv[2], honest)
+        return
     rows = []
     for name in ATTEMPTS:
         rows.append(row(name, honest))

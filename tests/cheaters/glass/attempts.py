@@ -114,7 +114,8 @@ ATTEMPTS: dict[str, Attempt] = {
     ),
     "reads_weights": Attempt(
         "model weights from the package",
-        "import pathlib, methods\nnext(pathlib.Path(methods.__file__).parent.glob('models/**/*.safetensors'))",
+        "import pathlib, methods\n"
+        "next(pathlib.Path(methods.__file__).parent.glob('models/**/*.safetensors')).read_bytes()",
         INSTANT,
     ),
     "reads_environment": Attempt(
