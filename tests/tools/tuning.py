@@ -1,9 +1,9 @@
 """One tuned setting per decoder on nano's validation sets, and the run that compares all of them with their
 defaults.
 
-    python -m tests.tools.tuning -o results/tuning/nano.json              # the search; goes on where it was cut
-    python -m tests.tools.tuning -o results/tuning/nano.json --commands   # the run's two command lines
-    python -m tests.tools.tuning -o results/tuning/nano.json --estimate   # the same with each method's time
+    python -m tests.tools.tuning -o results/tuning/nano.json             # the search; goes on where it was
+    python -m tests.tools.tuning -o results/tuning/nano.json --commands  # the run's two command lines
+    python -m tests.tools.tuning -o results/tuning/nano.json --estimate  # the same with each method's time
 
 Every candidate of tuning.yaml decodes the first ``--first`` problems of both validation sets. Of a method's
 candidates that lose at most ``SLACK`` of the accuracy of blocks with threshold .9 (``PLAIN``, from nano's
