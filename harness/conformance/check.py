@@ -26,6 +26,7 @@ from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.audit import CHECK_NAMES, finished_length
 from harness.measuring.clock import Decoded, decode
+from harness.model.quantize import stored
 from harness.model.text import before_eos
 from harness.records.schema import AuditCheck
 
@@ -154,8 +155,9 @@ def _interface(findings: Findings, method: Method) -> None:
 def _weights(backbone: Backbone) -> dict[str, tuple[int, float]]:
     """Place and sum of every parameter, and the number of layers."""
     parts = {
-        name: (tensor.data_ptr(), float(tensor.double().abs().sum()))
+        f"{name} {k}": (part.data_ptr(), float(part.double().abs().sum()))
         for name, tensor in backbone._model.named_parameters()
+        for k, part in enumerate(stored(tensor))
     }
     return {**parts, "layers": (len(backbone._model.model.layers), 0.0)}
 

@@ -55,7 +55,8 @@ Dtype = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16.",
+        help="auto (float32 on a CPU, bfloat16 on a GPU), float32, bfloat16, float16; int8, int4: "
+        "the blocks' weights in fewer bits (extra quantize), the rest as auto.",
         rich_help_panel=MODEL,
     ),
 ]

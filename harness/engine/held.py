@@ -12,11 +12,12 @@ import torch
 
 from harness.decoding.backbone import Backbone
 from harness.model import ModelSpec
+from harness.model.quantize import stored
 
 
 class Held:
     """One set of weights; ``size`` is what it takes in memory, bytes. ``load_s``: seconds of the last
-    load.
+    load. ``scheme``: how the blocks' weights are kept in fewer bits than ``dtype`` (harness.model.quantize).
     """
 
     def __init__(
@@ -26,9 +27,10 @@ class Held:
         dtype: torch.dtype,
         device: torch.device,
         size: Callable[[], int],
+        scheme: str | None = None,
     ) -> None:
         self._open, self._size = open_, size
-        self._spec, self.dtype, self.device = spec, dtype, device
+        self._spec, self.dtype, self.device, self.scheme = spec, dtype, device, scheme
         self._backbone: Backbone | None = None
         self.load_s = 0.0
 
@@ -44,6 +46,11 @@ class Held:
     @property
     def spec(self) -> ModelSpec:
         return self._spec if self._backbone is None else self._backbone.spec
+
+    @property
+    def precision(self) -> str:
+        """What records say of the numbers: int8, int4, or the dtype of everything."""
+        return self.scheme or str(self.dtype).removeprefix("torch.")
 
     @property
     def in_memory(self) -> bool:
@@ -71,5 +78,6 @@ class Held:
 
 def weights_bytes(backbone: Backbone) -> int:
     """Bytes of parameters and buffers, each storage once."""
-    parts = (*backbone._model.parameters(), *backbone._model.buffers())
+    held = (*backbone._model.parameters(), *backbone._model.buffers())
+    parts = [part for tensor in held for part in stored(tensor)]
     return sum({part.data_ptr(): part.numel() * part.element_size() for part in parts}.values())

@@ -29,6 +29,7 @@ from harness.model.checkpoint import (
 )
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import load_transformer, resolve, stored_numbers
+from harness.model.quantize import SCHEMES, quantize
 from harness.model.recognise import family_source
 from harness.model.spec import CheckpointError
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
@@ -105,7 +106,8 @@ def load(
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
     found = resolve(folder_of(adapter)) if adapter else None
     whole = found is not None and holds_all_weights(found)
-    held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target)
+    scheme = dtype if dtype in SCHEMES else None
+    held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target, scheme)
     if "mask_token" in needs and held.spec.mask_id is None:
         raise CheckpointError(
             f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, "
@@ -176,6 +178,7 @@ def _held(
     merge: bool,
     dtype: torch.dtype,
     device: torch.device,
+    scheme: str | None = None,
 ) -> Held:
     """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of
     another model.
@@ -190,8 +193,14 @@ def _held(
         stored = folder if whole and folder is not None else resolve(location(checkpoint))
         return stored_numbers(stored) * torch.empty(0, dtype=dtype).element_size()
 
+    def opened() -> Backbone:
+        backbone = _backbone(checkpoint, spec, folder, merge, dtype, device)
+        if scheme is not None:
+            quantize(backbone._model, scheme)
+        return backbone
+
     told = spec_of(checkpoint, folder) if whole else spec
-    return Held(lambda: _backbone(checkpoint, spec, folder, merge, dtype, device), told, dtype, device, size)
+    return Held(opened, told, dtype, device, size, scheme)
 
 
 def _backbone(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.decoding.backbone import Backbone
+from harness.model.quantize import stored
 from harness.records.schema import AuditCheck
 
 _PIECE = 1 << 24
@@ -23,12 +24,13 @@ def fingerprint(backbone: Backbone) -> str:
     model = backbone._model
     found = hashlib.sha256(str(len(model.model.layers)).encode())
     for name, tensor in model.named_parameters():
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {_sums(tensor)}".encode())
+        for part in stored(tensor):
+            found.update(f"{name} {tuple(part.shape)} {part.dtype} {_sums(part)}".encode())
     return found.hexdigest()[:16]
 
 
 def _sums(tensor: Tensor) -> list[tuple[float, float]]:
-    pieces = [piece.double() for piece in tensor.detach().reshape(-1).split(_PIECE)]
+    pieces = [piece.double() for piece in tensor.reshape(-1).split(_PIECE)]
     return [
         (float(piece.sum()), float((piece * torch.arange(1, 1 + len(piece), device=piece.device)).sum()))
         for piece in pieces

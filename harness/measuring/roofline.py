@@ -25,6 +25,7 @@ import torch
 
 from harness.decoding.backbone import Backbone
 from harness.measuring.environment import device_name
+from harness.model.quantize import stored
 from harness.records.files import write_atomic
 from harness.records.schema import Run, Sample
 
@@ -158,19 +159,18 @@ def settled_share(run: Run, samples: Sequence[Sample], measure: Callable[[], Roo
 def model_cost(backbone: Backbone) -> ModelCost:
     """Costs of the model as loaded, adapters that were not merged included."""
     spec, model = backbone.spec, backbone._model
-    body = sum(
-        part.numel()
-        for part in (
-            *model.model.layers.parameters(),
-            *model.model.layers.buffers(),
-            *model.model.norm.parameters(),
-        )
-    )
+    body = [
+        *model.model.layers.parameters(),
+        *model.model.layers.buffers(),
+        *model.model.norm.parameters(),
+    ]
+    numbers = sum(part.numel() for part in body)
     size = torch.empty(0, dtype=backbone.dtype).element_size()
     return ModelCost(
-        weight_bytes=size * (body + model.lm_head.weight.numel()),
+        weight_bytes=sum(part.nbytes for tensor in body for part in stored(tensor))
+        + size * model.lm_head.weight.numel(),
         kv_bytes=2 * size * spec.num_layers * spec.num_kv_heads * spec.head_dim,
-        position_flops=2 * body,
+        position_flops=2 * numbers,
         pair_flops=4 * spec.num_layers * spec.num_heads * spec.head_dim,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from harness.model.quantize import SCHEMES
 from harness.model.spec import CheckpointError
 
 
@@ -26,10 +27,12 @@ def pick_device(name: str | None) -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto: bfloat16 on an accelerator, float32 on a CPU."""
-    if name == "auto":
+    """Of the activations. auto: bfloat16 on an accelerator, float32 on a CPU; the same beside weights of
+    fewer bits.
+    """
+    if name == "auto" or name in SCHEMES:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in dtypes:
-        raise CheckpointError(f"--dtype {name!r} is unknown; use auto, {', '.join(dtypes)}")
+        raise CheckpointError(f"--dtype {name!r} is unknown; use auto, {', '.join((*dtypes, *SCHEMES))}")
     return dtypes[name]

@@ -80,7 +80,7 @@ def make_plan(
         repeats=repeats,
         device=str(device),
         device_name=device_name(device),
-        dtype=str(loaded.held.dtype).removeprefix("torch."),
+        dtype=loaded.held.precision,
         attention="sdpa",
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         seed=generator.seed,
