@@ -30,7 +30,7 @@ def test_the_blocks_are_quantised_and_everything_says_so(scheme: str) -> None:
     plain, fewer = load("nano", dtype="float32"), load("nano", dtype=scheme)
     assert (plain.held.precision, fewer.held.precision) == ("float32", scheme)
     model = fewer.backbone._model
-    linear = model.model.layers[0].mlp.up_proj.weight
+    linear = dict(model.named_parameters())["model.layers.0.mlp.up_proj.weight"]
     assert {part.dtype for part in stored(linear)} >= {torch.int8}
     assert [part.dtype for part in stored(model.lm_head.weight)] == [torch.float32]
     assert fingerprint(fewer.backbone) != fingerprint(plain.backbone)
