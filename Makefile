@@ -1,11 +1,13 @@
 # make demo: install, run the quickstart, print the table, write the leaderboard.   make test: install, lint, types, tests.
+# make gpu: on a machine with a GPU, everything to be measured in the first ten minutes, into gpu/ (GPU=FOLDER for another).
 # make boards: leaderboards, plots and pages of results/ and the tables of README and docs, from the committed runs.
 PYTHON ?= python3
 VENV ?= .venv
+GPU ?= gpu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint boards clean
+.PHONY: demo test lint boards gpu clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,7 +25,11 @@ boards: $(STAMP)
 	$(BIN)/bench report results/students --readme docs/students.md
 	$(BIN)/bench report results/lockstep
 	$(BIN)/bench report results/lockstep --readme docs/lockstep.md
+	$(BIN)/bench speed --report -o results/speed
 	$(BIN)/bench train grpo-curves results/grpo/* --picture docs/grpo.png --page docs/grpo.md
+
+gpu: $(STAMP)
+	$(BIN)/python -m tests.tools.gpu $(GPU)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

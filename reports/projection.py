@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.measuring.roofline import Hardware, ModelCost, Roofline, passes
+from harness.measuring.windows import with_prompt
 from harness.records.schema import Run, Sample
 
 # Data sheets: memory bandwidth, dense bfloat16 rate.
@@ -70,23 +71,6 @@ def roofline(device: str, model: str) -> Roofline:
     if model not in MODELS:
         raise ProjectError(f"--model {model!r} is unknown; use {', '.join(MODELS)}")
     return Roofline(DEVICES[device], MODELS[model])
-
-
-def with_prompt(samples: Sequence[Sample], tokens: int) -> list[Sample]:
-    """The same forwards behind a prompt of ``tokens``: a pass that started at position 0 feeds it, any other
-    one has it cached.
-    """
-    moved = []
-    for sample in samples:
-        extra = tokens - sample.prompt_tokens
-        forwards = [
-            (max(query + extra, 1), cached, stored)
-            if cached == 0
-            else (query, max(cached + extra, 0), stored)
-            for query, cached, stored in sample.forwards
-        ]
-        moved.append(sample.model_copy(update={"forwards": forwards, "prompt_tokens": tokens}))
-    return moved
 
 
 def project(

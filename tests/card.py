@@ -7,10 +7,13 @@ refuses "cuda").
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -36,6 +39,10 @@ class OnCard(Tensor):
         )
         made.held = held
         return made
+
+    def tolist(self) -> Any:
+        """The values on the host, as a GPU copies them."""
+        return self.held.tolist()
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,8 +81,50 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     )
 
 
+class _FromValues(TorchFunctionMode):
+    """``torch.tensor`` copies to its device where no dispatch mode sees it: made on the host, then moved."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (
+            func is torch.tensor
+            and kwargs.get("device") is not None
+            and torch.device(kwargs["device"]) == CARD
+        ):
+            return func(*args, **{**kwargs, "device": "cpu"}).to(CARD)
+        return func(*args, **kwargs)
+
+
+class _Plain:
+    """What inference mode does inside the card."""
+
+    held: Any
+
+    def enter(self) -> None:
+        self.held = torch.no_grad()
+        self.held.__enter__()
+
+    def exit(self, *raised: Any) -> None:
+        self.held.__exit__(*raised)
+
+
 class Card(TorchDispatchMode):
-    """Inside it, ``device=CARD`` makes such tensors."""
+    """Inside it, ``device=CARD`` makes such tensors; inference mode, which keeps no versions of a wrapper's
+    values, only does without gradients.
+    """
+
+    def __enter__(self) -> Any:
+        self._stack = ExitStack()
+        self._stack.enter_context(_FromValues())
+        for name in ("__enter__", "__exit__"):
+            self._stack.enter_context(
+                mock.patch.object(torch.inference_mode, name, getattr(_Plain, name.strip("_")))
+            )
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._stack.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})

@@ -29,6 +29,7 @@ ORDER = (
     "report",
     "trace",
     "project",
+    "speed",
     "sweep",
     "suite",
     "grade",

@@ -66,7 +66,8 @@ class Decoded(Measured):
         return {name: getattr(self, name) for name in Measured.model_fields}
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -142,13 +143,13 @@ def _timed(
     """Run the decoder between two idle moments of the device: all ids [rows][width] on the host, and the
     clock.
     """
-    _synchronise(backbone.device)
+    synchronise(backbone.device)
     started = canvas.meter.started = _clock()
     begin = canvas.meter.now()
     decoder.decode(backbone, canvas, config)
     canvas.meter.spent("decode", begin)
     ids = canvas.ids.tolist()
-    _synchronise(backbone.device)
+    synchronise(backbone.device)
     return ids, Timing(started, _clock() - started)
 
 

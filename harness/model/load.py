@@ -102,6 +102,12 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def unfilled(spec: ModelSpec) -> Transformer:
+    """The model without weights: its parameters are on the meta device."""
+    with torch.device("meta"), _Unfilled():
+        return Transformer(spec)
+
+
 def load_transformer(
     folder: Path, dtype: torch.dtype, device: torch.device, spec: ModelSpec | None = None
 ) -> Transformer:
@@ -111,8 +117,7 @@ def load_transformer(
     """
     spec = read_spec(folder) if spec is None else spec
     family = open_family(spec.family)
-    with torch.device("meta"), _Unfilled():
-        model = Transformer(spec)
+    model = unfilled(spec)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
     unknown: list[str] = []

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.records.files import digest
-from harness.records.schema import RecordError, Run, Sample, sample_lines
+from harness.records.schema import Record, RecordError, Run, Sample, sample_lines
 
 SLACK = 1.01
 """Clocks of a device and its host, and rounded floats, may disagree by this much."""
@@ -21,9 +21,11 @@ MOST_PASSES = 3
 _SEAL = b',"seal":"'
 
 
-def sealed(sample: Sample) -> bytes:
-    """The line of a sample (without its line feed), closed by a hash over everything before it."""
-    body = sample.model_dump_json(exclude={"seal"}).encode()[:-1]
+def sealed(record: Record) -> bytes:
+    """The line of a record with a seal (without its line feed), closed by a hash over everything before
+    it.
+    """
+    body = record.model_dump_json(exclude={"seal"}).encode()[:-1]
     return body + _SEAL + _hash(body) + b'"}'
 
 
@@ -76,7 +78,7 @@ def _faults(run: Run, sample: Sample, line: bytes) -> Iterator[str]:
     yield from _ids(plan.max_new_tokens, sample)
     yield from _counts(sample)
     yield from _times(plan.batch_size, sample)
-    if sample.seal is not None and sample.seal.encode() != _hash(line[: line.rfind(_SEAL)]):
+    if sample.seal is not None and not seal_fits(line, sample.seal):
         yield "seal does not fit the line: a value was changed"
 
 
@@ -125,6 +127,11 @@ def _times(batch_size: int, sample: Sample) -> Iterator[str]:
         and sample.first_block_s > SLACK * sample.latency_s
     ):
         yield f"latency_s {sample.latency_s} is before first_block_s {sample.first_block_s}"
+
+
+def seal_fits(line: bytes, seal: str) -> bool:
+    """Whether ``seal`` is the hash over everything before it in the line."""
+    return seal.encode() == _hash(line[: line.rfind(_SEAL)])
 
 
 def _hash(body: bytes) -> bytes:

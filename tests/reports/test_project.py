@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.measuring.windows import with_prompt
 from harness.records.schema import Run, Sample
-from reports.projection import DEVICES, MODELS, Comparison, ProjectError, device_key, project, with_prompt
+from reports.projection import DEVICES, MODELS, Comparison, ProjectError, device_key, project
 from tests.commands import bench
 from tests.synthetic_runs import Fake, fake_run, fake_samples, write_fake
 
