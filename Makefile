@@ -20,7 +20,8 @@ demo: $(STAMP)
 
 boards: $(STAMP)
 	$(BIN)/bench report results/leaderboard --published results/published.yaml
-	$(BIN)/bench report results/leaderboard --readme README.md
+	$(BIN)/bench report results/leaderboard --readme docs/leaderboard.md
+	$(BIN)/bench report results/leaderboard --readme README.md --rows results/front.yaml
 	$(BIN)/bench report results/students
 	$(BIN)/bench report results/students --readme docs/students.md
 	$(BIN)/bench report results/lockstep

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.records.files import around
+from reports.front import Front, front_table
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, StoredRun
 from reports.plots import PICTURE, stem
@@ -16,21 +17,33 @@ from reports.table import Table, build
 BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 
 
-def updated(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:
+def updated(
+    readme: Path, runs: Sequence[StoredRun], plots: Path | None = None, front: Front | None = None
+) -> str:
     """The README's text with the block between the markers replaced. ReportError without exactly one pair of
     markers.
 
     ``plots``: folder of the pictures that ``bench report`` drew; those that are there are shown.
+    ``front``: the rows to show; None: the whole board.
     """
     above, below = around(readme, "--readme", BEGIN, END, ReportError)
     tables = build(runs)
-    board = leaderboard(runs, "###", tables=tables, pictures=_pictures(readme, tables, plots))
+    pictures = _pictures(readme, tables, plots)
+    board = (
+        leaderboard(runs, "###", tables=tables, pictures=pictures)
+        if front is None
+        else front_table(front, tables, pictures)
+    )
     return f"{above}\n\n{board}\n{below}"
 
 
-def check(readme: Path, runs: Sequence[StoredRun], plots: Path | None = None) -> str:
+def check(
+    readme: Path, runs: Sequence[StoredRun], plots: Path | None = None, front: Front | None = None
+) -> str:
     """Unified diff from the README to what the runs say; empty: they agree."""
-    return diff(readme.read_text() if readme.exists() else "", updated(readme, runs, plots), readme.name)
+    return diff(
+        readme.read_text() if readme.exists() else "", updated(readme, runs, plots, front), readme.name
+    )
 
 
 def _pictures(readme: Path, tables: Sequence[Table], plots: Path | None) -> dict[str, str]:

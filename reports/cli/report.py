@@ -15,6 +15,7 @@ from harness.records.schema import read_samples
 from harness.statistics.verdict import Verdict, adjust, verdict
 from reports.console import comparison
 from reports.drift import csv, drift
+from reports.front import Front, read_front
 from reports.leaderboard import leaderboard
 from reports.load import StoredRun, load, read_stored
 from reports.page import page
@@ -48,6 +49,10 @@ def report_command(
             help="Markdown file whose block between <!-- leaderboard:begin --> and <!-- leaderboard:end --> "
             "is replaced.",
         ),
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option("--rows", help="YAML with the few rows that --readme shows; default the whole board."),
     ] = None,
     check: Annotated[
         bool,
@@ -88,10 +93,13 @@ def report_command(
     """
 
     chosen = _formats(formats)
+    if rows is not None and readme is None:
+        raise ReportOptionError("--rows chooses what --readme shows: give --readme too")
+    front = None if rows is None else read_front(rows)
     runs = load(path)
     target, apart = output or path / "report", published or path / "published.yaml"
     if check:
-        _check(runs, target, readme, apart)
+        _check(runs, target, readme, apart, front)
         return
     written = (
         _write(runs, target, chosen, apart, viewer_samples)
@@ -99,7 +107,7 @@ def report_command(
         else []
     )
     if readme is not None:
-        written.append(_save(readme, updated(readme, runs, target / "plots"), "--readme"))
+        written.append(_save(readme, updated(readme, runs, target / "plots", front), "--readme"))
     for file in written:
         typer.echo(file)
 
@@ -202,12 +210,14 @@ def _formats(formats: list[str] | None) -> list[str]:
     return chosen
 
 
-def _check(runs: list[StoredRun], target: Path, readme: Path | None, published: Path) -> None:
+def _check(
+    runs: list[StoredRun], target: Path, readme: Path | None, published: Path, front: Front | None
+) -> None:
 
     found = (
         drift(target, runs, read_published(published))
         if readme is None
-        else check(readme, runs, target / "plots")
+        else check(readme, runs, target / "plots", front)
     )
     if found:
         typer.echo(found)

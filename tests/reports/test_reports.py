@@ -11,6 +11,7 @@ from rich.console import Console
 from harness.records.schema import Audit, AuditCheck, RecordError, read_run, write_run
 from reports.console import render
 from reports.drift import drift
+from reports.front import Front, front_table, read_front
 from reports.leaderboard import leaderboard
 from reports.load import ReportError, load
 from reports.published import read_published
@@ -187,7 +188,7 @@ def test_a_readme_without_its_markers_is_refused(runs_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("board", "page", "published"),
     [
-        ("leaderboard", "README.md", "published.yaml"),
+        ("leaderboard", "docs/leaderboard.md", "published.yaml"),
         ("students", "docs/students.md", "none"),
         ("lockstep", "docs/lockstep.md", "none"),
     ],
@@ -199,3 +200,45 @@ def test_the_repository_agrees_with_its_results(board: str, page: str, published
     runs = load(folder)
     assert check(ROOT / page, runs, folder / "report" / "plots") == ""
     assert drift(folder / "report", runs, read_published(ROOT / "results" / published)) == ""
+
+
+FRONT = Front(suites=["nano-gsm"], picture="nano-gsm", rows=["vanilla tokens_per_step=1", "d2f"])
+
+
+def test_front_shows_chosen_rows_alone(runs_folder: Path) -> None:
+    text = front_table(FRONT, build(load(runs_folder)), {})
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "| method | nano-gsm: TPS | speed-up | pass@1 (%) |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| vanilla `tokens_per_step=1`", "| d2f"]
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    assert "4.0x [4.0, 4.0]" in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("front", "message"),
+    [
+        (FRONT.model_copy(update={"rows": ["d2f block_size=1"]}), "which no rows of nano-gsm are called"),
+        (FRONT.model_copy(update={"suites": ["mbpp"]}), "names the suite mbpp, which the board lacks"),
+    ],
+)
+def test_front_names_what_the_board_lacks(runs_folder: Path, front: Front, message: str) -> None:
+    with pytest.raises(ReportError, match=message):
+        front_table(front, build(load(runs_folder)))
+
+
+def test_a_damaged_list_of_rows_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "front.yaml"
+    with pytest.raises(ReportError, match="cannot read --rows"):
+        read_front(file)
+    file.write_text("suites: [a]\npicture: a\nrows: []\n")
+    with pytest.raises(ReportError, match=r"--rows .* is damaged: .*rows"):
+        read_front(file)
+
+
+def test_the_front_page_agrees_with_its_results_and_fits_a_screen() -> None:
+    folder, front = ROOT / "results" / "leaderboard", read_front(ROOT / "results" / "front.yaml")
+    assert check(ROOT / "README.md", load(folder), folder / "report" / "plots", front) == ""
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 60
+    assert max(line.count(" | ") for line in text.splitlines()) <= 5
+    assert len(front.rows) <= 8
