@@ -26,14 +26,19 @@ def csv(tables: Sequence[Table]) -> str:
     return frame.to_csv(index=False, float_format=DIGITS)
 
 
-def drift(folder: Path, runs: Sequence[StoredRun], published: Published | None) -> str:
+def drift(
+    folder: Path,
+    runs: Sequence[StoredRun],
+    published: Published | None,
+    tables: Sequence[Table] | None = None,
+) -> str:
     """What disagrees in a folder that ``bench report`` wrote, empty: nothing.
 
     The Markdown leaderboard must be there; CSV, page and plots are checked if they are. Pictures and page are
     not compared byte by byte, since another version of a drawing library changes them, but by the figures
     they were made from.
     """
-    tables = build(runs)
+    tables = build(runs) if tables is None else tables
     board, table_file, page = folder / "leaderboard.md", folder / "leaderboard.csv", folder / "index.html"
     found = [
         diff(

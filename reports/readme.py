@@ -18,16 +18,21 @@ BEGIN, END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 
 
 def updated(
-    readme: Path, runs: Sequence[StoredRun], plots: Path | None = None, front: Front | None = None
+    readme: Path,
+    runs: Sequence[StoredRun],
+    plots: Path | None = None,
+    front: Front | None = None,
+    tables: Sequence[Table] | None = None,
 ) -> str:
     """The README's text with the block between the markers replaced. ReportError without exactly one pair of
     markers.
 
     ``plots``: folder of the pictures that ``bench report`` drew; those that are there are shown.
-    ``front``: the rows to show; None: the whole board.
+    ``front``: the rows to show; None: the whole board. ``tables`` are ``build(runs)`` if they have been
+    built already.
     """
     above, below = around(readme, "--readme", BEGIN, END, ReportError)
-    tables = build(runs)
+    tables = build(runs) if tables is None else tables
     pictures = _pictures(readme, tables, plots)
     board = (
         leaderboard(runs, "###", tables=tables, pictures=pictures)
@@ -38,7 +43,11 @@ def updated(
 
 
 def check(
-    readme: Path, runs: Sequence[StoredRun], plots: Path | None = None, front: Front | None = None
+    readme: Path,
+    runs: Sequence[StoredRun],
+    plots: Path | None = None,
+    front: Front | None = None,
+    tables: Sequence[Table] | None = None,
 ) -> str:
     """Unified diff from the README to what the runs say; empty: they agree."""
     return diff(
