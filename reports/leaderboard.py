@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.decoding.settings import setting_text
 from harness.statistics.verdict import NEAR_ZERO
 from reports import aup, sensitivity
 from reports.cells import UNKNOWN, columns, time_shares
 from reports.load import StoredRun, left_out
 from reports.published import Published
 from reports.published import markdown as published_markdown
-from reports.table import Table, TableRow, build, setting_text
+from reports.table import Table, TableRow, build
 
 LEGEND = (
     "TPS: useful tokens per second. TPF: useful tokens per forward pass. NFE: forward passes per answer. "

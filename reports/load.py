@@ -58,6 +58,21 @@ def read_stored(folder: Path) -> StoredRun:
     return StoredRun(folder, run, samples, summarise(samples).model_copy(update={"roof_share": roof_share}))
 
 
+def find_run(name: str, root: Path) -> Path:
+    """A run folder by path, or by run id below ``root``; ReportError if there is not exactly one."""
+    if Path(name).is_dir():
+        return Path(name)
+    found = (
+        [path.parent for path in root.rglob("run.json") if path.parent.name == name] if root.is_dir() else []
+    )
+    if len(found) != 1:
+        problem = "no run folder of that name" if not found else f"{len(found)} run folders of that name"
+        raise ReportError(
+            f"{name}: {problem} below {root}; give the folder's path, or where runs are with --runs"
+        )
+    return found[0]
+
+
 def load(root: Path) -> list[StoredRun]:
     """All runs below ``root``, in path order. ReportError if there is none, RecordError for a damaged one."""
     if not root.exists():

@@ -11,11 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.decoding.settings import setting_text
 from harness.records.schema import Sample
 from harness.statistics.summary import tps_interval
 from reports.cells import time_shares
 from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
-from reports.table import BASELINE_METHOD, Table, TableRow, setting_text, unusual
+from reports.table import BASELINE_METHOD, Table, TableRow, unusual
 
 SEGMENTS = (
     ("forward: the model", "#0072B2"),

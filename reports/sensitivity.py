@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
+from harness.decoding.settings import setting_text
 from reports.table import Table, TableRow
 
 PROMPT = frozenset({"prompts_hash", "template", "num_fewshot", "fewshot_seed", "chat_template"})
@@ -110,7 +111,9 @@ def _label(row: TableRow) -> str:
     own rows apart.
     """
     changed = row.stored.run.changed or row.settings
-    return " ".join([row.stored.run.plan.method, *(f"{name}={value}" for name, value in changed.items())])
+    return " ".join(
+        [row.stored.run.plan.method, *(setting_text(name, value) for name, value in changed.items())]
+    )
 
 
 def _number(value: float | None) -> str:

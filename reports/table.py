@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.decoding.settings import setting_text
 from harness.records.schema import Plan
 from harness.statistics.blocks import BlockMeans, block_means
 from harness.statistics.verdict import NEAR_ZERO, Verdict, adjust, rank, verdict
@@ -130,13 +131,6 @@ def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
         if stored.run.plan.method == BASELINE_METHOD and stored.summary.nfe is not None
     ]
     return min(candidates, key=lambda stored: (-(stored.summary.nfe or 0), stored.run.run_id), default=None)
-
-
-def setting_text(name: str, value: Any) -> str:
-    """``name=value`` as the command line takes it."""
-    if isinstance(value, bool) or value is None:
-        return f"{name}={str(value).lower()}"
-    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _table(key: str, runs: Sequence[StoredRun]) -> Table:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from harness.decoding.registry import Method
-from harness.decoding.settings import SettingError, parse_pairs, setting_names, settings_of
+from harness.decoding.settings import SettingError, parse_pairs, setting_names, setting_text, settings_of
 from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
 from harness.model.presets import Preset, preset
@@ -171,10 +171,10 @@ def taken(engine: Opened, suite: Suite, values: Preset) -> str:
     """
     record = values.record(settings_of(engine.generator.config), suite.rendering.told())
     kept = ", ".join(
-        f"{key}={value}" for key, value in record["values"].items() if key not in record["replaced"]
+        setting_text(key, value) for key, value in record["values"].items() if key not in record["replaced"]
     )
     text = f"preset {values.name}: {engine.method.name} on {suite.name}: {kept}; from {values.source}"
-    replaced = ", ".join(f"{key}={value}" for key, value in record["replaced"].items())
+    replaced = ", ".join(setting_text(key, value) for key, value in record["replaced"].items())
     return (
         text
         + (f"; by flags: {replaced}" if replaced else "")

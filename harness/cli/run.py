@@ -47,6 +47,7 @@ from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
 from harness.measuring.protocol import protocol as find_protocol
 from harness.model.catalog import location, lookup
+from harness.records.schema import read_samples
 from harness.runs.cell import Cell, Options
 from harness.runs.turns import run_cells
 from harness.runs.wandb_log import package
@@ -294,6 +295,16 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         log.finish(cells)
 
 
+def unanswered(cell: Cell) -> str | None:
+    """How many prompts of a run ended in an error, with the first one's; None: not one."""
+    summary = cell.folder.run.summary
+    if summary is None or not summary.errors:
+        return None
+    first = next((one.error for one in read_samples(cell.folder.path) if one.error), "no reason recorded")
+    who = f"{cell.method.name} on {cell.suite.name}"
+    return f"{who}: {summary.errors} of {summary.samples} prompts got no answer (unsolved): {first}"
+
+
 def _glass(cell: Cell) -> str | None:
     """What a run says of the process that its decoder ran in; None for the project's own in the harness'
     process.
@@ -325,6 +336,7 @@ def _show(cells: list[Cell], root: Path) -> None:
             "tables[/red]"
         )
     for cell in cells:
-        if line := _glass(cell):
-            console.print(line, highlight=False, markup=False)
+        for line in (unanswered(cell), _glass(cell)):
+            if line:
+                console.print(line, highlight=False, markup=False)
     console.print(f"runs stored under {root}; `bench report {root}` writes the leaderboard and plots")

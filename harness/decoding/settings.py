@@ -85,6 +85,13 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {_name(key): value for key, value in dataclasses.asdict(config).items()}
 
 
+def setting_text(name: str, value: Any) -> str:
+    """``name=value`` as the command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return f"{name}={str(value).lower()}"
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
 def with_text_ids(config: Any, vocabulary: Mapping[str, int], decode: Callable[[int], str]) -> Any:
     """The config with its null ``TextIds`` settings filled: ids joined by "+", as text. ``decode``: the text
     of an id.

@@ -104,7 +104,7 @@ def load(
             )
         checkpoint = companions["causal_lm"]
     adapter = _companion_adapter(adapter, needs, companions, checkpoint)
-    found = resolve(folder_of(adapter)) if adapter else None
+    found = resolve(folder_of(adapter), "--adapter") if adapter else None
     whole = found is not None and holds_all_weights(found)
     scheme = dtype if dtype in SCHEMES else None
     held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target, scheme)

@@ -26,16 +26,16 @@ PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer
 """Files of a hub repository that are fetched: configuration, weights, tokenizer; never code."""
 
 
-def resolve(name: str) -> Path:
-    """A local folder for a path or hub id; CheckpointError says what to do when there is none."""
+def resolve(name: str, flag: str = "--model") -> Path:
+    """A local folder for a path or hub id; CheckpointError names ``flag`` when there is none."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise CheckpointError(
-            f"{name!r} not found: --model takes a folder, a hub id such as Dream-org/Dream-v0-Base-7B, "
-            "or nano"
-        )
+        known = "Dream-org/Dream-v0-Base-7B, or nano"
+        if flag == "--adapter":
+            known = "SJTU-Deng-Lab/D2F_Dream_Base_7B_Lora, or none"
+        raise CheckpointError(f"{name!r} not found: {flag} takes a folder, a hub id such as {known}")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -45,8 +45,10 @@ def resolve(name: str) -> Path:
         reason = str(error).splitlines()[0]
         text = (
             f"{name!r} is no local folder and could not be fetched from the hub ({reason}); pass "
-            "--model FOLDER"
+            f"{flag} FOLDER"
         )
+        if flag == "--adapter":
+            text += ", or --adapter none for the bare checkpoint"
         raise CheckpointError(text) from None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.decoding.registry import Method
-from harness.decoding.settings import changed_settings, settings_of
+from harness.decoding.settings import changed_settings, setting_text, settings_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.isolation.cost import overhead, record
 from harness.measuring.audit import audit_run
@@ -143,7 +143,7 @@ class Cell:
         return " ".join(
             [
                 f"{self.suite.name:<10} {self.method.name}",
-                *(f"{key}={value}" for key, value in changed.items()),
+                *(setting_text(key, value) for key, value in changed.items()),
             ]
         )
 

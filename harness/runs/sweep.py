@@ -7,6 +7,7 @@ missing samples.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import shlex
@@ -19,6 +20,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.decoding.settings import setting_text
 from harness.errors import UserError
 from harness.records.files import LineFile, whole_lines
 
@@ -110,8 +112,20 @@ def read_sweep(path: Path) -> Sweep:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SweepError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SweepError(f"{path}: {'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}") from None
+        raise SweepError(f"{path}: {_fault(error)}") from None
+
+
+def _fault(error: ValidationError) -> str:
+    """The first fault with its key; an unknown key before one that is missing for it."""
+    faults = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    key, fault = ".".join(map(str, faults[0]["loc"])) or "file", faults[0]
+    if fault["type"] != "extra_forbidden":
+        return f"{key}: {fault['msg']}"
+    known = MethodGrid.model_fields if fault["loc"][0] == "methods" else Sweep.model_fields
+    close = difflib.get_close_matches(str(fault["loc"][-1]), known, 1)
+    return f"unknown key {key}: " + (
+        f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    )
 
 
 def cells(sweep: Sweep, output: Path) -> list[Job]:
@@ -123,7 +137,7 @@ def cells(sweep: Sweep, output: Path) -> list[Job]:
         sweep.suites, _prompts(sweep), sweep.batch_sizes, sweep.methods
     ):
         for settings in _combinations(grid.settings):
-            text = ", ".join(f"{key}={value}" for key, value in settings.items())
+            text = ", ".join(setting_text(key, value) for key, value in settings.items())
             label = f"{suite} {grid.method}{f' ({text})' if text else ''}" + (
                 f" batch {batch}" if batch != 1 else ""
             )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.records.schema import Run, read_run, read_samples
+from reports.load import find_run
 from reports.projection import Comparison, Projection, device_key, plain, project, roofline
 from reports.published import PublishedRow, PublishedTable, read_published
 
@@ -20,7 +21,7 @@ HERE = Path(__file__).resolve().parents[2] / "results" / "published.yaml"
 
 
 def project_command(
-    run: Annotated[Path, typer.Argument(help="Run folder (with run.json).", metavar="RUN")],
+    run: Annotated[str, typer.Argument(help="Run folder or run id.", metavar="RUN")],
     device: Annotated[
         str, typer.Option("--device", help="a100 (80 GB), a100-40, h100, h200; repeat with commas.")
     ] = "h100",
@@ -33,6 +34,7 @@ def project_command(
             help="Prompt length to replay with; default: as recorded. 8-shot GSM8K: 900.",
         ),
     ] = None,
+    root: Annotated[Path, typer.Option("--runs", help="Where run ids are looked up.")] = Path("runs"),
     published: Annotated[Path, typer.Option("--published", help="Published figures to compare with.")] = HERE,
 ) -> None:
     """Replay a run's forward passes against a GPU's roofline: at most so many tokens/s with a 7B model.
@@ -50,7 +52,8 @@ def project_command(
         900
     """
 
-    record, samples = read_run(run), read_samples(run)
+    folder = find_run(run, root)
+    record, samples = read_run(folder), read_samples(folder)
     projections = [project(record, samples, name, model, prompt_tokens) for name in device.split(",")]
     console = Console(width=140)
     _show(console, record, projections, prompt_tokens)

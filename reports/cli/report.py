@@ -17,7 +17,7 @@ from reports.console import comparison
 from reports.drift import csv, drift
 from reports.front import Front, read_front
 from reports.leaderboard import leaderboard
-from reports.load import StoredRun, load, read_stored
+from reports.load import StoredRun, find_run, load, read_stored
 from reports.page import page
 from reports.plots import write
 from reports.published import read_published
@@ -143,7 +143,7 @@ def compare_command(
 
     if len(runs) < 2:
         raise ReportOptionError("compare needs at least two runs: give the baseline first, then the others")
-    baseline, *others = (read_stored(_find(name, root)) for name in runs)
+    baseline, *others = (read_stored(find_run(name, root)) for name in runs)
     Console().print(
         comparison(baseline, list(zip(others, verdicts(baseline, others, margin, across), strict=True)))
     )
@@ -181,7 +181,7 @@ def trace_command(
     READMEs.
     """
 
-    folder = _find(run, root)
+    folder = find_run(run, root)
     samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(folder)}
     if (doc, repeat) not in samples:
         known = sorted({document for document, _ in samples})
@@ -264,21 +264,6 @@ def _save(path: Path, text: str, flag: str) -> Path:
             f"cannot write {path} ({error.strerror}): choose another place with {flag}"
         ) from None
     return path
-
-
-def _find(name: str, root: Path) -> Path:
-    """A run folder by path, or by run id below ``root``."""
-    if Path(name).is_dir():
-        return Path(name)
-    found = (
-        [path.parent for path in root.rglob("run.json") if path.parent.name == name] if root.is_dir() else []
-    )
-    if len(found) != 1:
-        problem = "no run folder of that name" if not found else f"{len(found)} run folders of that name"
-        raise ReportOptionError(
-            f"{name}: {problem} below {root}; give the folder's path, or where runs are with --runs"
-        )
-    return found[0]
 
 
 def _require_same(baseline: StoredRun, other: StoredRun, across: bool) -> None:

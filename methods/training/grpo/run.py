@@ -164,8 +164,16 @@ def rewards_of(options: GRPOOptions, code: bool) -> RewardOptions:
 
 def dry_run(options: GRPOOptions) -> None:
     """One step with two problems in a temporary folder: shows that recipe, checkpoint and machine go
-    together.
+    together. Without verl and Ray the plan alone: recipe, memory and problems.
     """
+    try:
+        require_verl()
+    except OptionsError as error:
+        options = complete(options)
+        print("\n".join(report(read_spec(resolve(location(options.model))), options)))
+        load_tasks(options.suite, options.seed, options.data_dir)
+        print(f"dry run: recipe, checkpoint and problems go together; no step was taken: {error}")
+        return
     with tempfile.TemporaryDirectory() as folder:
         place = {"output": Path(folder) / "policy", "work": Path(folder) / "work"}
         train(replace(options, prompts=2, steps=1, workers=1, ray=False, evaluate=0, **place))
