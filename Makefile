@@ -7,7 +7,7 @@ GPU ?= gpu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint boards gpu clean
+.PHONY: demo test lint style types tests boards gpu clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -32,14 +32,22 @@ boards: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/python -m tests.tools.gpu $(GPU)
 
-lint: $(STAMP)
+lint: style types
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache pyproject.toml
+
+types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: lint
-	$(BIN)/pytest -n 2
+# worksteal: neighbours stay with one worker, which builds what they share once.
+tests: $(STAMP)
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test: style
+	$(MAKE) --no-print-directory -j 2 types tests
 
 clean:
 	rm -rf $(VENV) runs

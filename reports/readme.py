@@ -50,9 +50,8 @@ def check(
     tables: Sequence[Table] | None = None,
 ) -> str:
     """Unified diff from the README to what the runs say; empty: they agree."""
-    return diff(
-        readme.read_text() if readme.exists() else "", updated(readme, runs, plots, front), readme.name
-    )
+    stored = readme.read_text() if readme.exists() else ""
+    return diff(stored, updated(readme, runs, plots, front, tables), readme.name)
 
 
 def _pictures(readme: Path, tables: Sequence[Table], plots: Path | None) -> dict[str, str]:

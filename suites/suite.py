@@ -76,14 +76,7 @@ class Suite:
     @cached_property
     def task(self) -> Any:
         """The lm-eval task object. Raises SuiteDataError when its data cannot be had."""
-        from lm_eval.tasks import TaskManager
-
-        logging.getLogger("lm_eval.api.task").addFilter(
-            lambda record: "Custom kwargs can be passed" not in record.getMessage()
-        )
-        metadata: dict[str, Any] = {"data_dir": self.data_dir} if self.data_dir else {}
-        manager = TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
-        task: Any = manager.load([self.name])["tasks"][self.name]
+        task: Any = _task_manager(self.data_dir).load([self.name])["tasks"][self.name]
         if self.rendering.template != "default":
             task.config.doc_to_text = task.fewshot_cfg.doc_to_text = self.templates[self.rendering.template][
                 "text"
@@ -251,6 +244,18 @@ class GroupSuite(Suite):
 
 def _digest(doc: Doc) -> str:
     return hashlib.sha256(json.dumps(doc, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def _task_manager(data_dir: str | None) -> Any:
+    """lm-eval's index of the task files here, which it reads all; every task that it loads is a new one."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval.api.task").addFilter(
+        lambda record: "Custom kwargs can be passed" not in record.getMessage()
+    )
+    metadata: dict[str, Any] = {"data_dir": data_dir} if data_dir else {}
+    return TaskManager(include_defaults=False, include_path=str(FOLDER), metadata=metadata)
 
 
 class _PlainLoader(yaml.SafeLoader):

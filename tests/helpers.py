@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -50,7 +49,11 @@ def canvas(
     )
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[Any], seconds: float = 900) -> None:
+class Process(Protocol):
+    def poll(self) -> int | None: ...
+
+
+def wait_until(happened: Callable[[], bool], process: Process, seconds: float = 900) -> None:
     """Until ``happened`` or the process ends. The limit only keeps a hung test from waiting for ever: a busy
     machine may take minutes.
     """

@@ -23,7 +23,8 @@ from harness.decoding.layer import LayerCount, products_of, run_layers
 from harness.decoding.masks import FULL, own_blocks
 from harness.decoding.part import Part, resolve
 from harness.decoding.row import Row
-from harness.model import ModelSpec, Transformer
+from harness.model import ModelSpec
+from harness.model.transformer import Transformer
 
 # Far above any real decoder (LoPA with 8 branches: 9 per token at worst), low enough to end an endless loop.
 FORWARD_LIMIT = 40

@@ -9,7 +9,7 @@ import torch
 from harness.decoding.backbone import Backbone
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward
-from harness.model import Transformer
+from harness.model.transformer import Transformer
 from methods.vanilla import Config, Vanilla
 
 

@@ -169,7 +169,7 @@ def test_equals_transformers_qwen2(causal: bool) -> None:
 def test_llama_rope_scaling_equals_transformers() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from harness.model import Transformer
+    from harness.model.transformer import Transformer
 
     scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling["original_max_position_embeddings"] = 64

@@ -25,8 +25,8 @@ from harness.measuring.roofline import (
     roofline_for,
     settled_share,
 )
-from harness.model import Transformer
 from harness.model.recognise import spec_of_config
+from harness.model.transformer import Transformer
 from harness.records.schema import Run, Sample
 from reports.projection import DEVICES, MODELS
 from tests.conftest import GOLDEN

@@ -21,7 +21,7 @@ def test_ctrl_c_says_what_is_safe_and_the_same_command_continues(tmp_path: Path)
     process = started(*command)
     wait_until(lambda: any(len(read_samples(folder)) > 1 for folder in find_runs(tmp_path)), process)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+    told = process.errors()
     stored = sum(len(read_samples(folder)) for folder in find_runs(tmp_path))
     assert process.returncode == 130
     line = told.strip().splitlines()[-1]
@@ -45,7 +45,7 @@ def test_ctrl_c_in_a_sweep(tmp_path: Path) -> None:
     process = started(*command)
     wait_until(lambda: any((tmp_path / "out").rglob("sweep-logs/*.log")), process)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+    told = process.errors()
     assert process.returncode == 130
     assert (
         "bench: interrupted; 0 of 2 cells are done and every finished sample of the others is safe; the same "

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.records.schema import find_runs, read_run, read_samples
-from tests.commands import BENCH, answers, bench
+from tests.commands import BENCH, answers, bench, started
 from tests.helpers import wait_until
 
 MINE = """
@@ -87,11 +87,7 @@ def test_killed_run_continues_with_the_missing_samples(tmp_path: Path) -> None:
     assert bench(*command, "-o", tmp_path / "calm").returncode == 0
     rng, seen = random.Random(5), []
     for _ in range(5):
-        process = subprocess.Popen(
-            [*BENCH, *command, "-o", str(tmp_path / "killed")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = started(*command, "-o", tmp_path / "killed")
         goal = (seen[-1] if seen else 0) + rng.randint(1, 8)
         wait_until(lambda goal=goal: _lines(tmp_path / "killed") >= goal, process)
         time.sleep(rng.uniform(0.0, 0.02))  # somewhere within the next answer
@@ -122,11 +118,7 @@ def test_killed_run_of_two_caches_continues(tmp_path: Path) -> None:
         "4",
     ]
     assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / "calm")]).exit_code == 0
-    process = subprocess.Popen(
-        [*BENCH, *command, "-o", str(tmp_path / "killed")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started(*command, "-o", tmp_path / "killed")
     wait_until(lambda: _lines(tmp_path / "killed") >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.wait()

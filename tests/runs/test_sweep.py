@@ -17,7 +17,7 @@ from harness.records.schema import find_runs, read_run, read_samples
 from harness.runs.sweep import Job, Outcome, State, Sweep, SweepError, cells, read_sweep
 from harness.runs.workers import run_local
 from suites.suite import list_suites
-from tests.commands import BENCH, answers, bench
+from tests.commands import BENCH, answers, bench, started
 from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -155,12 +155,7 @@ def test_time_limit_is_a_recorded_cell(tmp_path: Path) -> None:
 
 def test_killed_sweep_continues_and_a_refused_cell_is_recorded(tmp_path: Path) -> None:
     path, output = sweep_of(SMALL, tmp_path), tmp_path / "killed"
-    process = subprocess.Popen(
-        [*BENCH, "sweep", str(path), "-o", str(output)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    process = started("sweep", path, "-o", output)
     wait_until(lambda: bool(_lines(output)), process)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
+import signal
 import time
 from pathlib import Path
 
 from harness.records.schema import find_runs, read_samples
-from tests.commands import BENCH, answers, bench
+from tests.commands import answers, bench, started
 from tests.helpers import wait_until
 
 ENDLESS = """
@@ -48,13 +48,11 @@ def test_run_killed_while_grading_continues(tmp_path: Path) -> None:
         "-o",
     ]
     folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*BENCH, *map(str, command), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = started(*command, folder)
     wait_until(lambda: any(map(read_samples, find_runs(folder))), process)
     time.sleep(1.0)
     assert process.poll() is None, "the second answer is being executed now"
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert [len(read_samples(run)) for run in find_runs(folder)] == [1]
     done = bench(*command, folder)

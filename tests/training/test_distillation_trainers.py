@@ -5,9 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +31,8 @@ from methods.training.loop import loop as core
 from methods.training.loop.rounds import AdapterRounds, Rounds, RoundSchedule
 from methods.training.students import dimo, student
 from methods.training.students.trainers import TRAINERS
+from tests.commands import started
+from tests.helpers import wait_until
 
 CPU = torch.device("cpu")
 TINY = ModelSpec("qwen2", 1024, 32, 64, 2, 2, 1, 16, qkv_bias=True)
@@ -136,27 +135,17 @@ def test_all_weights_by_muon_cut_once_end_at_the_same_weights(
 def test_a_student_killed_three_times_ends_at_the_same_weights(base: Path, tmp_path: Path) -> None:
     whole = weights(TRAINERS["sdtt"].train(smoke("sdtt", base, tmp_path / "whole", every=20)))
     cut = smoke("sdtt", base, tmp_path / "cut", every=20)
-    places = [
-        "--model",
-        str(base),
-        "--output",
-        str(cut.output),
-        "--work",
-        str(cut.work),
-        "--preset",
-        "smoke",
-        "--set",
-        "every=20",
-    ]
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "train", "sdtt", *places]
+    places = ["--model", base, "--output", cut.output, "--work", cut.work]
+    settings = ["--preset", "smoke", "--set", "every=20"]
+
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}
+
     for _ in range(3):
-        before = {path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")}
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and before == {
-            path: path.stat().st_mtime_ns for path in cut.work.glob("*/checkpoint.pt")
-        }:
-            time.sleep(0.01)
-        process.kill()
+        before = written()
+        process = started("train", "sdtt", *places, *settings)
+        wait_until(lambda before=before: written() != before, process)
+        process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     killed = weights(TRAINERS["sdtt"].train(cut))
     assert all(torch.equal(whole[key], killed[key]) for key in whole)

@@ -26,7 +26,7 @@ from tests.grpo import conditionals, joint, tiny_checkpoint, toy_estimates
 
 CPU = torch.device("cpu")
 TEXT, ORDER = [2, 0, 1], [1, 0, 2]
-COUNT = 20_000
+COUNT = 6_000
 
 
 def truth() -> float:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -190,6 +192,11 @@ def test_a_reward_process_that_dies_hangs_or_floods_is_replaced_and_the_answer_r
         2.0,
     ]
     assert process.starts == 7
+
+
+def test_the_reward_process_starts_without_torch() -> None:
+    code = "import sys, methods.training.grpo.reward_server; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_reward_process_killed_from_outside_costs_no_answer(tmp_path: Path) -> None:

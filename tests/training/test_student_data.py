@@ -5,10 +5,7 @@ runs of the 7B presets.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from methods.training.data.overlap import OverlapError
 from methods.training.students import d3llm, estimate, student
 from methods.training.students.trainers import TRAINERS
 from suites.generators import frozen
+from tests.commands import started
 from tests.helpers import wait_until
 
 DISTILLERS = ("d2f", "sdtt", "dcd", "cfd", "d3llm", "dimo")
@@ -104,19 +102,9 @@ def test_missing_lines_alone_are_made_again(base: Path, answered: Path, tmp_path
 def test_a_killed_generation_ends_at_the_same_bytes(base: Path, answered: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     flags = ["--set", "max_new_tokens=16", "--set", "tokens_per_step=2", "--count", "7", "--batch-size", "3"]
-    command = [
-        sys.executable,
-        "-c",
-        "from harness.cli import main; main()",
-        "generate-data",
-        "--model",
-        str(base),
-        "--output",
-        str(path),
-    ]
-    process = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL)
+    process = started("generate-data", "--model", base, "--output", path, *flags)
     wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") > 0, process)
-    os.kill(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     answers.generate_answers(asked(base, path))
     assert path.read_bytes() == answered.read_bytes()

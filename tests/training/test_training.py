@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +30,7 @@ from methods.training.loop import loop as core
 from methods.training.loop import optim
 from methods.training.students import d2f
 from methods.training.students.student import Rows, Student
+from tests.commands import Started
 from tests.conftest import GOLDEN
 from tests.helpers import wait_until
 
@@ -194,15 +192,9 @@ def run_tiny(folder: Path, steps: int = 24) -> dict[str, torch.Tensor]:
 
 def test_killed_run_continues_to_the_same_weights(tmp_path: Path) -> None:
     whole = run_tiny(tmp_path / "whole")
-    script = (
-        "import sys, torch; from pathlib import Path; from tests.training.test_training import "
-        "run_tiny; run_tiny(Path(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "cut")], stdout=subprocess.DEVNULL
-    )
+    process = Started(run_tiny, tmp_path / "cut")
     wait_until((tmp_path / "cut" / "checkpoint.pt").exists, process)
-    os.kill(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     continued = run_tiny(tmp_path / "cut")
     assert all(torch.equal(whole[name], continued[name]) for name in whole)
@@ -313,7 +305,10 @@ def test_the_whole_recipe_in_miniature(tmp_path: Path) -> None:
     )
 
 
-def test_a_weak_parent_is_not_converted(tmp_path: Path) -> None:
+def test_a_weak_parent_is_not_converted(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus.save_tokenizer(
+        tokenizer, tmp_path / "work" / "tokenizer"
+    )  # the recipe's own takes longer to train
     phase = nano.Phase(core.LoopOptions(1), muon_lr=0.01, adam_lr=1e-3, mix=corpus.Mix(), tokens=256)
     options = nano.NanoOptions(
         tmp_path,

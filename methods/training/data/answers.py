@@ -183,6 +183,8 @@ def _lines(
     """(index, line) of every missing answer; a batch that was cut is decoded whole again, so that its shapes
     are the same.
     """
+    if done == len(questions):
+        return
     first = done - done % batch_size
     requests = [Request(question.prompt, canvas) for question in questions[first:]]
     index = first

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from suites.sources import SuiteDataError
+from suites.sources import DATA_VARIABLE, SuiteDataError
 from suites.suite import list_suites, load_suite
 
 # Where the suites keep the text of a problem.
@@ -46,7 +48,7 @@ def overlapping(prompts: Sequence[str], data_dir: str | None = None) -> tuple[li
     unchecked = []
     for name in list_suites():
         try:
-            for doc_id, problem in _problems(name, data_dir):
+            for doc_id, problem in _problems(name, data_dir, os.environ.get(DATA_VARIABLE)):
                 index.setdefault(hash(problem[:WINDOW]), []).append((problem, name, doc_id))
         except SuiteDataError:
             unchecked.append(name)
@@ -83,16 +85,18 @@ def refuse_overlap(prompts: Sequence[str], source: Path, data_dir: str | None = 
     return unchecked
 
 
-def _problems(name: str, data_dir: str | None) -> Iterable[tuple[int, tuple[str, ...]]]:
+@cache
+def _problems(name: str, data_dir: str | None, variable: str | None) -> list[tuple[int, tuple[str, ...]]]:
+    """Document and words of each problem of a suite, read once per process; ``variable`` is what
+    DATA_VARIABLE holds. SuiteDataError, which is not kept, where its data cannot be had.
+    """
     suite = load_suite(name, data_dir)
     splits = [
         suite.docs(),
         list(enumerate(suite.task.validation_docs() if suite.task.has_validation_docs() else [])),
     ]
-    for documents in splits:
-        for doc_id, doc in documents:
-            if problem := words(problem_text(doc)):
-                yield doc_id, problem
+    found = [(doc_id, words(problem_text(doc))) for documents in splits for doc_id, doc in documents]
+    return [(doc_id, problem) for doc_id, problem in found if problem]
 
 
 def _first(
