@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
+from harness.records.printable import in_console, printable
 from harness.statistics.paired import changes
 from harness.statistics.speed import speedup
 from harness.statistics.verdict import Verdict
@@ -31,7 +31,7 @@ def render(runs: Iterable[StoredRun | Path]) -> RenderableType:
     for table in build(stored):
         parts += [grid(table), *verdict_lines(table), ""]
     parts += [
-        Text(f"{one.run.run_id} is in no table: {one.reason_left_out}", style="yellow")
+        Text(printable(f"{one.run.run_id} is in no table: {one.reason_left_out}"), style="yellow")
         for one in left_out(stored)
     ]
     return Group(*parts)
@@ -43,35 +43,37 @@ def grid(table: Table) -> Grid:
     title = (
         f"{table.suite}: {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}"
     )
-    shown = Grid(title=title, title_justify="left")
+    shown = Grid(title=in_console(title), title_justify="left")
     for column in columns:
         shown.add_column(column.heading, justify="left" if column.value is None else "right", overflow="fold")
     for row in table.rows:
         style = "bold" if row.is_baseline else _STYLES.get(row.verdict.speed, "") if row.verdict else ""
-        shown.add_row(*(escape(column.text(row)) for column in columns), style=style)
+        shown.add_row(*(in_console(column.text(row)) for column in columns), style=style)
     return shown
 
 
 def verdict_lines(table: Table) -> list[RenderableType]:
     """One line per method, then the notes."""
     lines: list[RenderableType] = [
-        Text(f"  {row.label}: {row.verdict.text}") for row in table.rows if row.verdict
+        Text(printable(f"  {row.label}: {row.verdict.text}")) for row in table.rows if row.verdict
     ]
     return lines + [
-        Text(f"  {note.removesuffix(SHARES).replace('**', '')}", style="dim") for note in notes(table)
+        Text(printable(f"  {note.removesuffix(SHARES).replace('**', '')}"), style="dim")
+        for note in notes(table)
     ]
 
 
 def comparison(baseline: StoredRun, others: Sequence[tuple[StoredRun, Verdict]]) -> RenderableType:
     """Everything known about each run against the baseline, one column per run."""
-    shown = Grid(title=f"against {baseline.run.run_id}", title_justify="left")
+    shown = Grid(title=in_console(f"against {baseline.run.run_id}"), title_justify="left")
     shown.add_column("")
     for stored, _ in others:
-        shown.add_column(stored.run.run_id, overflow="fold")
+        shown.add_column(in_console(stored.run.run_id), overflow="fold")
     rows = [_facts(baseline, stored, decided) for stored, decided in others]
     for name in rows[0]:
-        shown.add_row(name, *(escape(row[name]) for row in rows))
-    return Group(shown, *(Text(f"{stored.run.run_id}: {decided.text}") for stored, decided in others))
+        shown.add_row(name, *(in_console(row[name]) for row in rows))
+    lines = (Text(printable(f"{stored.run.run_id}: {decided.text}")) for stored, decided in others)
+    return Group(shown, *lines)
 
 
 def _facts(baseline: StoredRun, stored: StoredRun, decided: Verdict) -> dict[str, str]:

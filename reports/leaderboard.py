@@ -4,10 +4,12 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from harness.decoding.settings import setting_text
+from harness.records.printable import as_code, in_markdown
 from harness.statistics.verdict import NEAR_ZERO
 from reports import aup, sensitivity
 from reports.cells import UNKNOWN, columns, time_shares
@@ -51,14 +53,11 @@ def leaderboard(
 
 def section(table: Table, heading: str = "##", picture: str | None = None) -> str:
     """Heading, table, notes and configuration of one comparability key."""
-    title = (
-        f"{heading} {table.heading}, {table.documents} problems, {table.rows[0].stored.run.plan.model} "
-        f"on {device(table)}\n"
-    )
-    shown = [f"![{table.suite}: quality against speed]({picture})\n"] if picture else []
-    return "\n".join(
-        [title, *shown, markdown(table), *(f"{note}\n" for note in notes(table)), configuration(table)]
-    )
+    model, place = in_markdown(table.rows[0].stored.run.plan.model), in_markdown(device(table))
+    title = f"{heading} {in_markdown(table.heading)}, {table.documents} problems, {model} on {place}\n"
+    shown = [f"![{in_markdown(table.suite)}: quality against speed]({_link(picture)})\n"] if picture else []
+    said = (f"{note}\n" for note in notes(table, in_markdown))
+    return "\n".join([title, *shown, markdown(table), *said, configuration(table)])
 
 
 def markdown(table: Table) -> str:
@@ -75,8 +74,10 @@ def markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def notes(table: Table) -> list[str]:
-    """What a reader must know before believing the table, each a sentence or two."""
+def notes(table: Table, shown: Callable[[str], str] = str) -> list[str]:
+    """What a reader must know before believing the table, each a sentence or two; ``shown`` writes the labels
+    of rows.
+    """
     found = [f"{LEGEND} {SHARES}" if any(time_shares(row.stored.summary) for row in table.rows) else LEGEND]
     if table.baseline is None:
         found.append("There is no vanilla run under this configuration, so there is no speed-up.")
@@ -93,7 +94,7 @@ def notes(table: Table) -> list[str]:
             "nothing about the decoders; read the speeds only."
         )
     errors = [
-        f"{row.label}: {row.stored.summary.errors} of {row.stored.summary.samples}"
+        f"{shown(row.label)}: {row.stored.summary.errors} of {row.stored.summary.samples}"
         for row in table.rows
         if row.stored.summary.errors
     ]
@@ -101,7 +102,9 @@ def notes(table: Table) -> list[str]:
         found.append(
             f"Samples that ended in an error (counted as unsolved, their time as spent): {'; '.join(errors)}."
         )
-    strangers = {row.label: row.stored.run for row in table.rows if row.stored.run.plan.isolated is not None}
+    strangers = {
+        shown(row.label): row.stored.run for row in table.rows if row.stored.run.plan.isolated is not None
+    }
     if loose := [label for label, run in strangers.items() if not run.plan.isolated]:
         found.append(
             "**Not isolated** (the decoder ran in the harness' own process, where its figures can be "
@@ -121,12 +124,12 @@ def notes(table: Table) -> list[str]:
 
 def configuration(table: Table) -> str:
     """Everything the rows share and what each was run with, folded away below the table."""
-    lines = [f"- {name}: {value}" for name, value in facts(table).items()]
+    lines = [f"- {in_markdown(name)}: {in_markdown(value)}" for name, value in facts(table).items()]
     figure = aup.sentence(table)
-    lines += [f"- {figure}"] if figure else []
-    lines += [f"- command: `{command}`" for command in commands(table)]
+    lines += [f"- {in_markdown(figure)}"] if figure else []
+    lines += [f"- command: {as_code(command)}" for command in commands(table)]
     body = "\n".join(
-        [*lines, "", "Settings of each row:", "", *(f"- {settings_line(row)}" for row in table.rows)]
+        [*lines, "", "Settings of each row:", "", *(f"- {_settings_line(row)}" for row in table.rows)]
     )
     return f"<details><summary>Configuration</summary>\n\n{body}\n\n</details>\n"
 
@@ -141,12 +144,17 @@ def facts(table: Table) -> dict[str, str]:
 
 
 def settings_line(row: TableRow) -> str:
-    """All settings of a row."""
+    """A row's label, and all settings of it."""
     settings = (
         ", ".join(setting_text(name, value) for name, value in row.stored.run.plan.settings.items())
         or "no settings"
     )
-    return f"`{row.label}`: {settings}"
+    return f"{row.label}: {settings}"
+
+
+def _settings_line(row: TableRow) -> str:
+    settings = settings_line(row).removeprefix(f"{row.label}: ")
+    return f"{as_code(row.label)}: {in_markdown(settings)}"
 
 
 def commands(table: Table) -> list[str]:
@@ -157,8 +165,8 @@ def commands(table: Table) -> list[str]:
 def excluded(runs: Iterable[StoredRun], heading: str = "##") -> list[str]:
     """A list of the runs that are stored but kept out of tables; empty if there are none."""
     lines = [
-        f"- `{stored.run.run_id}` ({stored.run.plan.method} on {stored.run.plan.suite}): "
-        f"{stored.reason_left_out}"
+        f"- {as_code(stored.run.run_id)} ({in_markdown(stored.run.plan.method)} on "
+        f"{in_markdown(stored.run.plan.suite)}): {in_markdown(stored.reason_left_out)}"
         for stored in runs
     ]
     return [f"{heading} Not in any table\n", "\n".join(lines) + "\n"] if lines else []
@@ -199,16 +207,21 @@ def _environment(rows: Sequence[TableRow]) -> dict[str, Any]:
 def _name(row: TableRow) -> str:
     settings = " ".join(setting_text(name, value) for name, value in row.settings.items())
     method = row.stored.run.plan.method
-    name = f"**{method}**" if row.is_baseline else method
-    return f"{name} `{settings}`" if settings else name
+    name = f"**{in_markdown(method)}**" if row.is_baseline else in_markdown(method)
+    return f"{name} {as_code(settings, cell=True)}" if settings else name
 
 
 def _cell(heading: str, text: str) -> str:
-    return f"`{text}`" if heading == "run" else text.replace("|", "\\|")
+    return as_code(text, cell=True) if heading == "run" else in_markdown(text)
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _link(path: str) -> str:
+    """A path as the target of a link, which a space or a bracket would end."""
+    return quote(path, safe="/.-_~")
 
 
 def _plain(value: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -57,9 +58,7 @@ def page(
         "samples": "\n".join(_packed(place, row, samples_per_run) for place, (_, row) in enumerate(shown)),
     }
     text = _template("page.html")
-    for name, value in parts.items():
-        text = text.replace(f"{{{{{name}}}}}", value)
-    return text
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts.get(found[1], found[0]), text)
 
 
 def _entry(place: int, table: Table, row: TableRow) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def grid(table: Table) -> str:
     )
     body = "\n".join(_line(row, shown) for row in table.rows)
     return (
-        f'<div class=scroll><table class=sortable id="table-{table.key}">'
+        f'<div class=scroll><table class=sortable id="table-{escape(table.key)}">'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
@@ -141,7 +140,7 @@ def _configuration(table: Table) -> str:
     run_by = "".join(
         f"<tr><th>command</th><td><code>{escape(command)}</code></td></tr>" for command in commands(table)
     )
-    rows = "".join(f"<li>{escape(settings_line(row).replace('`', ''))}</li>" for row in table.rows)
+    rows = "".join(f"<li>{escape(settings_line(row))}</li>" for row in table.rows)
     return (
         f"<details><summary>Configuration</summary><table class=facts>{lines}{run_by}</table>"
         f"<p>Settings of each row:</p><ul>{rows}</ul></details>"

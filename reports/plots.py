@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import itemgetter
@@ -15,7 +16,7 @@ from harness.decoding.settings import setting_text
 from harness.records.schema import Sample
 from harness.statistics.summary import tps_interval
 from reports.cells import time_shares
-from reports.style import GREY, Point, figure, label_points, log_ticks, looks, save, title
+from reports.style import GREY, Point, caption, figure, label_points, log_ticks, looks, save, title
 from reports.table import BASELINE_METHOD, Table, TableRow, unusual
 
 SEGMENTS = (
@@ -65,7 +66,7 @@ def time_split(table: Table) -> Figure | None:
         return None
     drawn, axes = figure(height=1.4 + 0.42 * len(known))
     cost = np.array([1000 / (row.stored.summary.tps or 1) for row, _ in known])
-    names, left = [row.label for row, _ in known], np.zeros(len(known))
+    names, left = [caption(row.label) for row, _ in known], np.zeros(len(known))
     for part, (label, colour) in enumerate(SEGMENTS):
         width = cost * np.array([shares[part] for _, shares in known])
         axes.barh(names, width, left=left, color=colour, label=label, height=0.62)
@@ -108,7 +109,12 @@ def write(table: Table, folder: Path) -> list[Path]:
 
 def stem(table: Table, name: str) -> str:
     """File name of a plot without its ending."""
-    return f"{table.suite}-{table.key[:6]}-{name}"
+    return f"{_in_a_name(table.suite)}-{_in_a_name(table.key[:6])}-{name}"
+
+
+def _in_a_name(text: str) -> str:
+    """What a file's name may hold of a text from a run file: no way out of the folder."""
+    return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)[:100]
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -244,7 +250,7 @@ def _spread(table: Table, field: str, x_label: str, heading: str) -> Figure | No
             fontsize=8,
             color=colour,
         )
-    axes.set_yticks(range(len(rows)), [row.label for row, _ in rows])
+    axes.set_yticks(range(len(rows)), [caption(row.label) for row, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.35)
     axes.grid(axis="y", visible=False)
     _axis(axes, [value for _, values in rows for value in values])
@@ -278,5 +284,5 @@ def _short_name(row: TableRow, rows: Sequence[TableRow]) -> str:
         for name, value in row.settings.items()
         if unusual(value, [other.settings.get(name) for other in mates])
     ]
-    name = f"{plan.method} (baseline)" if row.is_baseline else plan.method
-    return f"{name}\n{' '.join(settings)}" if settings else name
+    name = caption(f"{plan.method} (baseline)" if row.is_baseline else plan.method)
+    return f"{name}\n{caption(' '.join(settings))}" if settings else name

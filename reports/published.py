@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.records.outside import read_yaml, reason
+from harness.records.printable import in_markdown
 from reports.cells import UNKNOWN
 from reports.load import ReportError
 
@@ -16,6 +19,9 @@ INTRODUCTION = (
     "rules. "
     "Do not compare these figures with the tables above, nor rows of different sources with each other."
 )
+
+
+Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -34,9 +40,9 @@ class PublishedRow(_Record):
     suite: str | None = None
     device: str | None = None
     engine: str | None = None
-    tps: float = Field(description="tokens per second")
-    score: float | None = Field(default=None, description="accuracy in percent")
-    tpf: float | None = Field(default=None, description="tokens per forward")
+    tps: Figure = Field(description="tokens per second")
+    score: Figure | None = Field(default=None, description="accuracy in percent")
+    tpf: Figure | None = Field(default=None, description="tokens per forward")
 
 
 class PublishedTable(_Record):
@@ -67,9 +73,9 @@ def read_published(path: Path) -> Published | None:
     if not path.exists():
         return None
     try:
-        published = Published.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-        raise ReportError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+        published = Published.model_validate(read_yaml(path, ReportError, "mend it, or change --published"))
+    except ValidationError as error:
+        raise ReportError(f"{path} is damaged: {reason(error)}") from None
     for table in published.tables:
         if table.source not in published.sources:
             raise ReportError(f"{path}: table {table.title} names the unknown source {table.source}")
@@ -96,10 +102,18 @@ def markdown(published: Published, heading: str = "##") -> str:
     for table in published.tables:
         source = published.sources[table.source]
         batch = f", batch {table.batch_size}" if table.batch_size else ""
-        parts.append(f"{heading}# {table.title}{batch}\n\nSource: [{source.title}]({source.url}).\n")
-        parts.append(_grid([list(HEADINGS), ["---"] * 4 + ["--:"] * 3, *cells(table)]))
-        parts.append("\n".join(f"- {caveat}" for caveat in table.caveats) + "\n")
+        parts.append(f"{heading}# {in_markdown(table.title)}{batch}\n\nSource: {_linked(source)}.\n")
+        shown = ([in_markdown(cell) for cell in row] for row in cells(table))
+        parts.append(_grid([list(HEADINGS), ["---"] * 4 + ["--:"] * 3, *shown]))
+        parts.append("\n".join(f"- {in_markdown(caveat)}" for caveat in table.caveats) + "\n")
     return "\n".join(parts)
+
+
+def _linked(source: Source) -> str:
+    title = in_markdown(source.title, link=True)
+    if re.fullmatch(r"https?://[\w./~%?=&#:+-]+", source.url, re.ASCII):
+        return f"[{title}]({source.url})"
+    return f"{title}, {in_markdown(source.url)}"
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> str:

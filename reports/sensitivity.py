@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 
 from harness.decoding.settings import setting_text
+from harness.records.printable import in_markdown
 from reports.table import Table, TableRow
 
 PROMPT = frozenset({"prompts_hash", "template", "num_fewshot", "fewshot_seed", "chat_template"})
@@ -77,10 +78,10 @@ def find(tables: Sequence[Table]) -> list[Sensitivity]:
 
 def markdown(one: Sensitivity, heading: str = "##") -> str:
     """A section of its own."""
-    head, *lines = one.grid()
+    head, *lines = ([in_markdown(cell) for cell in line] for line in one.grid())
     rows = [head, ["---", *["--:"] * (len(head) - 1)], *lines]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{heading} {title(one)}\n\n{table}\n\n{MEANING}\n"
+    return f"{heading} {in_markdown(title(one))}\n\n{table}\n\n{MEANING}\n"
 
 
 def title(one: Sensitivity) -> str:

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from harness.records.printable import printable
+
 Point = tuple[float, float]
 MARK = "dllm-bench table"
 
@@ -32,6 +34,7 @@ BASELINE_COLOUR = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#6b6b6b"
+LONGEST_LABEL = 160
 
 # Directions a label may lie from its point, nearest first, in points.
 _PLACES = [
@@ -76,9 +79,18 @@ def looks(methods: Iterable[str], baseline: str) -> dict[str, tuple[str, str]]:
     return assigned
 
 
+def caption(text: str) -> str:
+    """A text from a run file as matplotlib draws it: in one line of some length, and no formula between
+    dollars.
+    """
+    shown = printable(text)
+    shown = shown if len(shown) <= LONGEST_LABEL else f"{shown[:LONGEST_LABEL]}..."
+    return shown.replace("\\$", "$").replace("$", "\\$")
+
+
 def title(axes: Axes, text: str) -> None:
     """Headline at the left edge of the axes."""
-    axes.set_title(text, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(caption(text), loc="left", fontsize=11, fontweight="bold")
 
 
 def log_ticks(axes: Axes) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.records.printable import printable
 from suites.grading import grade_file, run_suite_name, score_run
 from suites.suite import SuiteError, list_suites, load_suite
 
@@ -99,9 +100,8 @@ def score_command(
     result, changed = score_run(run, load_suite(name, data_dir), allow_unsafe_code)
     _print_score(name, result)
     for line, grade in changed:
-        typer.echo(
-            f"doc {line['doc_id']}: was {line.get('grading')}, is now {grade.grading} ({grade.detail})"
-        )
+        told = f"doc {line['doc_id']}: was {line.get('grading')}, is now {grade.grading} ({grade.detail})"
+        typer.echo(printable(told))
     typer.echo(f"{len(changed)} verdicts differ from the stored ones")
 
 

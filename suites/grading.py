@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records.files import content_of
+from harness.records.outside import brief, parse_json, read_json
 from harness.runs.suite import Grade
 from harness.sandbox import Jail, open_jail
 from suites.code import pass_at_k
@@ -49,20 +50,14 @@ def read_lines(path: Path) -> list[Line]:
     none.
     """
     try:
-        texts = content_of(path).decode().split("\n")  # a string in JSON may hold the other ends of lines
+        texts = content_of(path).split(b"\n")  # a string in JSON may hold the other ends of lines
     except OSError as error:
         raise GradingError(f"cannot read {path}: {error.strerror}") from None
-    lines = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise GradingError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(line, dict):
-            raise GradingError(f"{path}, line {number}: not a JSON object")
-        lines.append(line)
+    lines = [
+        parse_json(text, f"{path}, line {number}", GradingError)
+        for number, text in enumerate(texts, 1)
+        if text.strip()
+    ]
     if not lines:
         raise GradingError(f"{path} has no lines to grade")
     return lines
@@ -109,10 +104,10 @@ def _job(
     suite: Suite, documents: dict[int, Line], line: Line, number: int, stored: bool
 ) -> Callable[[Jail | None], Grade]:
     doc_id, text, program = line.get("doc_id"), line.get("text"), line.get("program")
-    if doc_id not in documents:
+    if not isinstance(doc_id, int) or doc_id not in documents:
         last = len(documents) - 1
         raise GradingError(
-            f"line {number}: doc_id {doc_id!r} is not one of the documents 0 to {last} of {suite.name}"
+            f"line {number}: doc_id {brief(doc_id)} is not one of the documents 0 to {last} of {suite.name}"
         )
     document = documents[doc_id]
     if isinstance(program, str) and suite.needs_code and not (stored and isinstance(text, str)):
@@ -197,11 +192,11 @@ def score_run(
 
 def run_suite_name(folder: Path) -> str:
     """The suite a run folder belongs to, from its run.json. Raises GradingError when it does not say."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GradingError(f"{folder} is not a run folder: {error}") from None
-    name = record.get("plan", {}).get("suite") or record.get("suite")
+    if not (folder / "run.json").exists():
+        raise GradingError(f"{folder} is not a run folder: it has no run.json")
+    record = read_json(folder / "run.json", GradingError)
+    plan = record.get("plan")
+    name = (plan.get("suite") if isinstance(plan, dict) else None) or record.get("suite")
     if not isinstance(name, str):
         raise GradingError(f"{folder / 'run.json'} does not name its suite")
     return name

@@ -10,10 +10,10 @@ as keyword arguments. A folder (`--data-dir DIR`, or the variable BENCH_DATA) al
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import socket
 import threading
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from urllib.parse import urlparse
 
 from harness.errors import UserError
 from harness.model.text import ANSWER
+from harness.records.outside import parse_json, reason
 from suites.generators import code, gsm
 
 DATA_VARIABLE = "BENCH_DATA"
@@ -34,8 +35,16 @@ class SuiteDataError(UserError, RuntimeError):
 
 def _read(path: Path) -> list[dict[str, Any]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    try:
+        with opener(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise SuiteDataError(f"{path} cannot be read ({reason(error)}): fetch it again") from None
+    return [
+        parse_json(line, f"{path} line {number}", SuiteDataError, advice="fetch it again")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
 
 
 def _dataset(rows: Iterable[dict[str, Any]]) -> Any:

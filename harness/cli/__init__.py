@@ -12,6 +12,18 @@ import typer
 from harness import __version__
 from harness.cli.group import CommandGroup
 from harness.errors import Interrupted, UserError
+from harness.records.printable import printable
+
+_IN_THE_WAY = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+"""What is wrong with a path that was given, and no fault of the program."""
 
 app = typer.Typer(
     name="bench",
@@ -56,12 +68,15 @@ def main() -> None:
     try:
         app()
     except Interrupted as error:
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {printable(error)}", file=sys.stderr)
         sys.exit(130)
     except UserError as error:
-        print(f"bench: error: {error}", file=sys.stderr)
+        print(f"bench: error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        if error.errno in _IN_THE_WAY and error.filename:
+            print(f"bench: error: {printable(error.filename)}: {error.strerror}", file=sys.stderr)
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" for {error.filename}" if error.filename else ""

@@ -18,6 +18,7 @@ from harness.engine.flags import Adapter, Device, Dtype, Family, Model, Settings
 from harness.engine.loader import Loaded
 from harness.engine.opening import Weights, open_engine
 from harness.model.text import encode
+from harness.records.printable import in_console
 from harness.records.schema import AuditCheck
 from suites.suite import load_suite
 
@@ -94,7 +95,7 @@ def _show(title: str, checks: Sequence[AuditCheck]) -> None:
 
     table = Table("check", "result", "what was found", title=title)
     for check in checks:
-        found = "" if check.passed else check.detail
+        found = "" if check.passed else in_console(check.detail)
         table.add_row(check.name, "[green]passed[/green]" if check.passed else "[red]FAILED[/red]", found)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)

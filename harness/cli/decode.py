@@ -28,6 +28,7 @@ from harness.engine.generator import Request
 from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
+from harness.records.outside import brief, parse_json, read_text
 
 
 class PromptError(UserError, ValueError):
@@ -73,8 +74,8 @@ def decode_command(
         seed=seed,
         stop_rule=stop_rule_of(stop_rule),
     ).generator
-    canvas = generator.canvas()
-    requests = [Request(prompt, canvas) for prompt in _prompts(prompts)]
+    canvas, words = generator.canvas(), generator.loaded.spec.vocab_size
+    requests = [Request(prompt, canvas) for prompt in read_prompts(prompts, words)]
     if not requests:
         raise PromptError(
             f'--prompts {prompts} holds no prompt: write one {{"prompt": [ids]}} or {{"text": "..."}} '
@@ -116,22 +117,23 @@ def _line(item: Any) -> dict[str, Any]:
     return line
 
 
-def _prompts(path: Path) -> Iterator[str | list[int]]:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"cannot read --prompts {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
+def read_prompts(path: Path, words: int) -> Iterator[str | list[int]]:
+    """The prompts of a file, for a vocabulary of ``words``; PromptError names the line that is none."""
+    text = read_text(path, PromptError, "change --prompts")
+    for number, line in enumerate(text.split("\n"), 1):  # a string in JSON may hold the other ends of lines
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-            value = entry["prompt"] if "prompt" in entry else entry["text"]
-        except (ValueError, KeyError, TypeError):
-            raise PromptError(
-                f'{path} line {number}: expected {{"prompt": [ids]}} or {{"text": "..."}}'
-            ) from None
-        ids = isinstance(value, list) and bool(value) and all(isinstance(token, int) for token in value)
-        if not ids and not isinstance(value, str):
-            raise PromptError(f"{path} line {number}: prompt must be a non-empty list of ids, text a string")
+        where, advice = f"{path} line {number}", 'expected {"prompt": [ids]} or {"text": "..."}'
+        entry = parse_json(line, where, PromptError, advice=advice)
+        value = entry.get("prompt", entry.get("text"))
+        if isinstance(value, list) and value:
+            wrong = [token for token in value if not _is_id(token, words)]
+            if wrong:
+                raise PromptError(f"{where}: {brief(wrong[0])} is no id from 0 to {words - 1} of this model")
+        elif not isinstance(value, str):
+            raise PromptError(f"{where}: prompt must be a non-empty list of ids, text a string: {advice}")
         yield value
+
+
+def _is_id(token: object, words: int) -> bool:
+    return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < words

@@ -12,6 +12,7 @@ from harness.decoding.registry import load_method, method_names
 from harness.decoding.settings import describe
 from harness.engine.isolation.finding import find_method
 from harness.model.catalog import catalog
+from harness.records.printable import in_console
 from suites.suite import list_suites, load_suite
 
 
@@ -79,9 +80,9 @@ def _models(console: object) -> None:
     )
     for name, entry in catalog().items():
         table.add_row(
-            name,
-            entry.summary,
+            in_console(name),
+            in_console(entry.summary),
             str(entry.canvas or ""),
-            ", ".join(f"{key}: {value}" for key, value in entry.companions.items()),
+            in_console(", ".join(f"{key}: {value}" for key, value in entry.companions.items())),
         )
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]

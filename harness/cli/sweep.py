@@ -14,6 +14,7 @@ from rich.table import Table
 
 from harness.cli.options import OutputPath
 from harness.errors import Interrupted
+from harness.records.printable import in_console, printable
 from harness.records.schema import Summary, find_runs, read_run
 from harness.runs.sweep import Job, Outcome, State, cells, read_sweep
 from harness.runs.workers import run_local, run_ray
@@ -122,8 +123,10 @@ class _Display:
             self._running.pop(cell.key, None)
             self._progress.advance(self._task)
             if outcome.status != "complete":
-                self._progress.console.print(f"{cell.label}: {outcome.status}: {outcome.error}", markup=False)
-        self._progress.update(self._task, description="; ".join(list(self._running.values())[:3]))
+                line = f"{cell.label}: {outcome.status}: {outcome.error}"
+                self._progress.console.print(printable(line), markup=False)
+        shown = "; ".join(list(self._running.values())[:3])
+        self._progress.update(self._task, description=in_console(shown))
 
 
 def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
@@ -138,9 +141,10 @@ def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
             else [_number(value) for value in (summary.pass_at_1, summary.tps, summary.tpf)]
         )
         if outcome is None:
-            table.add_row(cell.label, "to do", "-", *figures, "")
+            table.add_row(in_console(cell.label), "to do", "-", *figures, "")
         else:
-            table.add_row(cell.label, outcome.status, f"{outcome.seconds:.1f}", *figures, outcome.error)
+            error = in_console(outcome.error)
+            table.add_row(in_console(cell.label), outcome.status, f"{outcome.seconds:.1f}", *figures, error)
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table)
     counts = [(state.outcomes[cell.key].status if cell.key in state.outcomes else "to do") for cell in wanted]

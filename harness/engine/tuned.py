@@ -11,10 +11,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.decoding.settings import SettingError
+from harness.records.outside import parse_yaml, reason
 
 
 class Tuned(BaseModel):
@@ -28,8 +28,15 @@ class Tuned(BaseModel):
 @cache
 def tuned_presets() -> dict[str, dict[str, Tuned]]:
     """All presets by method and name."""
-    text = (files("methods") / "tuned.yaml").read_text()
-    return TypeAdapter(dict[str, dict[str, Tuned]]).validate_python(yaml.safe_load(text))
+    return parse_presets((files("methods") / "tuned.yaml").read_text(), "methods/tuned.yaml")
+
+
+def parse_presets(text: str, where: str) -> dict[str, dict[str, Tuned]]:
+    """The presets of a list; SettingError names what is wrong with it."""
+    try:
+        return TypeAdapter(dict[str, dict[str, Tuned]]).validate_python(parse_yaml(text, where, SettingError))
+    except ValidationError as error:
+        raise SettingError(f"{where}: {reason(error)}") from None
 
 
 def tuned_settings(method: str, name: str) -> dict[str, Any]:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from harness.model.load import tensors
+from harness.model.catalog import adapter_config
+from harness.model.load import finite, tensors
 from harness.model.recognise import open_family
 from harness.model.spec import CheckpointError
 from harness.model.transformer import Transformer
+from harness.records.outside import brief
+
+_MOST_RANK = 1 << 16
+_MOST_ALPHA = 1e9
 
 
 class Adapter:
     """A PEFT LoRA adapter read from its folder: ``adapter_config.json`` and weights."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            self.config = json.loads((folder / "adapter_config.json").read_text())
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"no adapter_config.json in {folder}: --adapter must name a PEFT adapter folder"
-            ) from None
+        self.config = adapter_config(folder)
         if self.config.get("peft_type") != "LORA":
             raise CheckpointError(
-                f"adapter {folder} is of type {self.config.get('peft_type')!r}; only LORA is supported"
+                f"adapter {folder} is of type {brief(self.config.get('peft_type'))}; only LORA is supported"
             )
         for flag in (
             "use_dora",
@@ -40,14 +39,17 @@ class Adapter:
         ):
             if self.config.get(flag):
                 raise CheckpointError(f"adapter {folder} uses {flag}, which is not supported")
-        rank = self.config["r"]
-        self.scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        self.scale = _scale(self.config, folder)
         self.folder = folder
         self.pairs: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors(folder, "adapter_model"):
             found = re.match(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight$", name)
             if found is None:
                 raise CheckpointError(f"adapter {folder} has an unexpected weight {name}")
+            if not tensor.is_floating_point() or not finite(tensor):
+                raise CheckpointError(
+                    f"{name} of adapter {folder} has numbers that are not finite: change --adapter"
+                )
             self.pairs.setdefault(found[1], {})[found[2]] = tensor
 
     def check(self, model: Transformer) -> dict[str, dict[str, Tensor]]:
@@ -58,10 +60,10 @@ class Adapter:
         pairs = {family.canonical_name(name): pair for name, pair in self.pairs.items()}
         for name, pair in pairs.items():
             linear = modules.get(name)
-            shape = (pair["B"].shape[0], pair["A"].shape[1]) if {"A", "B"} <= set(pair) else None
+            shape = _shape(pair)
             if not isinstance(linear, torch.nn.Linear) or shape != tuple(linear.weight.shape):
-                base = self.config.get("base_model_name_or_path")
-                text = f"adapter {self.folder} does not fit this model at {name}: it was trained for {base!r}"
+                base = brief(self.config.get("base_model_name_or_path"))
+                text = f"adapter {self.folder} does not fit this model at {name}: it was trained for {base}"
                 raise CheckpointError(f"{text}; change --adapter or --model")
         return pairs
 
@@ -79,6 +81,32 @@ class Adapter:
             parent_name, _, leaf = name.rpartition(".")
             parent = model.get_submodule(parent_name)
             setattr(parent, leaf, LoRALinear(getattr(parent, leaf), pair["A"], pair["B"], self.scale))
+
+
+def _scale(config: dict[str, Any], folder: Path) -> float:
+    """What the product of an adapter's matrices is multiplied by; rank-stabilised: alpha over the root of the
+    rank.
+    """
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _MOST_RANK:
+        raise CheckpointError(
+            f"{folder / 'adapter_config.json'}: r is {brief(rank)}, and a rank from 1 to "
+            f"{_MOST_RANK} is wanted: change --adapter"
+        )
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) < _MOST_ALPHA:
+        raise CheckpointError(
+            f"{folder / 'adapter_config.json'}: lora_alpha is {brief(alpha)}, and a number is wanted: change "
+            "--adapter"
+        )
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _shape(pair: dict[str, Tensor]) -> tuple[int, int] | None:
+    """Shape of a pair's product; None for matrices that have none."""
+    down, up = pair.get("A"), pair.get("B")
+    if down is None or up is None or down.dim() != 2 or up.dim() != 2 or up.shape[1] != down.shape[0]:
+        return None
+    return up.shape[0], down.shape[1]
 
 
 class LoRALinear(torch.nn.Module):

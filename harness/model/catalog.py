@@ -5,18 +5,19 @@ The list itself is data (``methods/models/models.yaml``), so that the harness na
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from harness.model.packaged import packaged_folder
 from harness.model.spec import CheckpointError
+from harness.records.outside import brief, parse_yaml, read_json, read_text, reason
+
+LIST = "see methods/models/models.yaml for what a list holds"
 
 
 class Entry(BaseModel):
@@ -63,13 +64,15 @@ def catalog() -> dict[str, Entry]:
     """Every known model by name: the shipped list, and the file that BENCH_MODELS names, whose paths are
     relative to it.
     """
-    shipped = _entries((files("methods") / "models" / "models.yaml").read_text())
+    shipped = _entries(
+        (files("methods") / "models" / "models.yaml").read_text(), "methods/models/models.yaml"
+    )
     if not (own := os.environ.get("BENCH_MODELS")):
         return shipped
-    try:
-        added = _entries(Path(own).expanduser().read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"BENCH_MODELS={own} cannot be read as a list of models: {error}") from None
+    path = Path(own).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"BENCH_MODELS={own} cannot be read as a list of models: there is no such file")
+    added = _entries(read_text(path, CheckpointError, LIST), f"BENCH_MODELS={own}")
     root = Path(own).expanduser().resolve().parent
     for entry in added.values():
         entry.path = str(root / entry.path) if entry.path and not entry.package else entry.path
@@ -79,8 +82,15 @@ def catalog() -> dict[str, Entry]:
     return shipped | added
 
 
-def _entries(text: str) -> dict[str, Entry]:
-    return {name: Entry.model_validate(entry or {}) for name, entry in (yaml.safe_load(text) or {}).items()}
+def _entries(text: str, where: str) -> dict[str, Entry]:
+    table = parse_yaml(text, where, CheckpointError, LIST)
+    try:
+        found = TypeAdapter(dict[str, Entry | None]).validate_python(table or {})
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{where} cannot be read as a list of models ({reason(error)}): {LIST}"
+        ) from None
+    return {name: entry or Entry() for name, entry in found.items()}
 
 
 def lookup(name: str) -> Entry:
@@ -121,14 +131,45 @@ def own_adapter(name: str) -> str | None:
     )
 
 
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """``adapter_config.json`` of an adapter's folder; CheckpointError where none can be read."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"no adapter_config.json in {folder}: --adapter must name a PEFT adapter folder"
+        )
+    return read_json(path, CheckpointError, advice="change --adapter, or fetch it again")
+
+
 def base_of(name: str) -> str:
-    """The model under a name: of an adapter its base, as its configuration names it."""
+    """The model under a name: of an adapter its base, as its configuration names it.
+
+    CheckpointError for an adapter without a base, and for bases that lead round in a circle.
+    """
     adapter = own_adapter(name)
-    return (
-        name
-        if adapter is None
-        else json.loads((Path(adapter) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    )
+    if adapter is None:
+        return name
+    seen, base = [adapter], _base(adapter)
+    further = base
+    while (other := own_adapter(further)) is not None:
+        if Path(other).resolve() in [Path(one).resolve() for one in seen]:
+            raise CheckpointError(
+                f"{adapter} is an adapter whose base is an adapter of itself ({brief(base)}): name the "
+                "model it was trained from in base_model_name_or_path of its adapter_config.json"
+            )
+        seen.append(other)
+        further = _base(other)
+    return base
+
+
+def _base(adapter: str) -> str:
+    base = adapter_config(Path(adapter)).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or "\0" in base:
+        raise CheckpointError(
+            f"adapter_config.json of {adapter} names no base (base_model_name_or_path is {brief(base)}): "
+            "name the model it was trained from"
+        )
+    return base
 
 
 def location(name: str) -> str:

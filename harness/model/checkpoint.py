@@ -4,21 +4,24 @@ must match.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harness.model.adapter import Adapter
-from harness.model.catalog import base_of, catalog, location, lookup, own_adapter
+from harness.model.catalog import adapter_config, base_of, catalog, location, lookup, own_adapter
 from harness.model.ending import ids_of
 from harness.model.load import load_transformer, resolve, weights_hash
 from harness.model.recognise import open_family, read_spec
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.spec import FETCH, CheckpointError, ModelSpec
 from harness.model.tokenizer import tokenizer_hash
+from harness.model.tokenizer_files import TokenizerFiles
 from harness.model.transformer import Transformer
+from harness.records.outside import read_json
+from harness.records.printable import printable
 
 folder_hash = lru_cache(maxsize=None)(weights_hash)
 """``weights_hash``, remembered for the life of the process."""
@@ -79,10 +82,8 @@ def adds_bos(model: str, folder: Path) -> bool:
     """Whether prompts get a beginning-of-text id: what is known of the model, else what its
     tokenizer_config.json says.
     """
-    known, path = lookup(model).add_bos_token, folder / "tokenizer_config.json"
-    if known is None and path.exists():
-        known = json.loads(path.read_text()).get("add_bos_token")
-    return bool(known)
+    known = lookup(model).add_bos_token
+    return bool(TokenizerFiles(folder).config.add_bos_token if known is None else known)
 
 
 def holds_all_weights(folder: Path) -> bool:
@@ -96,32 +97,41 @@ def check_adapter(folder: Path, model: str) -> None:
     Published configurations may name a folder of their author's machine; only names that the catalogue knows
     can be told apart.
     """
-    card, config = folder / "card.json", json.loads((folder / "adapter_config.json").read_text())
-    told = json.loads(card.read_text()) if card.exists() else {}
+    config, told = adapter_config(folder), _card(folder)
     change = "change --adapter or --model"
     if told.get("model_hash") and told["model_hash"] not in (model_hash(model), model_hash(base_of(model))):
-        origin = f"{told.get('model')} ({told['model_hash']})"
+        origin = _origin(told)
         raise CheckpointError(
             f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): {change}"
         )
     base = config.get("base_model_name_or_path")
-    if base != base_of(model) and base in catalog() and base_of(model) in catalog():
+    known = isinstance(base, str) and base in catalog()
+    if known and base != base_of(model) and base_of(model) in catalog():
         raise CheckpointError(f"{folder} was trained from {base}, not from {model}: {change}")
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """What training noted beside the weights; empty without a card."""
+    card = folder / "card.json"
+    return read_json(card, CheckpointError, advice=FETCH) if card.exists() else {}
+
+
+def _origin(card: dict[str, Any]) -> str:
+    return printable(f"{card.get('model')} ({card.get('model_hash')})")
 
 
 def check_student(folder: Path, model: str) -> None:
     """CheckpointError unless ``folder`` holds a student of ``model``: its card says so, shape and tokenizer
     are the same.
     """
-    base, card = resolve(location(model)), folder / "card.json"
-    if not card.exists():
+    base = resolve(location(model))
+    if not (told := _card(folder)):
         raise CheckpointError(
             f"{folder} is a checkpoint without a card.json that names its base: pass it as --model instead "
             "of --adapter"
         )
-    told = json.loads(card.read_text())
     if told.get("model_hash") != model_hash(model):
-        origin = f"{told.get('model')} ({told.get('model_hash')})"
+        origin = _origin(told)
         raise CheckpointError(
             f"{folder} was trained from {origin}, not from {model} ({model_hash(model)}): change --adapter "
             "or --model"

@@ -4,7 +4,6 @@ or several such by model.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.model.spec import ModelSpec
+from harness.records.outside import brief, parse_json, read_text
+
+_WANTED = "give a JSON file with num_token and counts"
 
 
 class FrequencyError(UserError, ValueError):
@@ -23,12 +25,12 @@ class FrequencyError(UserError, ValueError):
 @lru_cache(maxsize=8)
 def read_frequencies(path: str) -> dict[str, Any]:
     """The file's content; FrequencyError where it is none."""
-    try:
-        table = json.loads(Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
-        raise FrequencyError(
-            f"token_freq={path} cannot be read ({error}): give a JSON file with num_token and counts"
-        ) from None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FrequencyError(f"token_freq={path} cannot be read (no such file): {_WANTED}")
+    table = parse_json(
+        read_text(file, FrequencyError, _WANTED), f"token_freq={path}", FrequencyError, object, _WANTED
+    )
     entries = (
         [table]
         if isinstance(table, dict) and "counts" in table
@@ -37,11 +39,12 @@ def read_frequencies(path: str) -> dict[str, Any]:
         else []
     )
     if not entries or not all(
-        isinstance(entry, dict) and {"num_token", "counts"} <= set(entry) for entry in entries
+        isinstance(entry, dict) and _number(entry.get("num_token")) and isinstance(entry.get("counts"), dict)
+        for entry in entries
     ):
         raise FrequencyError(
-            f"token_freq={path} holds no table: expected num_token and counts, or a dictionary of such "
-            "by model"
+            f"token_freq={path} holds no table: expected num_token (a number above 0) and counts, or a "
+            "dictionary of such by model"
         )
     return table
 
@@ -64,7 +67,12 @@ def _frequencies(path: str, model: str, vocabulary: int) -> Tensor:
                 f"token_freq={path} has no table for {model}: it has {', '.join(sorted(table))}"
             )
         table = table[model]
-    ids = [int(id_) for id_ in table["counts"]]
+    wrong = [id_ for id_, count in table["counts"].items() if not id_.isdecimal() or not _number(count, 0)]
+    if wrong:
+        raise FrequencyError(
+            f"token_freq={path}: the count of {brief(wrong[0])} is no number of an id: {_WANTED}"
+        )
+    ids = [int(id_[:20]) for id_ in table["counts"]]
     if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
         raise FrequencyError(
             f"token_freq={path} lists id {max(ids)}, outside the vocabulary of {vocabulary}: it is another "
@@ -73,3 +81,7 @@ def _frequencies(path: str, model: str, vocabulary: int) -> Tensor:
     counts = torch.ones(vocabulary)
     counts[ids] = torch.tensor([float(count) for count in table["counts"].values()])
     return counts / table["num_token"]
+
+
+def _number(value: Any, least: float = 1e-30) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value < 1e30

@@ -7,20 +7,22 @@ adapters. Published remote code is never executed.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from harness.model.recognise import open_family, read_spec
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.spec import FETCH, CheckpointError, ModelSpec
 from harness.model.transformer import Transformer
+from harness.records.outside import brief, read_json, reason
+from harness.records.printable import printable
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "tokenizer*")
 """Files of a hub repository that are fetched: configuration, weights, tokenizer; never code."""
@@ -52,45 +54,108 @@ def resolve(name: str, flag: str = "--model") -> Path:
         raise CheckpointError(text) from None
 
 
-def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
-    """All (name, tensor) pairs of a folder's safetensors files, sharded or not."""
+def weight_files(folder: Path, stem: str = "model") -> list[Path]:
+    """The safetensors files that are loaded from a folder, sorted: those that its index names, else the one
+    called ``stem``.
+
+    CheckpointError for an index that is none, names a file outside of the folder, or one that is not there.
+    """
     index = folder / f"{stem}.safetensors.index.json"
+    names = {f"{stem}.safetensors"}
     if index.exists():
-        files = sorted({folder / file for file in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        files = [folder / f"{stem}.safetensors"]
-    for file in files:
-        if not file.exists():
+        table = read_json(index, CheckpointError, advice=FETCH).get("weight_map")
+        if (
+            not isinstance(table, dict)
+            or not table
+            or not all(isinstance(one, str) for one in table.values())
+        ):
+            raise CheckpointError(f"{index} has no weight_map from weights to files: {FETCH}")
+        names = set(table.values())
+    for name in sorted(names):
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise CheckpointError(
-                f"weights {file.name} not found in {folder}: only safetensors checkpoints are read"
+                f"{index} names {brief(name)}, which lies outside of {folder}: weights stand beside "
+                "their index"
             )
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"weights {printable(name)} not found in {folder}: only safetensors checkpoints are read"
+            )
+    return sorted(folder / name for name in names)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file; CheckpointError for a broken one, also while it is read."""
+    try:
         with safe_open(str(file), framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as fault:
+        if isinstance(fault, CheckpointError):
+            raise
+        raise CheckpointError(f"{file} is no whole safetensors file ({reason(fault)}): {FETCH}") from None
+
+
+def tensors(folder: Path, stem: str = "model") -> Iterator[tuple[str, Tensor]]:
+    """All (name, tensor) pairs of a folder's safetensors files, sharded or not. CheckpointError for a broken
+    file, and for a name that two files have.
+    """
+    seen: dict[str, Path] = {}
+    for file in weight_files(folder, stem):
+        with _opened(file) as handle:
             for name in handle.keys():  # noqa: SIM118 - not a mapping
+                if name in seen:
+                    raise CheckpointError(
+                        f"{printable(name)} stands in {seen[name].name} and in {file.name} of {folder}: "
+                        "remove one"
+                    )
+                seen[name] = file
                 yield name, handle.get_tensor(name)
 
 
 def stored_numbers(folder: Path) -> int:
     """How many numbers the weights of a folder are; nothing but the files' headers is read."""
     found = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(file), framework="pt") as handle:
+    for file in weight_files(folder):
+        with _opened(file) as handle:
             found += sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118 - not a mapping
     return found
 
 
 def weights_hash(folder: Path, stem: str = "model") -> str:
-    """sha256 over the safetensors files of a folder, first 16 hex digits."""
+    """sha256 over the safetensors files that are loaded from a folder, first 16 hex digits."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob(f"{stem}*.safetensors")):
+    for file in weight_files(folder, stem):
         with file.open("rb") as handle:
             while chunk := handle.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite; a sum tells in one pass, unless it overflows itself."""
+    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+
+
 def _harmless(name: str, spec: ModelSpec) -> bool:
     """Stored tables that every model computes anew, and a head that is the embedding's own weight."""
     return name.endswith("rotary_emb.inv_freq") or (spec.tie_embeddings and name == "lm_head.weight")
+
+
+def _usable(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype, folder: Path) -> Tensor:
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{name} in {folder} is stored as {str(tensor.dtype).removeprefix('torch.')}: quantised weights "
+            "are not read; change --model"
+        )
+    found = tensor.to(device, dtype)
+    if finite(found):
+        return found
+    if finite(tensor):
+        raise CheckpointError(
+            f"{name} in {folder} has numbers beyond {str(dtype).removeprefix('torch.')}: change --dtype"
+        )
+    raise CheckpointError(f"{name} in {folder} has numbers that are not finite (NaN or infinite): {FETCH}")
 
 
 class _Unfilled(TorchFunctionMode):
@@ -108,6 +173,26 @@ def unfilled(spec: ModelSpec) -> Transformer:
     """The model without weights: its parameters are on the meta device."""
     with torch.device("meta"), _Unfilled():
         return Transformer(spec)
+
+
+def _check_rotary(model: Transformer, folder: Path) -> None:
+    """CheckpointError for rope_scaling that makes no frequencies."""
+    scaling = model.spec.rope_scaling
+    if scaling is None:
+        return
+    try:
+        frequencies, scale = model.model.rotary._frequencies()
+        if (
+            not finite(frequencies)
+            or not math.isfinite(scale)
+            or frequencies.shape != (model.spec.head_dim // 2,)
+        ):
+            raise ValueError("no finite frequency per pair of a head's dimensions")
+    except Exception as fault:  # transformers' own functions raise anything
+        raise CheckpointError(
+            f"rope_scaling {brief(scaling)} in {folder / 'config.json'} cannot be used ({reason(fault)}): "
+            f"{FETCH}"
+        ) from None
 
 
 def load_transformer(
@@ -132,7 +217,7 @@ def load_transformer(
             raise CheckpointError(
                 f"{name} has shape {tuple(tensor.shape)}, config.json implies {wanted[ours]}"
             )
-        state[ours] = tensor.to(device, dtype)
+        state[ours] = _usable(name, tensor, device, dtype, folder)
     missing = sorted(set(wanted) - set(state))
     if missing:
         raise CheckpointError(f"{folder} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]}")
@@ -149,4 +234,5 @@ def load_transformer(
     if spec.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.model.rotary.to_empty(device=device)
+    _check_rotary(model, folder)
     return model.eval().requires_grad_(False)

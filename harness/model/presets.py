@@ -12,10 +12,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from harness.errors import UserError
+from harness.records.outside import parse_yaml, reason
 
 PUBLISHED = "published"
 Chat = Literal["none", "one_turn", "turns"]
@@ -88,8 +88,17 @@ class Preset:
 @cache
 def groups() -> tuple[Group, ...]:
     """All published evaluations in the order of the list, in which the first that fits counts."""
-    text = (files("methods") / "models" / "presets.yaml").read_text()
-    return tuple(TypeAdapter(list[Group]).validate_python(yaml.safe_load(text)))
+    return parse_groups(
+        (files("methods") / "models" / "presets.yaml").read_text(), "methods/models/presets.yaml"
+    )
+
+
+def parse_groups(text: str, where: str) -> tuple[Group, ...]:
+    """The evaluations of a list; PresetError names what is wrong with it."""
+    try:
+        return tuple(TypeAdapter(list[Group]).validate_python(parse_yaml(text, where, PresetError)))
+    except ValidationError as error:
+        raise PresetError(f"{where}: {reason(error)}") from None
 
 
 def preset(name: str, model: str, method: str, suite: str) -> Preset:

@@ -4,16 +4,18 @@ file given by path.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.model.configuration import check_shape, check_values
 from harness.model.ending import end_ids
 from harness.model.family import Family, ids
-from harness.model.spec import CheckpointError, ModelSpec
+from harness.model.spec import FETCH, CheckpointError, ModelSpec
+from harness.model.tokenizer_files import TokenizerFiles
 from harness.plugins import Plugin, did_you_mean, from_entry_point, from_file, registered
+from harness.records.outside import read_json, reason
 
 GROUP = "dllm_bench.families"
 MASK_TOKENS = ("<|mask|>", "<|MASK|>", "|<MASK>|")
@@ -104,7 +106,8 @@ def _refuse_experts(raw: dict[str, Any]) -> None:
     with LLaDA-MoE.
     """
     named = str(raw.get("model_type", ""))
-    architecture = str(next(iter(raw.get("architectures") or []), named))
+    classes = raw.get("architectures")
+    architecture = str(classes[0] if isinstance(classes, list) and classes else named)
     count = raw.get("num_experts") or raw.get("n_routed_experts") or raw.get("num_local_experts")
     if count or "moe" in named.lower():
         text = (
@@ -131,11 +134,20 @@ def family_of(raw: dict[str, Any]) -> Family:
 def spec_of_config(raw: dict[str, Any], family: Family | None = None) -> ModelSpec:
     """Translate one ``config.json`` dictionary, of the family that claims it unless one is given."""
     _refuse_experts(raw)
+    check_values(raw)
     chosen = family_of(raw) if family is None else family
     try:
-        return chosen.spec(raw)
+        spec = chosen.spec({key: value for key, value in raw.items() if value is not None})
     except KeyError as error:
         raise CheckpointError(f"config.json ({chosen.name}) lacks the key {error}") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"config.json ({chosen.name}) has a value of the wrong kind ({reason(error)}): {FETCH}"
+        ) from None
+    check_shape(spec)
+    return spec
 
 
 def read_spec(folder: Path, family: Family | None = None) -> ModelSpec:
@@ -145,19 +157,16 @@ def read_spec(folder: Path, family: Family | None = None) -> ModelSpec:
     Raises CheckpointError for a missing file or a family we do not know.
     """
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"no config.json in {folder}: --model must name a checkpoint folder") from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error})") from None
+    if not path.exists():
+        raise CheckpointError(f"no config.json in {folder}: --model must name a checkpoint folder")
+    raw = read_json(path, CheckpointError, advice=FETCH)
+    _refuse_experts(raw)
+    check_values(raw, path)
     generation = folder / "generation_config.json"
     if generation.exists():
-        raw = {
-            **raw,
-            "eos_token_id": ids(raw.get("eos_token_id"))
-            + ids(json.loads(generation.read_text()).get("eos_token_id")),
-        }
+        told = read_json(generation, CheckpointError, advice=FETCH)
+        check_values(told, generation)
+        raw = {**raw, "eos_token_id": ids(raw.get("eos_token_id")) + ids(told.get("eos_token_id"))}
     chosen = family_of(raw) if family is None else family
     if raw.get("mask_token_id") is None:
         found = None if chosen.attention == "causal" else mask_in_tokenizer(folder)
@@ -177,10 +186,7 @@ def mask_in_tokenizer(folder: Path) -> int | None:
     """The mask id that ``tokenizer_config.json`` or ``added_tokens.json`` tells: its mask token, else a token
     written like a mask.
     """
-    path, more = folder / "tokenizer_config.json", folder / "added_tokens.json"
-    told = json.loads(path.read_text()) if path.exists() else {}
-    added = {entry["content"]: int(key) for key, entry in (told.get("added_tokens_decoder") or {}).items()}
-    added |= json.loads(more.read_text()) if more.exists() else {}
-    mask = told.get("mask_token")
-    written = mask.get("content") if isinstance(mask, dict) else mask
-    return next((added[text] for text in (written, *MASK_TOKENS) if text in added), None)
+    files = TokenizerFiles(folder)
+    return next(
+        (files.added[text] for text in (files.role("mask_token"), *MASK_TOKENS) if text in files.added), None
+    )

@@ -11,6 +11,10 @@ Alignment = Literal["start", "prompt"]
 Attention = Literal["full", "block_causal", "causal"]
 
 
+FETCH = "fetch it again, or change --model"
+"""What to do about a checkpoint's file that is damaged."""
+
+
 class CheckpointError(UserError, ValueError):
     """A checkpoint or adapter that cannot be used, with what to change."""
 

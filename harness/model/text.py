@@ -9,12 +9,17 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.model.spec import CheckpointError
+from harness.records.outside import brief, reason
 
 _MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
 ANSWER = "[A]"
 """What stands in front of the answer in the text of a canvas that its suite divided into reasoning and
 answer.
 """
+
+
+class PromptTextError(UserError, ValueError):
+    """A prompt that is no text."""
 
 
 class MarkerError(UserError, ValueError):
@@ -25,6 +30,12 @@ def encode(tokenizer: Any, text: str, add_bos: bool) -> list[int]:
     """Prompt ids; a beginning-of-text id is put in front if asked for and not there yet."""
     if tokenizer is None:
         raise CheckpointError("this checkpoint has no tokenizer: give prompts as ids")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptTextError(
+            f"a prompt holds half a character ({brief(text[error.start])}), give it in UTF-8"
+        ) from None
     ids = list(tokenizer.encode(text, add_special_tokens=False))
     bos = tokenizer.bos_token_id
     if add_bos and bos is not None and ids[:1] != [bos]:
@@ -42,12 +53,18 @@ def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation
         raise CheckpointError(
             "--apply_chat_template: this checkpoint has no chat template; leave the flag out for a base model"
         )
-    return tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=not add_generation_prompt,
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+    except Exception as fault:  # a template is a program, and may raise anything
+        raise CheckpointError(
+            f"the chat template of this checkpoint cannot be used ({reason(fault)}): leave "
+            "--apply_chat_template out, or fetch the checkpoint again"
+        ) from None
 
 
 def decode_text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -7,6 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.model.spec import FETCH, CheckpointError
+from harness.model.tokenizer_files import TokenizerFiles, read_part
+from harness.records.outside import read_text, reason
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +29,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """
     if not has_tokenizer(folder):
         return None
+    try:
+        return _loaded(folder)
+    except (KeyboardInterrupt, SystemExit, CheckpointError):
+        raise
+    except BaseException as fault:  # panics of the Rust library are no Exception
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({reason(fault)}): {FETCH}"
+        ) from None
+
+
+def _loaded(folder: Path) -> PreTrainedTokenizerBase:
     # Each class where it is needed: the automatic one alone takes seconds to import.
     if (folder / "tokenizer.json").exists():
         from transformers import PreTrainedTokenizerFast
@@ -61,15 +76,11 @@ def vocabulary_hash(folder: Path) -> str | None:
         return None
     digest, whole = hashlib.sha256(), folder / "tokenizer.json"
     if whole.exists():
-        read = json.loads(whole.read_text())
-        special = {entry["content"] for entry in read.get("added_tokens", [])}
-        words = read["model"].get("vocab", {})
-        merges = [
-            " ".join(pair) if isinstance(pair, list) else pair for pair in read["model"].get("merges", [])
-        ]
+        files = TokenizerFiles(folder)
+        special, words, merges = files.appended, files.vocabulary, files.merges
     elif (folder / "vocab.json").exists():
-        special, words = set(), json.loads((folder / "vocab.json").read_text())
-        lines = (folder / "merges.txt").read_text().splitlines() if (folder / "merges.txt").exists() else []
+        special, words = set(), read_part(folder / "vocab.json", dict[str, int])
+        lines = _merges(folder / "merges.txt")
         merges = [
             line
             for number, line in enumerate(lines)
@@ -81,3 +92,7 @@ def vocabulary_hash(folder: Path) -> str | None:
         words = sorted((token, text) for text, token in words.items() if text not in special)
     digest.update(json.dumps([words, merges]).encode())
     return digest.hexdigest()[:16]
+
+
+def _merges(path: Path) -> list[str]:
+    return read_text(path, CheckpointError, FETCH).splitlines() if path.exists() else []

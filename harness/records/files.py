@@ -14,6 +14,9 @@ from typing import IO, Any
 
 from harness.errors import UserError
 
+MOST_UNPACKED = 1 << 32
+"""Bytes of a packed file once unpacked: a hundred times the largest run."""
+
 
 class PackedError(UserError, ValueError):
     """A packed file that cannot be unpacked."""
@@ -62,9 +65,24 @@ def content_of(path: Path) -> bytes:
     if path.exists() or not packed(path).exists():
         return path.read_bytes()
     try:
-        return lzma.decompress(packed(path).read_bytes(), lzma.FORMAT_XZ)
+        found = _unpacked(packed(path).read_bytes())
     except (lzma.LZMAError, EOFError) as error:
         raise PackedError(f"{packed(path)} is damaged ({error})") from None
+    if len(found) > MOST_UNPACKED:
+        raise PackedError(f"{packed(path)} holds more than {MOST_UNPACKED:,} bytes, as no run does")
+    return found
+
+
+def _unpacked(data: bytes) -> bytes:
+    """All streams of an xz file, up to a byte more than is allowed: a small file may hold zeros for ever."""
+    found = b""
+    while data and len(found) <= MOST_UNPACKED:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+        found += stream.decompress(data, MOST_UNPACKED + 1 - len(found))
+        if not stream.eof and len(found) <= MOST_UNPACKED:
+            raise EOFError("it ends too early")
+        data = stream.unused_data.lstrip(b"\0")
+    return found
 
 
 def pack(path: Path) -> None:

@@ -7,6 +7,7 @@ Unknown is null, never 0. Reports read these records and nothing else.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,18 @@ from pydantic import (
 
 from harness.errors import UserError
 from harness.records.files import PackedError, whole_lines, write_atomic
+from harness.records.outside import brief, parse_json, read_text, reason
 
 SCHEMA_VERSION = 1
 
 StopRule = Literal["harness", "reference"]
 Status = Literal["ok", "timeout", "oom", "error", "audit_failed"]
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
+
+
+ADVICE = "move the folder away or use --fresh"
+_UNUSUAL = re.compile(rb"NaN|Infinity|\d{19}|[eE]\+?\d{2}")
+_BEYOND = float(1 << 63)
 
 
 class RecordError(UserError, ValueError):
@@ -306,21 +313,29 @@ class Sample(Measured):
 def read_run(folder: Path) -> Run:
     """``run.json`` of a run folder; RecordError names the file and what is wrong."""
     path = folder / "run.json"
+    if not path.exists():
+        raise RecordError(f"{path} not found: not a run folder")
+    text = read_text(path, RecordError, ADVICE).encode()
     try:
-        return Run.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise RecordError(f"{path} not found: not a run folder") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise RecordError(
-            f"{path} is damaged ({_first(error)}); move the folder away or use --fresh"
-        ) from None
+        run = Run.model_validate_json(text)
+    except ValidationError as error:
+        raise RecordError(f"{path} is damaged ({reason(error)}); {ADVICE}") from None
+    _check_numbers(text, path)
+    return run
 
 
-def _first(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        detail = error.errors()[0]
-        return f"{'.'.join(map(str, detail['loc'])) or 'file'}: {detail['msg']}"
-    return str(error)
+def _check_numbers(text: bytes, where: object) -> None:
+    """RecordError for numbers that no run writes: not finite, or beyond 64 bits."""
+    if not _UNUSUAL.search(text):
+        return
+    value = parse_json(text, where, RecordError, advice=ADVICE)
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict | list):
+            waiting += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, float | int) and not abs(one) < _BEYOND:
+            raise RecordError(f"{where} is damaged (it holds the number {brief(one)}); {ADVICE}")
 
 
 def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
@@ -330,15 +345,18 @@ def sample_lines(folder: Path) -> Iterator[tuple[int, bytes, Sample]]:
     RecordError.
     """
     path = folder / "samples.jsonl"
-    advice = "move the folder away or use --fresh"
     try:
         for number, line in whole_lines(path):
             try:
-                yield number, line, Sample.model_validate_json(line)
+                sample = Sample.model_validate_json(line)
             except ValidationError as error:
-                raise RecordError(f"{path} line {number} is damaged ({_first(error)}); {advice}") from None
+                raise RecordError(f"{path} line {number} is damaged ({reason(error)}); {ADVICE}") from None
+            _check_numbers(line, f"{path} line {number}")
+            yield number, line, sample
     except PackedError as error:
-        raise RecordError(f"{error}; {advice}") from None
+        raise RecordError(f"{error}; {ADVICE}") from None
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({reason(error)}); {ADVICE}") from None
 
 
 def read_samples(folder: Path) -> list[Sample]:

@@ -14,17 +14,20 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.decoding.settings import setting_text
 from harness.errors import UserError
 from harness.records.files import LineFile, whole_lines
+from harness.records.outside import one_line, parse_json, read_yaml, reason
 
 CellStatus = Literal["complete", "refused", "crashed", "timeout"]
+MOST_CELLS = 100_000
+"""A sweep of more is a slip of a list: at a second per cell it takes more than a day."""
 Scalar = str | int | float | bool | None
 
 
@@ -103,16 +106,24 @@ class Outcome:
     error: str = ""
 
 
+_OUTCOME = TypeAdapter(Outcome)
+
+
 def read_sweep(path: Path) -> Sweep:
     """SweepError names the key that is wrong."""
+    if not path.exists():
+        raise SweepError(f"cannot read FILE {path}: there is no such file")
+    told = read_yaml(path, SweepError, "see suites/sweeps for examples")
     try:
-        return Sweep.model_validate(yaml.safe_load(path.read_text()) or {})
-    except OSError as error:
-        raise SweepError(f"cannot read FILE {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from None
+        sweep = Sweep.model_validate({} if told is None else told)
     except ValidationError as error:
-        raise SweepError(f"{path}: {_fault(error)}") from None
+        raise SweepError(f"{path}: {one_line(_fault(error))}") from None
+    if (count := number_of_cells(sweep)) > MOST_CELLS:
+        raise SweepError(
+            f"{path} makes {count:,} cells, and at most {MOST_CELLS:,} are run: shorten the longest lists of "
+            "settings, suites, batch_sizes or seeds"
+        )
+    return sweep
 
 
 def _fault(error: ValidationError) -> str:
@@ -126,6 +137,16 @@ def _fault(error: ValidationError) -> str:
     return f"unknown key {key}: " + (
         f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
     )
+
+
+def number_of_cells(sweep: Sweep) -> int:
+    """How many cells a sweep has, without making one."""
+    shots = sum(len(sweep.fewshot_seeds) if number else 1 for number in sweep.num_fewshot)
+    grids = sum(
+        prod(len(value) if isinstance(value, list) else 1 for value in grid.settings.values())
+        for grid in sweep.methods
+    )
+    return len(sweep.suites) * len(sweep.templates) * shots * len(sweep.batch_sizes) * grids
 
 
 def cells(sweep: Sweep, output: Path) -> list[Job]:
@@ -241,12 +262,11 @@ class State:
             self._keep(line, number)
 
     def _keep(self, line: bytes, number: int) -> None:
+        where, advice = f"{self.path} line {number}", "remove that line to run its cell again"
         try:
-            outcome = Outcome(**json.loads(line))
-        except (ValueError, TypeError):
-            raise SweepError(
-                f"{self.path} line {number} is damaged: remove that line to run its cell again"
-            ) from None
+            outcome = _OUTCOME.validate_python(parse_json(line, where, SweepError, advice=advice))
+        except ValidationError as error:
+            raise SweepError(f"{where} is damaged ({reason(error)}): {advice}") from None
         self.outcomes[outcome.key] = outcome
 
     def add(self, outcome: Outcome) -> None:

@@ -8,10 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
-
 from harness.decoding.settings import build_config
 from harness.errors import UserError
+from harness.records.outside import brief, parse_yaml, read_text
 from methods.training.loop.loop import LoopOptions
 from methods.training.loop.optim import Shape
 from methods.training.loop.rounds import RoundSchedule
@@ -118,21 +117,33 @@ def preset(kind: type[Options], method: str, name: str, given: Mapping[str, Any]
     """
     shipped = files("methods.training") / "presets" / f"{name}.yaml"
     source = Path(name) if name.endswith(".yaml") else shipped
-    try:
-        table = yaml.safe_load(source.read_text())
-    except FileNotFoundError:
+    if not source.is_file():
         raise TrainingError(
             f"preset {name!r} is neither nano, dream7b, smoke nor a YAML file: change --preset"
-        ) from None
+        )
+    table = parse_yaml(read_text(Path(str(source)), TrainingError), name, TrainingError, "change --preset")
+    if not isinstance(table, dict) or not all(
+        isinstance(part, dict) and all(isinstance(key, str) for key in part) for part in table.values()
+    ):
+        raise TrainingError(f"preset {name!r} is no table of sections with settings each: change --preset")
     if method not in table:
-        raise TrainingError(f"preset {name!r} has no section {method!r}; it has {', '.join(table)}")
+        raise TrainingError(f"preset {name!r} has no section {method!r}; it has {', '.join(map(str, table))}")
     values: dict[str, Any] = {
         **table[method],
         **{key: value for key, value in given.items() if value is not None},
     }
     if (steps := values.pop("steps", None)) is not None:
-        values["every"] = max(1, int(steps) // int(values.get("rounds", 1)))
+        values["every"] = max(1, _count("steps", steps) // _count("rounds", values.get("rounds", 1)))
     return build_config(method, kind, values)
+
+
+def _count(name: str, value: Any) -> int:
+    """A number of steps or rounds as a file or a flag gives it."""
+    if isinstance(value, bool) or not str(value)[:20].isdecimal() or int(value) < 1:
+        raise TrainingError(
+            f"{name} is {brief(value)}, and a whole number from 1 is wanted: change --set {name}"
+        )
+    return int(value)
 
 
 def plain(options: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness.records.printable import in_console
 from harness.records.schema import Run, read_run, read_samples
 from reports.load import find_run
 from reports.projection import Comparison, Projection, device_key, plain, project, roofline
@@ -63,7 +64,7 @@ def project_command(
 def _show(console: object, run: Run, projections: list[Projection], prompt_tokens: int | None) -> None:
 
     what = "as recorded" if prompt_tokens is None else f"prompt of {prompt_tokens} tokens"
-    title = f"Upper bounds, not measurements: {run.plan.method} on {run.plan.suite} ({what})"
+    title = in_console(f"Upper bounds, not measurements: {run.plan.method} on {run.plan.suite} ({what})")
     table = Table(
         "device",
         "model",
@@ -116,7 +117,8 @@ def _compare(console: object, run: Run, projections: list[Projection], model: st
             else (f"{row.share:.0%}", f"{row.tpf:.2f}{'*' if row.assumed else ''}")
         )
         table.add_row(
-            row.suite, row.method, row.device, row.engine, f"{row.tps:g}", tpf, share, f"{row.least_tpf:.2f}"
+            *map(in_console, (row.suite, row.method, row.device, row.engine)),
+            *(f"{row.tps:g}", tpf, share, f"{row.least_tpf:.2f}"),
         )
     console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
     console.print("0 rows for this model and device" if not rows else _off(rows))  # pyright: ignore[reportAttributeAccessIssue]

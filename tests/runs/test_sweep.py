@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.schema import find_runs, read_run, read_samples
-from harness.runs.sweep import Job, Outcome, State, Sweep, SweepError, cells, read_sweep
+from harness.runs.sweep import Job, Outcome, State, Sweep, SweepError, cells, number_of_cells, read_sweep
 from harness.runs.workers import run_local
 from suites.suite import list_suites
 from tests.commands import BENCH, answers, bench, started
@@ -92,10 +92,40 @@ BAD = [
     ("methods: []\nsuites: [nano-gsm]", "methods: List should have at least 1 item"),
     (
         "methods: [{method: vanilla}]\nsuites: [nano-gsm]\nworkers: 3",
-        "workers: Extra inputs are not permitted",
+        "unknown key workers",
     ),
     ("methods: [", "is no valid YAML"),
+    ("methods: !!python/object/apply:os.system ['true']", "is no valid YAML .*python/object"),
+    ("- a", "valid dictionary"),
+    ("&a [*a]", "is no valid YAML"),
+    ("x: " + "[" * 3000, "is no valid YAML .*nested too deeply"),
+    ("model: 1" + ":1" * 200_000 + "\n", "is no valid YAML .*digits"),
+    ('model: "\\ud800"\n', "is no valid YAML .*half a character"),
+    (
+        f"methods: [{{method: a, settings: {{a: &x {[*range(300)]}, b: *x, c: *x}}}}]\nsuites: [nano-gsm]",
+        "makes 27,000,000 cells, and at most 100,000 are run",
+    ),
 ]
+
+
+def test_a_sweep_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_bytes(b"methods: [\xff]")
+    with pytest.raises(SweepError, match=r"sweep.yaml cannot be read .*utf-8"):
+        read_sweep(tmp_path / "sweep.yaml")
+    with pytest.raises(SweepError, match="no such file"):
+        read_sweep(tmp_path / "absent.yaml")
+
+
+def test_the_number_of_cells_is_that_of_the_cells(tmp_path: Path) -> None:
+    told = {
+        "methods": [{"method": "a", "settings": {"x": [1, 2, 3], "y": 1}}, {"method": "b"}],
+        "suites": ["s", "t"],
+        "num_fewshot": [None, 0, 2, 4],
+        "fewshot_seeds": [1, 2, 3],
+        "batch_sizes": [1, 4],
+    }
+    sweep = Sweep.model_validate(told)
+    assert number_of_cells(sweep) == len(cells(sweep, tmp_path)) == 128
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)

@@ -56,14 +56,18 @@ def test_answers_that_are_not_programs(tmp_path: Path) -> None:
     [
         ('{"doc_id": 9999, "text": ""}', "doc_id 9999"),
         ('{"doc_id": 0}', "needs"),
-        ("[1]", "not a JSON object"),
-        ("{", "line 1: not JSON"),
+        ("[1]", "line 1 holds .* where an object is wanted"),
+        ("{", "line 1 is no valid JSON"),
         ("", "no lines"),
+        ('{"doc_id": [0], "text": ""}', "doc_id"),
+        ('{"doc_id": 0, "text": "\\ud800"}', "line 1 is no valid JSON .*half a character"),
+        ("[" * 100_000, "line 1 is no valid JSON .*nested"),
+        ("\xff", "line 1 is no valid JSON"),
     ],
 )
 def test_bad_files_are_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(GradingError, match=message):
         grade_file(load_suite("humaneval"), path)
 

@@ -23,6 +23,7 @@ from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 from harness.model.text import decode_text
 from harness.records.files import LineFile, digest, whole_lines, write_atomic
+from harness.records.outside import parse_json, read_json, read_text
 from methods.training.data.corpus import Mix, items
 from methods.training.data.overlap import refuse_overlap
 from methods.training.loop.loop import progress
@@ -134,14 +135,16 @@ def _questions(options: AnswerOptions) -> Iterator[Question]:
             Question(prompt, response) for prompt, response in items(options.seed, options.count, PROMPTS)
         )
         return
-    for number, line in enumerate(options.prompts.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            yield Question(row["prompt_ids"] if "prompt_ids" in row else row["prompt"], row.get("response"))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise AnswerError(
-                f"--prompts {options.prompts} line {number} has neither prompt nor prompt_ids ({error!r})"
-            ) from None
+    for number, line in enumerate(read_text(options.prompts, AnswerError).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"--prompts {options.prompts} line {number}"
+        row = parse_json(line, where, AnswerError)
+        prompt, response = row.get("prompt_ids", row.get("prompt")), row.get("response")
+        ids = isinstance(prompt, list) and prompt and all(isinstance(one, int) and one >= 0 for one in prompt)
+        if not (ids or isinstance(prompt, str)) or not isinstance(response, str | None):
+            raise AnswerError(f"{where} has neither prompt (a text) nor prompt_ids (a list of ids)")
+        yield Question(prompt, response)
 
 
 def _refuse_frozen(questions: Sequence[Question]) -> None:
@@ -169,7 +172,7 @@ def _resume(path: Path, made: Mapping[str, Any]) -> int:
         path.write_bytes(b"")
         write_atomic(card, json.dumps(made, indent=1) + "\n")
         return 0
-    before = json.loads(card.read_text())
+    before = read_json(card, AnswerError)
     if other := [key for key in made if before.get(key) != made[key]]:
         raise AnswerError(
             f"{path} holds answers made with another {other[0]}: give another --output, or delete it"

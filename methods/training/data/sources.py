@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from harness.model.checkpoint import adds_bos
 from harness.model.spec import ModelSpec
 from harness.model.text import decode_text, encode
 from harness.model.tokenizer import load_tokenizer
+from harness.records.outside import parse_json, read_json, read_text
 from methods.training.data.answers import AnswerOptions, card_path, file_hash, shared_answers
 from methods.training.data.block_rows import block_pool, suite_blocks
 from methods.training.data.corpus import BOS, Mix, Pool, cached_pool
@@ -115,17 +115,19 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
     tokenizer = load_tokenizer(folder)
     add_bos = adds_bos(options.model, folder)
     rows, skipped = [], 0
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path, TrainingError).split("\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_json(line, f"{path} line {number}", TrainingError)
         try:
-            row = json.loads(line)
             if "output_ids" in row:
-                prompt, answer = list(row["prompt_ids"]), list(row["output_ids"])
+                prompt, answer = ids_of_row(row, "prompt_ids"), ids_of_row(row, "output_ids")
             else:
                 prompt, answer = (
                     encode(tokenizer, row["prompt"], add_bos),
                     [*encode(tokenizer, row["response"], False), spec.eos_ids[0]],
                 )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"{path} line {number} is no answer: give prompt_ids and output_ids, or texts ({error!r})"
             ) from None
@@ -138,6 +140,14 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
             f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all"
         )
     return Data(*_join(rows), _facts(path, len(rows), skipped))
+
+
+def ids_of_row(row: dict[str, Any], key: str) -> list[int]:
+    """The ids under a key; TypeError for anything else."""
+    ids = row[key]
+    if not isinstance(ids, list) or not all(isinstance(one, int) and 0 <= one < 1 << 31 for one in ids):
+        raise TypeError(f"{key} is no list of ids")
+    return ids
 
 
 def _join(rows: Sequence[tuple[list[int], list[int], list[int] | None]]) -> tuple[Pool, np.ndarray]:
@@ -161,5 +171,5 @@ def decoding_order(answer: Sequence[int], steps: Sequence[int] | None) -> np.nda
 
 def _facts(path: Path, rows: int, skipped: int) -> dict[str, Any]:
     card = card_path(path)
-    made = json.loads(card.read_text()) if card.exists() else None
+    made = read_json(card, TrainingError) if card.exists() else None
     return {"source": path.name, "sha256": file_hash(path), "rows": rows, "left_out": skipped, "made": made}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UserError
+from harness.records.outside import parse_json, read_text
 from methods.training.data.overlap import refuse_overlap
 from suites.generators import code, frozen, gsm
 
@@ -104,12 +105,9 @@ class FileTasks:
 
 def read_tasks(path: Path) -> list[Problem]:
     """The problems of a file; TaskError names the line that is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TaskError(
-            f"--suite {path}: {error.strerror}; give nano-gsm, nano-code or a file of JSON lines"
-        ) from None
+    if not path.exists():
+        raise TaskError(f"--suite {path}: no such file; give nano-gsm, nano-code or a file of JSON lines")
+    lines = read_text(path, TaskError, "give nano-gsm, nano-code or a file of JSON lines").split("\n")
     tasks = [_task(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not tasks:
         raise TaskError(f"--suite {path} holds no problems")
@@ -117,13 +115,14 @@ def read_tasks(path: Path) -> list[Problem]:
 
 
 def _task(path: Path, number: int, line: str) -> Problem:
-    try:
-        row: dict[str, Any] = json.loads(line)
-        task = Problem(
-            row["prompt"], str(row.get("answer", "")), tuple(row.get("tests", ())), row.get("entry_point", "")
+    row: dict[str, Any] = parse_json(line, f"{path} line {number}", TaskError)
+    prompt, tests, entry = row.get("prompt"), row.get("tests", []), row.get("entry_point", "")
+    texts = isinstance(tests, list) and all(isinstance(test, str) for test in tests)
+    if not isinstance(prompt, str) or not isinstance(entry, str) or not texts:
+        raise TaskError(
+            f"{path} line {number} is no problem with a prompt, or its tests are no list of texts"
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TaskError(f"{path} line {number} is no problem with a prompt ({error!r})") from None
+    task = Problem(prompt, str(row.get("answer", "")), tuple(tests), entry)
     if bool(task.answer) == bool(task.tests) or bool(task.tests) != bool(task.entry_point):
         raise TaskError(
             f"{path} line {number} needs either an answer, or tests (a list of assert statements) and an "
