@@ -7,6 +7,7 @@ Types read: F32, F16, Q4_1, Q8_0.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Callable
@@ -18,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.model.spec import CheckpointError
+from harness.records.outside import brief, reason
+from harness.records.printable import printable
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_MOST_ALIGNED = 1 << 20
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
@@ -67,6 +71,8 @@ class GGUF:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError for another format or version, or a file that ends too early."""
         self.path = path
+        if not path.stat().st_size:
+            raise CheckpointError(f"{path} is empty: fetch it again")
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._at = 4
@@ -76,6 +82,8 @@ class GGUF:
             self._read_header()
         except struct.error:
             raise CheckpointError(f"{path} ends inside its header: fetch it again") from None
+        except (UnicodeDecodeError, RecursionError) as fault:
+            raise CheckpointError(f"{path} has a damaged header ({reason(fault)}): fetch it again") from None
 
     def _read_header(self) -> None:
         version = self._scalar(4)
@@ -92,6 +100,8 @@ class GGUF:
             shape = tuple(self._scalar(10) for _ in range(self._scalar(4)))[::-1]
             self._directory[name] = (shape, self._scalar(4), self._scalar(10))
         step = self.metadata.get("general.alignment", 32)
+        if not isinstance(step, int) or not 1 <= step <= _MOST_ALIGNED:
+            raise CheckpointError(f"{self.path} is aligned by {brief(step)}: fetch it again")
         self._start = -(-self._at // step) * step
 
     def _scalar(self, kind: int) -> Any:
@@ -130,12 +140,18 @@ class GGUF:
         if code not in _KINDS:
             known = ", ".join(kind.name for kind in _KINDS.values())
             raise CheckpointError(
-                f"{self.path}: tensor {name} is stored as GGUF type {code}; read are {known}"
+                f"{self.path}: tensor {printable(name)} is stored as GGUF type {code}; read are {known}"
             )
         kind = _KINDS[code]
-        size = int(np.prod(shape)) // kind.weights * kind.size
+        count = math.prod(shape)
+        if count % kind.weights:
+            raise CheckpointError(
+                f"{self.path}: tensor {printable(name)} is no whole number of {kind.name} blocks: fetch "
+                "it again"
+            )
+        size = count // kind.weights * kind.size
         begin = self._start + offset
         if begin + size > len(self._data):
-            raise CheckpointError(f"{self.path} ends inside tensor {name}: fetch it again")
+            raise CheckpointError(f"{self.path} ends inside tensor {printable(name)}: fetch it again")
         raw = np.frombuffer(self._data, np.uint8, size, begin)
         return kind.decode(raw.copy()).reshape(shape)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from harness.model.gguf import GGUF, Floats
 from harness.model.spec import CheckpointError
+from harness.records.outside import brief, reason
 
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -84,9 +85,25 @@ def unpack(path: Path, folder: Path) -> None:
     CheckpointError for other architectures and tokenizers.
     """
     source = GGUF(path)
-    told = source.metadata
+    try:
+        _unpack(source, folder)
+    except (CheckpointError, OSError):
+        raise
+    except (
+        Exception
+    ) as fault:  # a file's metadata may be anything, and the tokenizer's library raises Exception
+        told = f"{type(fault).__name__}: {reason(fault)}"
+        raise CheckpointError(
+            f"{path} lacks or garbles what a llama file holds ({told}): fetch it again"
+        ) from None
+
+
+def _unpack(source: GGUF, folder: Path) -> None:
+    path, told = source.path, source.metadata
     if told.get("general.architecture") != "llama" or told.get("tokenizer.ggml.model") != "gpt2":
-        kind = f"{told.get('general.architecture')} with a {told.get('tokenizer.ggml.model')} tokenizer"
+        kind = brief(
+            f"{told.get('general.architecture')} with a {told.get('tokenizer.ggml.model')} tokenizer"
+        )
         raise CheckpointError(f"{path} holds {kind}; llama with a byte-level BPE (gpt2) tokenizer is read")
     config = config_of(source)
     save_file(weights_of(source, config), folder / "model.safetensors", metadata={"format": "pt"})

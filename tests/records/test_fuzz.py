@@ -1,0 +1,411 @@
+"""Every parser of outside files under files that are changed at random: read, or refused in one line.
+
+``make test`` tries a few per parser, always the same. Ten minutes over all of them, other ones every time:
+
+    BENCH_FUZZ_SECONDS=600 pytest tests/records/test_fuzz.py -n 0
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from safetensors.torch import save
+
+from harness.cli.decode import read_prompts
+from harness.engine.tuned import parse_presets
+from harness.measuring import roofline
+from harness.model import catalog, frequencies
+from harness.model.adapter import Adapter
+from harness.model.checkpoint import adds_bos, check_adapter
+from harness.model.load import load_transformer, stored_numbers, tensors, weights_hash
+from harness.model.packaged import unpack
+from harness.model.presets import parse_groups
+from harness.model.recognise import read_spec
+from harness.model.tokenizer import load_tokenizer, vocabulary_hash
+from harness.records.schema import read_run, read_samples
+from harness.runs.suite import Grade
+from harness.runs.sweep import State, cells, number_of_cells, read_sweep
+from methods.training.data.answers import AnswerOptions, _questions
+from methods.training.data.sources import read_answers
+from methods.training.grpo.tasks import read_tasks
+from methods.training.options import StudentOptions, preset
+from reports.console import render
+from reports.drift import csv
+from reports.leaderboard import leaderboard
+from reports.load import load
+from reports.page import _packed
+from reports.projection import project
+from reports.published import markdown, read_published
+from reports.table import build
+from suites.grading import grade_lines, read_lines, run_suite_name, score
+from suites.sources import _read
+from tests.conftest import GOLDEN
+from tests.fuzz import changed, cut, json_bytes, line_bytes, refused_or_read, yaml_bytes
+from tests.helpers import CPU
+from tests.model.test_gguf import METADATA, _model, _value, write
+from tests.synthetic_runs import Fake, write_fake
+from tests.tokenizers_tiny import DIFFUCODER, with_tokenizer
+
+SECONDS = float(os.environ.get("BENCH_FUZZ_SECONDS", "0"))
+ROOT = Path(__file__).parents[2]
+TRIES = 12
+_Strategy = Callable[[Path], "st.SearchStrategy[bytes]"]
+Case = tuple[_Strategy, str, Callable[[Path], object]]
+"""What to write where, below a folder that ``_prepared`` made, and who reads it."""
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _model_folder(root: Path) -> None:
+    load_transformer(root / "model", torch.float32, CPU)
+
+
+def _tokenizer(root: Path) -> None:
+    folder = root / "model"
+    for work in (read_spec, vocabulary_hash, load_tokenizer, lambda folder: adds_bos("unlisted", folder)):
+        with refused_or_read():
+            work(folder)
+
+
+def _weights(root: Path) -> None:
+    for work in (weights_hash, stored_numbers, lambda folder: list(tensors(folder)), _loaded):
+        with refused_or_read():
+            work(root / "model")
+
+
+def _loaded(folder: Path) -> None:
+    load_transformer(folder, torch.float32, CPU)
+
+
+def _adapter(root: Path) -> None:
+    for work in (
+        Adapter,
+        lambda folder: catalog.location(str(folder)),
+        lambda folder: check_adapter(folder, "nano"),
+    ):
+        with refused_or_read():
+            work(root / "adapter")
+
+
+def _frequencies(root: Path) -> None:
+    frequencies.read_frequencies.cache_clear()
+    frequencies._frequencies.cache_clear()
+    frequencies.token_frequencies(str(root / "frequencies.json"), read_spec(GOLDEN / "dream_tiny"))
+
+
+def _models(root: Path) -> None:
+    catalog.catalog.cache_clear()
+    try:
+        with mock.patch.dict(os.environ, {"BENCH_MODELS": str(root / "models.yaml")}):
+            catalog.catalog()
+    finally:
+        catalog.catalog.cache_clear()
+
+
+def _sweep(root: Path) -> None:
+    sweep = read_sweep(root / "sweep.yaml")
+    if number_of_cells(sweep) <= 1000:
+        cells(sweep, root)
+
+
+def _run(root: Path) -> None:
+    folder = next((root / "runs").rglob("run.json")).parent
+    for work in (run_suite_name, read_run, read_samples):
+        with refused_or_read():
+            work(folder)
+    runs = load(root / "runs")
+    tables = build(runs)
+    leaderboard(runs, tables=tables).encode()
+    Console(file=io.StringIO(), width=120).print(render(runs))
+    for table in tables:
+        csv([table])
+        for row in table.rows:
+            _packed(0, row, None)
+    for stored in runs:
+        with refused_or_read():
+            project(stored.run, stored.samples, "h100", "dream-7b")
+
+
+def _published(root: Path) -> None:
+    found = read_published(root / "published.yaml")
+    assert found is not None
+    markdown(found).encode()
+
+
+class _Suite:
+    """As much of a suite as grading asks for."""
+
+    name, needs_code = "stub", False
+
+    def docs(self, limit: int | None = None) -> list[tuple[int, dict[str, Any]]]:
+        return list(enumerate([{}, {}, {}][:limit]))
+
+    def cut(self, text: str) -> str:
+        return text
+
+    def grade(self, doc: Any, text: str, jail: Any = None) -> Grade:
+        text.encode()
+        return Grade(True, "passed")
+
+
+def _graded(root: Path) -> None:
+    lines = read_lines(root / "programs.jsonl")
+    suite: Any = _Suite()
+    score([line["doc_id"] for line in lines], grade_lines(suite, lines))
+
+
+def _answers(root: Path) -> None:
+    spec = read_spec(GOLDEN / "dream_tiny")
+    read_answers(root / "answers.jsonl", GOLDEN / "dream_tiny", spec, StudentOptions(output=root, work=root))
+
+
+def _training(root: Path) -> None:
+    preset(StudentOptions, "d2f", str(root / "preset.yaml"), {"output": root, "work": root})
+
+
+def _gguf(root: Path) -> None:
+    out = root / "unpacked"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    unpack(root / "tiny.gguf", out)
+
+
+def _gguf_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    """Bytes of a valid file changed, or values of its metadata."""
+    valid = (root / "valid.gguf").read_bytes()
+    header = sum(8 + len(key) + len(_value(value)) for key, value in METADATA.items()) + 24
+    places = st.integers(0, min(len(valid), 2 * header) - 1)
+    bent = st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=4)
+
+    def with_bytes(pairs: list[tuple[int, int]]) -> bytes:
+        data = bytearray(valid)
+        for place, value in pairs:
+            data[place] = value
+        return bytes(data)
+
+    return st.one_of(
+        bent.map(with_bytes), cut(valid), st.binary(max_size=100).map(lambda tail: b"GGUF" + tail)
+    )
+
+
+def _safetensors_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    """Values of the header changed, or bytes."""
+    valid = (root / "valid.safetensors").read_bytes()
+    size = int.from_bytes(valid[:8], "little")
+    header = json.loads(valid[8 : 8 + size])
+
+    def packed(value: Any) -> bytes:
+        text = json.dumps(value).encode()
+        return len(text).to_bytes(8, "little") + text + valid[8 + size :]
+
+    return st.one_of(changed(header).map(packed), cut(valid), cut(valid[: 8 + size + 64]))
+
+
+FREQUENCIES = {"num_token": 10, "counts": {"1": 5, "2": 5}}
+INDEX = {"metadata": {"total_size": 5}, "weight_map": {"lm_head.weight": "model.safetensors"}}
+PROMPTS = [{"prompt": [1, 2, 3]}, {"text": "a text"}]
+PROGRAMS = [
+    {"doc_id": 0, "text": "5"},
+    {"doc_id": 1, "program": "x = 1"},
+    {"doc_id": 2, "text": "6", "correct": True},
+]
+ANSWERS = [{"prompt_ids": [1, 2], "output_ids": [3, 4], "step_map": [0, 1], "correct": True}] * 2
+TASKS = [
+    {"prompt": "1 + 1", "answer": "2"},
+    {"prompt": "f", "tests": ["assert f() == 1"], "entry_point": "f"},
+]
+OUTCOME = {"key": "a", "label": "b", "status": "complete", "returncode": 0, "seconds": 1.5, "error": ""}
+SWEEP = {
+    "model": "nano", "suites": ["nano-gsm"], "limit": 4, "batch_sizes": [1, 2], "num_fewshot": [None, 2],
+    "methods": [{"method": "vanilla", "settings": {"tokens_per_step": [1, 2], "eps": 0.1}}], "timeout_s": 5.0,
+}  # fmt: skip
+MODELS = {
+    "a": {"path": "x", "canvas": 4, "companions": {"causal_lm": "b"}, "settings": {"d2f": {"block_size": 8}}},
+    "b": None,
+}
+PRESETS = [
+    {"by": "x", "source": "y", "models": ["m"], "method": "d2f", "suites": {"gsm8k": {"settings": {"a": 1}}}}
+]
+TUNED = {"d2f": {"a": {"source": "s", "settings": {"block_size": 8}}}}
+PUBLISHED = {
+    "sources": {"a": {"title": "t", "url": "https://x.y/z"}},
+    "tables": [
+        {"title": "t", "source": "a", "caveats": ["c"], "rows": [{"method": "m", "tps": 1.5, "suite": "s"}]}
+    ],
+}
+TRAINING = {"d2f": {"pool_items": 200, "tokens": 512, "steps": 4, "every": 4}}
+
+
+def _of_file(name: str) -> Callable[[Path], st.SearchStrategy[bytes]]:
+    return lambda root: json_bytes(_json(root / "valid" / name))
+
+
+def _run_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    return json_bytes(_json(next((root / "runs").rglob("run.json"))))
+
+
+def _sample_lines(root: Path) -> list[Any]:
+    path = next((root / "runs").rglob("samples.jsonl"))
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+STORED = "runs/test-cpu/nano-gsm/one"
+PACKED = "packed/test-cpu/nano-gsm/one"
+
+
+def _of(value: Any, kind: Callable[[Any], st.SearchStrategy[bytes]] = json_bytes) -> _Strategy:
+    return lambda root: kind(value)
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+_LLADA = _json(GOLDEN / "llada_tiny" / "config.json")
+_NANO = (ROOT / "suites" / "sweeps" / "nano.yaml").read_bytes()
+_RATES = {"cpu": {"bandwidth": 1.0, "flops": 2.0}}
+_TEACHER = [{"prompt": "a", "response": "b"}, {"prompt_ids": [1]}]
+_CARD = {"model": "nano", "model_hash": "0" * 16}
+_ZIPPED = gzip.compress(json.dumps(TASKS[0]).encode())
+
+CASES: dict[str, Case] = {
+    "config.json": (_of_file("config.json"), "model/config.json", _model_folder),
+    "config.json of LLaDA": (_of(_LLADA), "model/config.json", lambda root: read_spec(root / "model")),
+    "generation": (_of_file("generation_config.json"), "model/generation_config.json", _model_folder),
+    "safetensors": (_safetensors_bytes, "model/model.safetensors", _weights),
+    "index": (_of(INDEX), "model/model.safetensors.index.json", _weights),
+    "tokenizer.json": (_of_file("tokenizer.json"), "model/tokenizer.json", _tokenizer),
+    "tokenizer_config": (_of_file("tokenizer_config.json"), "model/tokenizer_config.json", _tokenizer),
+    "added_tokens.json": (_of({"<|mask|>": 5, "a": 6}), "model/added_tokens.json", _tokenizer),
+    "adapter_config.json": (_of_file("adapter_config.json"), "adapter/adapter_config.json", _adapter),
+    "card.json": (_of(_CARD), "adapter/card.json", _adapter),
+    "gguf": (_gguf_bytes, "tiny.gguf", _gguf),
+    "frequencies": (_of(FREQUENCIES), "frequencies.json", _frequencies),
+    "models": (_of(MODELS, yaml_bytes), "models.yaml", _models),
+    "presets": (
+        _of(PRESETS, yaml_bytes),
+        "p.yaml",
+        lambda root: parse_groups(_text(root / "p.yaml"), "p.yaml"),
+    ),
+    "tuned": (
+        _of(TUNED, yaml_bytes),
+        "t.yaml",
+        lambda root: parse_presets(_text(root / "t.yaml"), "t.yaml"),
+    ),
+    "sweep": (lambda root: yaml_bytes(SWEEP, _NANO), "sweep.yaml", _sweep),
+    "state": (_of([OUTCOME] * 2, line_bytes), "s/sweep.jsonl", lambda root: State(root / "s").close()),
+    "run.json": (_run_bytes, f"{STORED}/run.json", _run),
+    "samples.jsonl": (lambda root: line_bytes(_sample_lines(root)), f"{STORED}/samples.jsonl", _run),
+    "samples.jsonl.xz": (
+        lambda root: cut((root / "valid.xz").read_bytes()),
+        f"{PACKED}/samples.jsonl.xz",
+        lambda root: read_samples(root / PACKED),
+    ),
+    "published": (_of(PUBLISHED, yaml_bytes), "published.yaml", _published),
+    "prompts": (_of(PROMPTS, line_bytes), "p.jsonl", lambda root: list(read_prompts(root / "p.jsonl", 256))),
+    "programs": (_of(PROGRAMS, line_bytes), "programs.jsonl", _graded),
+    "data": (_of(TASKS, line_bytes), "data.jsonl", lambda root: _read(root / "data.jsonl")),
+    "data, packed": (_of(_ZIPPED, cut), "data.gz", lambda root: _read(root / "data.gz")),
+    "training's preset": (_of(TRAINING, yaml_bytes), "preset.yaml", _training),
+    "answers": (_of(ANSWERS, line_bytes), "answers.jsonl", _answers),
+    "a teacher's prompts": (
+        _of(_TEACHER, line_bytes),
+        "teacher.jsonl",
+        lambda root: list(_questions(AnswerOptions(root / "out", prompts=root / "teacher.jsonl"))),
+    ),
+    "problems": (_of(TASKS, line_bytes), "tasks.jsonl", lambda root: read_tasks(root / "tasks.jsonl")),
+    "rates": (_of(_RATES), "rates.json", lambda root: roofline._read(root / "rates.json")),
+}
+
+
+@cache
+def _prepared(root: Path) -> Path:
+    """A folder with a valid file of everything."""
+    model = with_tokenizer(root / "model", DIFFUCODER, eos_token="<|endoftext|>", add_bos_token=True)
+    shutil.copytree(model, root / "valid")
+    shutil.copytree(GOLDEN / "dream_lora_tiny", root / "adapter")
+    shutil.copy(root / "adapter" / "adapter_config.json", root / "valid")
+    write(root / "valid.gguf", _model()[1])
+    (root / "valid.safetensors").write_bytes(
+        save({"a": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.int8)})
+    )
+    made = write_fake(root / "fake", Fake(documents=3))
+    for store in ("runs", "packed"):
+        shutil.copytree(made, root / store / "test-cpu" / "nano-gsm" / "one")
+    lines = root / "packed" / "test-cpu" / "nano-gsm" / "one" / "samples.jsonl"
+    (root / "valid.xz").write_bytes(lzma.compress(lines.read_bytes()))
+    lines.unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _prepared(tmp_path_factory.mktemp("fuzz"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_file_is_read_or_refused_in_one_line(root: Path, case: str) -> None:
+    strategy, name, read = CASES[case]
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.read_bytes() if path.exists() else None
+    tried, ends = 0, time.monotonic() + SECONDS / len(CASES)
+    files = strategy(root)
+
+    def attempt(data: bytes) -> None:
+        nonlocal tried
+        tried += 1
+        path.write_bytes(data)
+        with refused_or_read():
+            read(root)
+
+    try:
+        while tried == 0 or time.monotonic() < ends:
+            _round(attempt, files, random.randrange(1 << 32) if SECONDS else None)
+    finally:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+    if SECONDS:
+        print(f"{case}: {tried} files")
+
+
+def _round(attempt: Callable[[bytes], None], files: st.SearchStrategy[bytes], number: int | None) -> None:
+    """Some files, always the same without a ``number``."""
+    chosen = settings(
+        max_examples=TRIES if number is None else 200,
+        deadline=None,
+        database=None,
+        derandomize=number is None,
+        phases=[Phase.generate] if number is None else [Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    tried = chosen(given(files)(attempt))
+    (tried if number is None else seed(number)(tried))()
+
+
+def test_a_fault_is_found() -> None:
+    """The check itself: another error, and an error of two lines, are faults."""
+    with pytest.raises(KeyError), refused_or_read():
+        raise KeyError("a")
+    with pytest.raises(AssertionError, match="no short line"), refused_or_read():
+        raise catalog.CheckpointError("two\nlines")
