@@ -133,8 +133,8 @@ def weights_hash(folder: Path, stem: str = "model") -> str:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite; a sum tells in one pass, unless it overflows itself."""
-    return bool(tensor.sum(dtype=torch.float32).isfinite()) or bool(tensor.isfinite().all())
+    """Whether all numbers are finite; the least and the largest tell, since any NaN is both."""
+    return not tensor.numel() or all(bool(end.isfinite()) for end in torch.aminmax(tensor))
 
 
 def _harmless(name: str, spec: ModelSpec) -> bool:
@@ -151,7 +151,7 @@ def _usable(name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype,
     found = tensor.to(device, dtype)
     if finite(found):
         return found
-    if finite(tensor):
+    if finite(tensor.float()):
         raise CheckpointError(
             f"{name} in {folder} has numbers beyond {str(dtype).removeprefix('torch.')}: change --dtype"
         )

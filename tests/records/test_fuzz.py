@@ -397,7 +397,7 @@ def _round(attempt: Callable[[bytes], None], files: st.SearchStrategy[bytes], nu
         database=None,
         derandomize=number is None,
         phases=[Phase.generate] if number is None else [Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
     tried = chosen(given(files)(attempt))
     (tried if number is None else seed(number)(tried))()
