@@ -14,7 +14,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)
+demo:
+	@echo 'make demo: installs into $(VENV) if it is not there (fetches up to 3 GB, some minutes), then about 2 minutes on one quiet core'
+	@$(MAKE) --no-print-directory $(STAMP)
 	$(BIN)/bench run
 	$(BIN)/bench report runs
 

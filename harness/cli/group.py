@@ -22,6 +22,7 @@ GROUP = "dllm_bench.commands"
 ORDER = (
     "run",
     "list",
+    "doctor",
     "decode",
     "generate",
     "check",

@@ -45,6 +45,7 @@ from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Weights, Wish
 from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
+from harness.measuring.busy import look, warning
 from harness.measuring.protocol import protocol as find_protocol
 from harness.model.catalog import location, lookup
 from harness.records.schema import read_samples
@@ -59,6 +60,10 @@ SUITES, TIMING = "Suites", "Timing"
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
 QUICK_LIMIT = 32
+QUICK_TIME = (
+    "quickstart: 4 methods, 2 suites, 32 problems each: about 2 minutes on one quiet core, "
+    "on a busy one many times as long"
+)
 
 
 def run_command(
@@ -198,6 +203,10 @@ def run_command(
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
     _announce(methods, suites, weights, chosen_limit, isolate)
+    if busy := warning(look()):
+        _tell(busy)
+    if quick and model == "nano":
+        _tell(QUICK_TIME)
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
     asked = Asked(
         methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
 from typing import Any
 
 import typer
@@ -12,6 +11,7 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.utils import setup_logging
 
 from harness.lm_eval.model import LATEST, merge_counts
+from harness.lm_eval.tasks import SUITES, quiet
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -37,11 +37,12 @@ def run_lm_eval(arguments: list[str]) -> int:
     EvaluationTracker.save_results_samples = save_with_counts  # pyright: ignore[reportAttributeAccessIssue]
     helping = not arguments or "-h" in arguments or "--help" in arguments
     if not helping and not any(argument.split("=")[0] == "--include_path" for argument in arguments):
-        arguments = [*arguments, "--include_path", str(files("suites"))]
+        arguments = [*arguments, "--include_path", SUITES]
     setup_logging()
     sys.argv = ["lm-eval", *arguments]
     cli = HarnessCLI()
-    cli.execute(cli.parse_args())
+    with quiet():
+        cli.execute(cli.parse_args())
     for model in LATEST:
         model.leave_ranks()
     return 0
