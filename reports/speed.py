@@ -17,12 +17,16 @@ from rich.table import Table as Grid
 from harness.measuring.roofline import Roofline
 from harness.records.schema import RecordError
 from harness.records.speed import LINES, SpeedRun, Timing, find_tables, read_speed
-from reports.cells import memory, number
+from reports.cells import UNKNOWN, memory, number
 from reports.table import setting_text
+
+IDLE = 0.95
+"""Share of the timed calls in which a process on an idle machine has its processor."""
 
 NOTES = {
     "forward": "ms: one forward pass, from its request to an idle device; median, least and 10th to 90th "
-    "percentile of all calls. Roof: least time that the hardware allows; share: roof / median.",
+    "percentile of all calls. Processor: ms that a call kept the processor busy, mean. Roof: least time that "
+    "the hardware allows; share: roof / median.",
     "replay": "The windows of stored answers forced on this shape, candidates fetched to the host at every "
     "pass: what these forward passes cost, without the method's own code. s per answer: median, least and "
     "most of the rounds. TPS and TPF count the useful tokens of the stored answers, which the model named "
@@ -34,7 +38,8 @@ NOTES = {
 class Line:
     """One cell of a grid over all its rounds, or one replayed run at one number of rows.
 
-    Seconds: ``middle``, ``least``, ``low`` and ``high`` of one call, or of one answer; ``roof`` likewise.
+    Seconds: ``middle``, ``least``, ``low`` and ``high`` of one call, or of one answer; ``roof`` likewise, and
+    ``processor``: the mean that the calls kept the processor busy, null on a GPU.
     """
 
     first: Timing
@@ -44,6 +49,7 @@ class Line:
     low: float
     high: float
     roof: float
+    processor: float | None
     kernels: tuple[str, ...]
     memory: int | None
 
@@ -96,6 +102,7 @@ class SpeedTable:
             low,
             high,
             first.roof_s / (first.answers or 1),
+            _processor(visits),
             kernels,
             max(peaks, default=None),
         )
@@ -142,7 +149,7 @@ class SpeedTable:
             else f"{plan.rounds} rounds A B B A, the first batch unrecorded before each"
         )
         had = self.processor_share
-        busy = [] if had is None else [f"The process had its processor for {had:.0%} of the timed calls."]
+        busy = [] if had is None else [_busy(had)]
         again = len(self.run.roofline.get("again", []))
         return [
             f"{times}; logits at {plan.logits} positions per row at most{done}.",
@@ -153,6 +160,24 @@ class SpeedTable:
             f"torch {plan.torch}, commit {(plan.commit or 'unknown')[:12]}{dirty}, {self.run.created[:10]}; "
             f"table `{self.run.id}`.",
         ]
+
+
+def _processor(visits: Sequence[Timing]) -> float | None:
+    """Processor seconds of one call or answer, mean over all visits."""
+    if any(timing.processor_s is None for timing in visits):
+        return None
+    count = sum(timing.answers or len(timing.times_s) for timing in visits)
+    return sum(timing.processor_s or 0.0 for timing in visits) / count
+
+
+def _busy(had: float) -> str:
+    text = f"The process had its processor for {had:.0%} of the timed calls"
+    if had >= IDLE:
+        return f"{text}."
+    return (
+        f"{text}: a busy machine, whose times are too long and whose shares of the roof are too low; only "
+        "processor time tells something here."
+    )
 
 
 def load_speed(root: Path) -> list[SpeedTable]:
@@ -179,7 +204,7 @@ def _checked(table: SpeedTable) -> SpeedTable:
 
 def headings(table: SpeedTable) -> list[str]:
     """Columns of a table; all but a replay's first are numbers up to ``kernel``."""
-    common = ["roof", "share of roof", "memory", "kernel"]
+    common = ["processor", "roof", "share of roof", "memory", "kernel"]
     if table.run.plan.kind == "forward":
         return ["rows", "query", "cached", "ms", "least", "10% - 90%", *common]
     return ["method", "rows", "s per answer", "least - most", "TPS", "NFE", "TPF", *common]
@@ -201,6 +226,7 @@ def cells(table: SpeedTable, line: Line) -> list[tuple[str, float | None]]:
             _ms(line.middle),
             _ms(line.least),
             (f"{_ms(line.low)[0]} - {_ms(line.high)[0]}", line.high),
+            (UNKNOWN, None) if line.processor is None else _ms(line.processor),
             _ms(line.roof),
             *end,
         ]
@@ -213,6 +239,7 @@ def cells(table: SpeedTable, line: Line) -> list[tuple[str, float | None]]:
         (number(line.tps), line.tps),
         (number(nfe / answers), nfe / answers),
         (number(useful / nfe), useful / nfe),
+        (number(line.processor), line.processor),
         (number(line.roof), line.roof),
         *end,
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness.records.speed import HEADER, LINES, Replayed, SpeedPlan, SpeedRun, 
 from reports.speed import SpeedTable, load_speed, markdown
 from reports.speed_page import write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 ROOF = Roofline(Hardware("card", bandwidth=1e12, flops=1e14), ModelCost(1e9, 1e3, 2e9, 0.0))
 
 
@@ -92,7 +94,7 @@ def test_a_cell_is_the_median_of_all_rounds() -> None:
     assert line.share == pytest.approx(1 / 3.5)
     assert (line.low, line.high) == pytest.approx((2.3e-3, 4.7e-3))
     text = markdown([forward_table()])
-    assert "| 1 | 8 | 0 | 3.5 | 2 | 2.3 - 4.7 | 1 | 29% | n/a | flash |" in text
+    assert "| 1 | 8 | 0 | 3.5 | 2 | 2.3 - 4.7 | n/a | 1 | 29% | n/a | flash |" in text
     assert "dream7b, 2 of 28 layers, bfloat16, on nvidia-h100" in text
 
 
@@ -129,3 +131,26 @@ def test_a_roof_that_is_not_the_headers_is_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(RecordError, match="the header's roofline gives"):
                 load_speed(folder)
+
+
+@pytest.mark.parametrize(("had_s", "busy"), [(1.4e-3, True), (7e-3, False)])
+def test_a_busy_machine_is_named(had_s: float, busy: bool) -> None:
+    table = forward_table()
+    timings = [timing.model_copy(update={"processor_s": had_s}) for timing in table.timings]
+    (line,) = (made := table_of(plan(threads=1), timings)).lines
+    assert line.processor == pytest.approx(had_s / 2)
+    assert made.processor_share == pytest.approx(2 * had_s / 14e-3)
+    assert ("a busy machine" in " ".join(made.facts)) == busy
+
+
+def test_committed_tables_are_whole_clean_and_small() -> None:
+    root = ROOT / "results" / "speed"
+    tables = load_speed(root)
+    assert tables
+    for table in tables:
+        assert table.run.status == "complete"
+        assert table.run.environment["git"]["dirty"] is False, table.folder
+        assert table.folder == root / table.run.plan.device_name / table.run.id
+        assert (table.folder / LINES).stat().st_size < 60_000
+        assert "/" not in json.dumps(table.run.environment["versions"])
+    assert (root / "report" / "speed.md").read_text() == markdown(tables)
