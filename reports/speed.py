@@ -175,8 +175,8 @@ def _busy(had: float) -> str:
     if had >= IDLE:
         return f"{text}."
     return (
-        f"{text}: a busy machine, whose times are too long and whose shares of the roof are too low; only "
-        "processor time tells something here."
+        f"{text}: a busy machine. Its times are too long, a roof that it measured itself may be far too low, "
+        "and shares mean nothing; only processor time tells something."
     )
 
 
