@@ -225,7 +225,7 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
             key: {"bandwidth": float(value["bandwidth"]), "flops": float(value["flops"])}
             for key, value in known.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

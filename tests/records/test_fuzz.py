@@ -170,7 +170,8 @@ class _Suite:
 def _graded(root: Path) -> None:
     lines = read_lines(root / "programs.jsonl")
     suite: Any = _Suite()
-    score([line["doc_id"] for line in lines], grade_lines(suite, lines))
+    grades = grade_lines(suite, lines)  # refuses lines without a doc_id
+    score([line["doc_id"] for line in lines], grades)
 
 
 def _answers(root: Path) -> None:
