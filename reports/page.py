@@ -1,30 +1,29 @@
-"""One self-contained HTML page: sortable tables, plots, published figures, and a viewer that replays stored
-samples.
+"""The page of stored runs: sortable, filterable tables, plots, published figures, and for each row its
+samples with a viewer that replays how they were written.
 
-Nothing is fetched: styles and scripts are inline, plots are data URIs, and each run's samples are gzipped
-JSON that the browser unpacks when the viewer asks for them.
+Nothing is fetched from elsewhere: styles and the script are inline, and the script runs by its hash alone.
+Samples and plots are files beside the page (``reports.site``) or, in a single file, inside it.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
+import hashlib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
 
+from harness.records.files import digest
 from reports import aup, sensitivity
+from reports.boards import Board
 from reports.cells import Column, columns
 from reports.leaderboard import commands, device, facts, notes, settings_line
 from reports.load import StoredRun, left_out
-from reports.plots import PLOTS, draw
+from reports.plots import stem
 from reports.published import HEADINGS, INTRODUCTION, Published, cells
-from reports.replay import replay
-from reports.style import encode
-from reports.table import Table, TableRow, build
+from reports.table import Table, TableRow
 
 TITLES = {
     "quality-speed": "Quality against speed",
@@ -33,63 +32,127 @@ TITLES = {
     "forwards": "Forward passes",
     "time": "Where the time goes",
 }
+SCRIPTS = ("store.js", "route.js", "board.js", "viewer.js", "samples.js", "main.js")
+ON_A_PHONE = ("method", "TPS", "speed-up", "pass@1 (%)", "verdict")
+"""Columns that a narrow screen shows in the table; a row's own view has all."""
 
 
 def page(
-    runs: Sequence[StoredRun],
+    boards: Sequence[Board],
+    plots: Callable[[Board, Table], Sequence[tuple[str, str]]],
     published: Published | None = None,
-    samples_per_run: int | None = None,
-    tables: Sequence[Table] | None = None,
+    questions: bool = False,
+    inline: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page. ``samples_per_run`` limits how many samples of each run the viewer holds (None: all).
+    """The whole page. ``plots`` gives (name, address) of the pictures of a table.
 
-    ``tables`` are ``build(runs)`` if they have been built already.
+    ``questions``: whether prompts can be asked for. ``inline``: contents of files that the page holds itself,
+    by name without ending.
     """
-    tables = build(runs) if tables is None else tables
-    shown = [(table, row) for table in tables for row in table.rows]
+    tables = [(board, table) for board in boards for table in board.tables]
+    every = [stored for board in boards for stored in board.runs]
+    sections = [
+        _section(place, table, plots(board, table), board.name if len(boards) > 1 else "")
+        for place, (board, table) in enumerate(tables)
+    ]
+    varied = [found for board in boards for found in sensitivity.find(board.tables)]
+    script = "".join(_template(name) for name in SCRIPTS)
     parts = {
+        "hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         "style": _template("page.css"),
-        "script": _template("table.js") + _template("viewer.js"),
-        "tables": "\n".join([*map(_section, tables), *map(_sensitivity, sensitivity.find(tables))])
+        "tables": "\n".join([*sections, *map(_sensitivity, varied)])
         or "<p>No run may be shown in a table yet.</p>",
-        "excluded": _excluded(left_out(runs)),
+        "excluded": _excluded(left_out(every)),
         "published": _published(published) if published else "",
-        "runs": _json([_entry(place, table, row) for place, (table, row) in enumerate(shown)]),
-        "samples": "\n".join(_packed(place, row, samples_per_run) for place, (_, row) in enumerate(shown)),
+        "data": compact(
+            {
+                "tables": [_table_entry(board, table, questions) for board, table in tables],
+                "runs": [
+                    _entry(place, board, table, row)
+                    for place, (board, table) in enumerate(tables)
+                    for row in table.rows
+                ],
+            }
+        ),
+        "inline": "\n".join(
+            f'<script type="application/gzip" id="file-{escape(name)}">{content}</script>'
+            for name, content in (inline or {}).items()
+        ),
     }
-    text = _template("page.html")
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts.get(found[1], found[0]), text)
+    before, after = _template("page.html").split("{{script}}")
+    # The script is untouched, since its hash is told; values may hold anything, so none is looked through.
+    pieces = before.split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, rest = piece.split("}}", 1)
+        filled += [parts[name], rest]
+    return "".join([*filled, script, after])
 
 
-def _entry(place: int, table: Table, row: TableRow) -> dict[str, Any]:
+def samples_name(board: Board, run_id: str) -> str:
+    """File of a run's samples, without its ending; an id may come from anybody's run file."""
+    return f"samples/{digest([board.name, run_id])}"
+
+
+def questions_name(board: Board, table: Table) -> str:
+    """File of a table's prompts, without its ending."""
+    return f"questions/{digest([board.name, table.key])}"
+
+
+def _table_entry(board: Board, table: Table, questions: bool) -> dict[str, Any]:
+    plan = table.rows[0].stored.run.plan
     return {
-        "place": place,
-        "table": table.key,
-        "suite": f"{table.heading} ({table.key[:6]})",
-        "label": row.label,
-        "method": row.stored.run.plan.method,
-        "run": row.stored.run.run_id,
-        "baseline": row.is_baseline,
+        "board": board.name,
+        "id": stem(table, "").rstrip("-"),
+        "heading": table.heading,
+        "suite": plan.suite,
+        "model": plan.model,
+        "batch": str(plan.batch_size),
+        "questions": questions_name(board, table) if questions else None,
     }
 
 
-def _packed(place: int, row: TableRow, limit: int | None) -> str:
-    samples = [replay(sample) for sample in row.stored.samples if sample.step_map][:limit]
-    data = gzip.compress(_json(samples).encode(), 9, mtime=0)
-    return f'<script type="application/gzip" id="samples-{place}">{base64.b64encode(data).decode()}</script>'
+def _entry(place: int, board: Board, table: Table, row: TableRow) -> dict[str, Any]:
+    run = row.stored.run
+    return {
+        "table": place,
+        "label": row.label,
+        "method": run.plan.method,
+        "run": run.run_id,
+        "baseline": row.is_baseline,
+        "verdict": row.verdict.text if row.verdict else None,
+        "tone": tone(row),
+        "settings": settings_line(row).replace("`", ""),
+        "command": run.command,
+        "samples": samples_name(board, run.run_id),
+    }
 
 
-def _section(table: Table) -> str:
+def tone(row: TableRow) -> str:
+    """Colour of a verdict: good, open, bad or void; empty for the baseline."""
+    verdict = row.verdict
+    if verdict is None:
+        return ""
+    decided = verdict.non_inferiority
+    if verdict.flag or verdict.near_zero or verdict.speed == "unknown":
+        return "void"
+    if verdict.speed == "slower" or (decided is not None and decided.decision == "no"):
+        return "bad"
+    return "good" if verdict.speed == "faster" and decided and decided.decision == "yes" else "open"
+
+
+def _section(place: int, table: Table, plots: Sequence[tuple[str, str]], board: str) -> str:
     problems = (
         f"{table.documents} problems, {escape(table.rows[0].stored.run.plan.model)} on "
         f"{escape(device(table))}"
     )
-    title = f"{escape(table.heading)} <small>{problems}</small>"
+    where = f"board {escape(board)}, " if board else ""
+    title = f"{escape(table.heading)} <small>{where}{problems}</small>"
     figure = aup.sentence(table)
     lines = [*notes(table), *([figure] if figure else [])]
     said = "".join(f"<p class=note>{escape(line.replace('**', ''))}</p>" for line in lines)
-    parts = "\n".join((grid(table), said, _plots(table), _configuration(table)))
-    return f"<section>\n<h2>{title}</h2>\n{parts}\n</section>"
+    parts = "\n".join((grid(table), said, _plots(table, plots), _configuration(table)))
+    return f"<section data-table={place}>\n<h2>{title}</h2>\n{parts}\n</section>"
 
 
 def grid(table: Table) -> str:
@@ -108,28 +171,32 @@ def grid(table: Table) -> str:
 
 
 def _line(row: TableRow, shown: Sequence[Column]) -> str:
-    line = []
-    for column in shown:
-        value = column.value(row) if column.value else None
-        sort = (
-            "" if column.value is None else f' class=n data-v="{"" if value is None else repr(float(value))}"'
-        )
-        text = escape(column.text(row))
-        full = f' title="{escape(row.verdict.text)}"' if row.verdict and column.heading == "verdict" else ""
-        line.append(f"<td{sort}{full}>{f'<code>{text}</code>' if column.heading == 'run' else text}</td>")
-    return f"<tr{' class=baseline' if row.is_baseline else ''}>{''.join(line)}</tr>"
+    return f"<tr{' class=baseline' if row.is_baseline else ''}>{''.join(_td(row, one) for one in shown)}</tr>"
 
 
-def _plots(table: Table) -> str:
-    drawn = draw(table)
-    found = []
-    for name in PLOTS:
-        if name in drawn:
-            source = base64.b64encode(encode(drawn[name], "png")).decode()
-            found.append(
-                f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" '
-                f'src="data:image/png;base64,{source}"></figure>'
-            )
+def _td(row: TableRow, column: Column) -> str:
+    text = escape(column.text(row))
+    if column.heading == "method":
+        return f"<td>{text}</td>"
+    kinds = ["n"] if column.value else []
+    kinds += [] if column.heading in ON_A_PHONE else ["more"]
+    more = f' data-h="{escape(column.heading)}"'
+    if column.value:
+        value = column.value(row)
+        more += f' data-v="{"" if value is None else repr(float(value))}"'
+    if column.heading == "verdict":
+        kinds += ["verdict-cell", tone(row)]
+        more = f' title="{escape(row.verdict.text)}"' if row.verdict else ""
+    shown = f"<code>{text}</code>" if column.heading == "run" else text
+    return f'<td class="{" ".join(kinds).strip()}"{more}>{shown}</td>'
+
+
+def _plots(table: Table, plots: Sequence[tuple[str, str]]) -> str:
+    found = [
+        f'<figure><img alt="{TITLES[name]}, {escape(table.suite)}" loading=lazy '
+        f'src="{escape(source)}"></figure>'
+        for name, source in plots
+    ]
     return f"{found[0]}<details><summary>More plots</summary>{''.join(found[1:])}</details>" if found else ""
 
 
@@ -205,7 +272,7 @@ def _template(name: str) -> str:
     return (files("reports") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _json(value: Any) -> str:
+def compact(value: Any) -> str:
     """Compact JSON that cannot end a script element."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).replace(
         "<", "\\u003c"

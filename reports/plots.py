@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.decoding.settings import setting_text
 from harness.records.schema import Sample
-from harness.statistics.summary import tps_interval
 from reports.cells import time_shares
-from reports.style import GREY, Point, caption, figure, label_points, log_ticks, looks, save, title
-from reports.table import BASELINE_METHOD, Table, TableRow, unusual
+from reports.scatter import figure_point, how_many, named, scatter, span
+from reports.style import GREY, figure, fit, looks, save, title
+from reports.table import BASELINE_METHOD, Table, TableRow
 
 SEGMENTS = (
     ("forward: the model", "#0072B2"),
@@ -25,18 +22,17 @@ SEGMENTS = (
     ("harness", "#999999"),
 )
 PICTURE = "quality-speed"
-LOG_SCALE_FROM = 4.0
-"""A span of values from which the speed axis is logarithmic."""
+Value = TypeVar("Value")
 
 
 def quality_speed(table: Table) -> Figure | None:
     """pass@1 against useful tokens per second with 95% intervals; None if nothing was graded."""
-    return _scatter(table, "tps", "useful tokens per second", "quality against speed", with_intervals=True)
+    return scatter(table, "tps", "useful tokens per second", "quality against speed", with_intervals=True)
 
 
 def quality_parallelism(table: Table) -> Figure | None:
     """pass@1 against useful tokens per forward: the same trade without the machine."""
-    return _scatter(
+    return scatter(
         table,
         "tpf",
         "useful tokens per forward pass",
@@ -57,27 +53,25 @@ def forwards(table: Table) -> Figure | None:
 
 def time_split(table: Table) -> Figure | None:
     """Milliseconds per useful token: inside the model, in the method's own code, in the harness."""
-    known = [
-        (row, shares)
-        for row in reversed(table.rows)
-        if row.stored.summary.tps and (shares := time_shares(row.stored.summary))
-    ]
-    if not known:
+    split = _split(table)
+    if not split:
         return None
+    known = _named(split)
     drawn, axes = figure(height=1.4 + 0.42 * len(known))
     cost = np.array([1000 / (row.stored.summary.tps or 1) for row, _ in known])
-    names, left = [caption(row.label) for row, _ in known], np.zeros(len(known))
+    names, left = [fit(row.label, 150, 9.5, 2) for row, _ in known], np.zeros(len(known))
     for part, (label, colour) in enumerate(SEGMENTS):
         width = cost * np.array([shares[part] for _, shares in known])
-        axes.barh(names, width, left=left, color=colour, label=label, height=0.62)
+        axes.barh(range(len(known)), width, left=left, color=colour, label=label, height=0.62)
         left += width
     for place, (_, shares) in enumerate(known):
         text = f"  {cost[place]:.3g} ms: {' / '.join(f'{share:.0%}' for share in shares)}"
         axes.text(cost[place], place, text, va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(known)), names)
     axes.set_xlim(0, cost.max() * 1.45)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("milliseconds per useful token")
-    title(axes, f"{table.heading}: where the time goes")
+    title(axes, f"{table.heading}: where the time goes", _below(table, len(known), len(split)))
     drawn.legend(loc="outside lower right", ncols=3, frameon=False, fontsize=8.5)
     return drawn
 
@@ -89,6 +83,19 @@ PLOTS: dict[str, Callable[[Table], Figure | None]] = {
     "forwards": forwards,
     "time": time_split,
 }
+
+
+def drawable(table: Table) -> list[str]:
+    """Names of the plots that the figures of a table allow, nothing drawn."""
+    fields = {PICTURE: "tps", "quality-tokens-per-forward": "tpf", "latency": "latency_s", "forwards": "nfe"}
+    known = {
+        name: any(
+            figure_point(row, field) if name.startswith("quality") else _values(row.stored.samples, field)
+            for row in table.rows
+        )
+        for name, field in fields.items()
+    }
+    return [name for name in PLOTS if known.get(name, bool(_split(table)))]
 
 
 def draw(table: Table) -> dict[str, Figure]:
@@ -117,122 +124,13 @@ def _in_a_name(text: str) -> str:
     return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)[:100]
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points no other beats in both x and y (larger is better), by increasing x."""
-    front: list[Point] = []
-    for x, y in sorted(points, reverse=True):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front[::-1]
-
-
-def _scatter(table: Table, field: str, x_label: str, heading: str, with_intervals: bool) -> Figure | None:
-    rows = [
-        row
-        for row in table.rows
-        if getattr(row.stored.summary, field) and row.stored.summary.pass_at_1 is not None
-    ]
-    if not rows:
-        return None
-    drawn, axes = figure(height=5.0)
-    style = looks([row.stored.run.plan.method for row in rows], BASELINE_METHOD)
-    points = [(getattr(row.stored.summary, field), 100 * (row.stored.summary.pass_at_1 or 0)) for row in rows]
-    colours = [style[row.stored.run.plan.method][0] for row in rows]
-    lines = [_front_line(axes, points)]
-    for method, (colour, marker) in style.items():
-        mine = sorted(
-            (
-                (point, row)
-                for point, row in zip(points, rows, strict=True)
-                if row.stored.run.plan.method == method
-            ),
-            key=itemgetter(0),
-        )
-        joined = _one_dial([row for _, row in mine])
-        axes.plot(
-            [x for (x, _), _ in mine], [y for (_, y), _ in mine], marker, color=colour, markersize=7, zorder=4
-        )
-        if joined:
-            lines.append([point for point, _ in mine])
-            axes.plot(
-                [x for x, _ in lines[-1]],
-                [y for _, y in lines[-1]],
-                color=colour,
-                linewidth=1,
-                alpha=0.8,
-                zorder=3,
-            )
-    for point, row, colour in zip(points, rows, colours, strict=True):
-        lines += _whiskers(axes, point, row, colour, with_intervals)
-    _axis(axes, [x for x, _ in points])
-    axes.margins(y=0.14)
-    axes.set_xlabel(f"{x_label}  (right is better)")
-    axes.set_ylabel("problems solved, pass@1 in %  (up is better)")
-    title(axes, f"{table.heading}: {heading}")
-    axes.text(
-        1,
-        1.01,
-        f"{table.documents} problems, 95% intervals",
-        transform=axes.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        color=GREY,
-    )
-    label_points(
-        axes, points, [_short_name(row, rows) for row in rows], colours, [line for line in lines if line]
-    )
-    return drawn
-
-
-def _one_dial(rows: Sequence[TableRow]) -> bool:
-    """Whether the runs of one method differ in a single setting, so that a line through them means
-    something.
-    """
-    names = {name for row in rows for name in row.settings}
-    varying = [name for name in names if len({str(row.settings.get(name)) for row in rows}) > 1]
-    return len(rows) > 1 and len(varying) == 1
-
-
-def _front_line(axes: Axes, points: Sequence[Point]) -> list[Point]:
-    """Draw the staircase no run lies beyond, and return its corners."""
-    front = pareto(points)
-    corners = [corner for left, right in pairwise(front) for corner in (left, (left[0], right[1]), right)]
-    if corners:
-        x, y = zip(*corners, strict=True)
-        axes.plot(
-            x,
-            y,
-            color="#a0a0a0",
-            linestyle=(0, (4, 3)),
-            linewidth=1.1,
-            zorder=1,
-            label="best trade-offs in this table",
-        )
-        axes.legend(loc="lower left", frameon=False, fontsize=8.5, labelcolor=GREY)
-    return corners
-
-
-def _whiskers(axes: Axes, point: Point, row: TableRow, colour: str, with_speed: bool) -> list[list[Point]]:
-    """Draw the 95% intervals of a point and return the segments."""
-    figures = row.stored.summary
-    segments = [
-        [(point[0], 100 * (figures.pass_at_1_low or 0)), (point[0], 100 * (figures.pass_at_1_high or 0))]
-    ]
-    interval = tps_interval(row.stored.samples) if with_speed else None
-    if interval:
-        segments.append([(interval[0], point[1]), (interval[1], point[1])])
-    for (x0, y0), (x1, y1) in segments:
-        axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1.2, alpha=0.4, zorder=2)
-    return segments
-
-
 def _spread(table: Table, field: str, x_label: str, heading: str) -> Figure | None:
-    rows = [(row, values) for row in reversed(table.rows) if (values := _values(row.stored.samples, field))]
-    if not rows:
+    known = [(row, values) for row in table.rows if (values := _values(row.stored.samples, field))]
+    if not known:
         return None
+    rows = _named(known)
     drawn, axes = figure(height=1.4 + 0.46 * len(rows))
-    style = looks([row.stored.run.plan.method for row, _ in rows], BASELINE_METHOD)
+    style = looks([row.stored.run.plan.method for row in table.rows], BASELINE_METHOD)
     jitter = np.random.default_rng(0)
     for place, (row, values) in enumerate(rows):
         colour = style[row.stored.run.plan.method][0]
@@ -250,39 +148,33 @@ def _spread(table: Table, field: str, x_label: str, heading: str) -> Figure | No
             fontsize=8,
             color=colour,
         )
-    axes.set_yticks(range(len(rows)), [caption(row.label) for row, _ in rows])
+    axes.set_yticks(range(len(rows)), [fit(row.label, 150, 9.5, 2) for row, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.35)
     axes.grid(axis="y", visible=False)
-    _axis(axes, [value for _, values in rows for value in values])
+    span(axes, [value for _, values in rows for value in values])
     axes.set_xlabel(f"{x_label}\nbar: 10th to 90th percentile, tick: median, dot: one answer")
-    title(axes, f"{table.heading}: {heading}")
+    title(axes, f"{table.heading}: {heading}", _below(table, len(rows), len(known)))
     return drawn
+
+
+def _split(table: Table) -> list[tuple[TableRow, tuple[float, float, float]]]:
+    """Rows whose time is known by parts."""
+    return [
+        (row, shares)
+        for row in table.rows
+        if row.stored.summary.tps and (shares := time_shares(row.stored.summary))
+    ]
+
+
+def _named(known: Sequence[tuple[TableRow, Value]]) -> list[tuple[TableRow, Value]]:
+    """The rows that plots name, from the bottom up."""
+    chosen = {id(row) for row in named([row for row, _ in known])}
+    return [(row, value) for row, value in reversed(known) if id(row) in chosen]
+
+
+def _below(table: Table, shown: int, rows: int) -> str:
+    return f"{table.documents} problems{how_many(shown, rows).replace('named', 'shown')}"
 
 
 def _values(samples: Sequence[Sample], field: str) -> list[float]:
     return [value for sample in samples if sample.status == "ok" and (value := getattr(sample, field))]
-
-
-def _axis(axes: Axes, values: Sequence[float]) -> None:
-    """Logarithmic with plain numbers where values span a lot, else linear from 0."""
-    low, high = min(values), max(values)
-    if high / low < LOG_SCALE_FROM:
-        axes.set_xlim(0, high * 1.18)
-        return
-    log_ticks(axes)
-    axes.set_xlim(low / 1.35, high * 1.6)
-
-
-def _short_name(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Method, and below it the settings that tell its runs apart and that most of them do not share; the
-    table has the others.
-    """
-    plan = row.stored.run.plan
-    mates = [other for other in rows if other.stored.run.plan.method == plan.method]
-    settings = [
-        setting_text(name, value)
-        for name, value in row.settings.items()
-        if unusual(value, [other.settings.get(name) for other in mates])
-    ]
-    name = caption(f"{plan.method} (baseline)" if row.is_baseline else plan.method)
-    return f"{name}\n{caption(' '.join(settings))}" if settings else name

@@ -1,4 +1,6 @@
-"""What replaying a stored sample needs: which forward pass wrote which token, and how sure it was."""
+"""What the page needs of a stored sample: which forward pass wrote which token, how sure it was, and what
+became of the answer.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def replay(sample: Sample) -> dict[str, Any]:
     ``pieces``: strings as shown (ids in angle brackets where none were recorded); ``steps``: writing forward
     per position, -1: none; ``confidence``: percent or -1; ``late``: whether a position lies behind its text's
     end; ``blocks``: [name, first position, length] of each text of a divided answer, empty for one text;
-    ``forwards``: [query, cached, stored, how many in a row].
+    ``forwards``: [query, cached, stored, how many in a row]; ``text``, ``program``, ``answer``, ``error``,
+    ``grading``: as stored, null: not stored.
     """
     end = max((place + 1 for place, step in enumerate(sample.step_map) if step >= 0), default=0)
     pieces = [visible(piece) for piece in sample.pieces[:end]] or [
@@ -51,6 +54,11 @@ def replay(sample: Sample) -> dict[str, Any]:
         "seconds": sample.time_s,
         "correct": sample.correct,
         "status": sample.status,
+        "grading": sample.grading,
+        "text": sample.text,
+        "program": sample.program,
+        "answer": sample.answer,
+        "error": sample.error,
         "forwards": [[*key, len(list(group))] for key, group in groupby(sample.forwards)],
     }
 

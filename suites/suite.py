@@ -135,6 +135,10 @@ class Suite:
             self._prompts.append(self._render(row))
         return self._prompts[position]
 
+    def reference(self, doc: Doc) -> str:
+        """What an answer is held against, as lm-eval states it: a solution, or the tests."""
+        return str(self.task.doc_to_target(doc))
+
     def fingerprint(self) -> dict[str, Any]:
         """Number of documents, sha256 of their ids, and sha256 over the sha256 hex digests of all prompts, in
         order.
@@ -236,6 +240,10 @@ class GroupSuite(Suite):
     def prompt(self, doc: Doc) -> str:
         """The member's prompt."""
         return self._owner[_digest(doc)].prompt(doc)
+
+    def reference(self, doc: Doc) -> str:
+        """The member's reference."""
+        return self._owner[_digest(doc)].reference(doc)
 
     def grade(self, doc: Doc, text: str, jail: Jail | None = None) -> Grade:
         """The member's grade."""

@@ -102,6 +102,16 @@ class Browser:
             assert time.monotonic() < limit, f"not within {seconds} s: {condition}"
             time.sleep(0.05)
 
+    def size(self, width: int, height: int) -> None:
+        """Of the window in CSS pixels; below 800 it is a phone's."""
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 800,
+        )
+
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
         path.write_bytes(

@@ -7,9 +7,10 @@ from typing import Any
 
 from harness.runs.cell import Cell
 from harness.runs.wandb_log import package, start
+from reports.boards import Board
 from reports.load import read_stored
-from reports.page import page
 from reports.plots import draw
+from reports.site import single
 from reports.table import build
 
 METRICS = (
@@ -60,7 +61,7 @@ class RunLog:
             self.run.summary[self.names[id(cell)]] = summary.model_dump(mode="json") if summary else None
         stored = [read_stored(cell.folder.path) for cell in cells]
         tables = build(stored)
-        shown: dict[str, Any] = {"viewer": wandb.Html(page(stored, tables=tables))}
+        shown: dict[str, Any] = {"viewer": wandb.Html(single([Board("run", stored, tables)]))}
         for table in tables:
             shown |= {
                 f"plots/{table.suite}/{name}": wandb.Image(figure) for name, figure in draw(table).items()

@@ -13,15 +13,17 @@ from harness.errors import UserError
 from harness.records.files import write_atomic
 from harness.records.schema import read_samples
 from harness.statistics.verdict import Verdict, adjust, verdict
+from reports.boards import Board
 from reports.console import comparison
 from reports.drift import csv, drift
 from reports.front import Front, read_front
 from reports.leaderboard import leaderboard
 from reports.load import StoredRun, find_run, load, read_stored
-from reports.page import page
 from reports.plots import write
 from reports.published import read_published
 from reports.readme import check, updated
+from reports.site import site
+from reports.site import write as write_site
 from reports.table import build
 from reports.trace import animate
 
@@ -102,7 +104,7 @@ def report_command(
         _check(runs, target, readme, apart, front)
         return
     written = (
-        _write(runs, target, chosen, apart, viewer_samples)
+        _write(path, runs, target, chosen, apart, viewer_samples)
         if readme is None or output is not None or formats
         else []
     )
@@ -226,11 +228,18 @@ def _check(
 
 
 def _write(
-    runs: list[StoredRun], target: Path, formats: list[str], published: Path, viewer_samples: int | None
+    root: Path,
+    runs: list[StoredRun],
+    target: Path,
+    formats: list[str],
+    published: Path,
+    viewer_samples: int | None,
 ) -> list[Path]:
 
     apart = read_published(published)
+    # One folder is one board here, however deep its runs lie: its tables are those of the Markdown.
     tables = build(runs)
+    board = Board(root.resolve().name, runs, tables)
     try:
         target.mkdir(parents=True, exist_ok=True)
         written: list[Path] = []
@@ -245,9 +254,12 @@ def _write(
         if "plots" in formats:
             written += [file for table in tables for file in write(table, target / "plots")]
         if "html" in formats:
-            written.append(
-                _save(target / "index.html", page(runs, apart, viewer_samples, tables), "--output")
-            )
+            # The pictures are there already where plots were asked for.
+            files = site([board], apart, viewer_samples)
+            made = write_site(files, target, ("plots/",) if "plots" in formats else ())
+            beside = len([file for file in made if file.parent.name == "samples"])
+            written += [file for file in made if file.parent.name != "samples"]
+            typer.echo(f"{target / 'samples'}: the answers of {beside} rows, which the page loads when asked")
     except OSError as error:
         raise ReportOptionError(
             f"cannot write to {target} ({error.strerror}): choose another folder with --output"

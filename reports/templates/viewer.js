@@ -1,64 +1,29 @@
-// The decode viewer: two stored samples of one problem, replayed side by side.
-(() => {
-  const runs = JSON.parse(document.getElementById("runs").textContent);
+// The decode viewer: one or two stored samples of a problem, replayed side by side.
+const Viewer = (() => {
   const get = (name) => document.getElementById(`v-${name}`);
-  if (!runs.length || !("DecompressionStream" in window)) return;
-
-  const unpacked = new Map();
-  async function samples(place) {
-    if (!unpacked.has(place)) {
-      const bytes = Uint8Array.from(atob(document.getElementById(`samples-${place}`).textContent), (c) => c.charCodeAt(0));
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-      unpacked.set(place, JSON.parse(await new Response(stream).text()));
-    }
-    return unpacked.get(place);
-  }
 
   const TICKS = 240; // positions of the slider when the clock is what both sides share
   const STOPS = { forward: [[253, 231, 160], [152, 211, 190], [133, 178, 232]], confidence: [[240, 150, 95], [250, 225, 185], [205, 228, 245]] };
-  let shown = [null, null], timer = null, loading = 0;
+  let shown = [], timer = null;
 
   function tint(kind, share) {
     const stops = STOPS[kind], x = Math.min(Math.max(share, 0), 1) * (stops.length - 1), low = Math.min(Math.floor(x), stops.length - 2);
     return `rgb(${stops[low].map((c, k) => Math.round(c + (stops[low + 1][k] - c) * (x - low)))})`;
   }
 
-  function fill(select, entries, chosen) {
-    select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, String(value) === String(chosen))));
-  }
-
-  function chooseTable() {
-    const rows = runs.filter((run) => run.table === get("table").value);
-    const entries = rows.map((run) => [run.place, run.label + (run.baseline ? " (baseline)" : "")]);
-    const left = rows.find((run) => run.baseline) ?? rows[0];
-    fill(get("left"), entries, left.place);
-    fill(get("right"), entries, (rows.find((run) => run.method !== left.method) ?? rows.find((run) => run !== left) ?? left).place);
-    return chooseRuns();
-  }
-
-  async function chooseRuns() {
-    const turn = ++loading;
-    const lists = await Promise.all([samples(Number(get("left").value)), samples(Number(get("right").value))]);
-    if (turn !== loading) return;
-    const name = (one) => `${one.doc}/${one.repeat}`, other = new Set(lists[1].map(name)), before = get("doc").value;
-    const shared = lists[0].filter((one) => other.has(name(one)));
-    const repeats = shared.some((one) => one.repeat > 0);
-    fill(get("doc"), shared.map((one) => [name(one), `#${one.doc}${repeats ? `, repeat ${one.repeat}` : ""}`]), before);
-    chooseSample();
-  }
-
-  function chooseSample() {
-    shown = ["left", "right"].map((side, place) => {
-      const run = runs[Number(get(side).value)];
-      const sample = (unpacked.get(run.place) ?? []).find((one) => `${one.doc}/${one.repeat}` === get("doc").value);
-      return sample ? build(place, run, sample) : empty(place, run);
-    });
+  // [[run, sample], ...]: at most two; a sample may be missing.
+  function show(sides) {
+    const traced = sides.map(([, sample]) => Boolean(sample?.steps.length));
+    document.getElementById("player").hidden = !traced.some(Boolean);
+    get("panel-1").hidden = sides.length < 2;
+    shown = sides.map(([run, sample], place) => (traced[place] ? build(place, run, sample) : empty(place, run)));
     setSpan(1);
   }
 
   function empty(place, run) {
     const panel = get(`panel-${place}`);
-    panel.textContent = `${run.label}: no trace of a shared problem was stored`;
+    panel.replaceChildren(make("h3", null, run.label), make("p", { class: "note" }, "No trace of this problem was stored."));
+    panel.classList.remove("finished");
     return null;
   }
 
@@ -101,6 +66,7 @@
   }
 
   function draw() {
+    if (!shown.some(Boolean)) return;
     const slider = get("at"), clock = byClock(), now = Number(slider.value), moment = (longest("seconds") * now) / slider.max;
     for (const side of shown.filter(Boolean)) {
       const done = clock ? Math.min(side.forwards, Math.floor((moment / side.seconds) * side.forwards + 1e-9)) : Math.min(side.forwards, now);
@@ -212,19 +178,21 @@
   }
 
   const bind = (name, kind, act) => get(name).addEventListener(kind, act);
-  bind("table", "change", () => { stop(); chooseTable(); });
-  bind("left", "change", () => { stop(); chooseRuns(); });
-  bind("right", "change", () => { stop(); chooseRuns(); });
-  bind("doc", "change", () => { stop(); chooseSample(); });
   bind("colour", "change", draw);
-  bind("sync", "change", () => { stop(); setSpan(Number(get("at").value) / Number(get("at").max)); });
+  bind("sync", "change", () => { stop(); setSpan(Number(get("at").value) / Math.max(Number(get("at").max), 1)); });
   bind("at", "input", () => { stop(); draw(); });
   bind("play", "click", play);
   bind("back", "click", () => { stop(); step(-1); });
   bind("next", "click", () => { stop(); step(1); });
   window.addEventListener("resize", draw);
+  document.addEventListener("keydown", (event) => {
+    if (document.body.dataset.view !== "sample" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, select, textarea, button, summary") && event.target.id !== "v-at") return;
+    const act = { " ": play, ArrowLeft: () => { stop(); step(-1); }, ArrowRight: () => { stop(); step(1); }, p: Samples.before, n: Samples.after }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
 
-  document.getElementById("viewer").hidden = false;
-  fill(get("table"), [...new Map(runs.map((run) => [run.table, run.suite]))], runs[0].table);
-  chooseTable();
+  return { show, stop };
 })();

@@ -51,7 +51,10 @@ def test_report_without_flags_writes_everything(root: Path, tmp_path: Path) -> N
     names = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert {"leaderboard.md", "leaderboard.csv", "index.html"} < names
     assert sum(name.endswith(".png") for name in names) == sum(name.endswith(".svg") for name in names) == 5
-    assert len(output.splitlines()) == len(names)
+    samples = [name for name in names if name.endswith(".js")]
+    assert len(samples) == 4
+    assert len(output.splitlines()) == len(names) - len(samples) + 1
+    assert "the answers of 4 rows" in output
 
 
 def test_trace_writes_an_animation_or_says_which_documents_there_are(

@@ -1,173 +1,118 @@
-"""The page in a real browser, and what it is made of; animations frame by frame."""
+"""What the page is made of, and how its files are served; animations frame by frame."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import threading
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageSequence
 
 from harness.records.schema import read_samples
+from reports.boards import Board, boards
 from reports.load import ReportError, load
-from reports.page import page
 from reports.published import read_published
 from reports.replay import replay
+from reports.serve import Server
+from reports.site import single, site
 from reports.trace import animate
-from tests.browser import Browser, find_chromium
 from tests.synthetic_runs import Fake, fake_samples, write_fake, write_table
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "published.yaml"
-TEXT = (
-    "[...document.querySelector('table.sortable').tBodies[0].rows].map(row => "
-    "row.cells[{column}].textContent)"
-)
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Board]:
+    """Two boards: four rows on one suite and one on another; two rows."""
     root = tmp_path_factory.mktemp("runs")
-    write_table(root, 12)
-    write_fake(root, Fake("ar", suite="nano-code", documents=4))
-    return page(load(root), read_published(PUBLISHED))
+    write_table(root / "leaderboard", 12)
+    write_fake(root / "leaderboard", Fake("ar", suite="nano-code", documents=4))
+    write_fake(root / "students", Fake(documents=3))
+    write_fake(root / "students", Fake("d2f", documents=3, accuracy=0.2))
+    return boards(root, load(root))
 
 
-@pytest.fixture(scope="module")
-def browser(text: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if find_chromium() is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    file = tmp_path_factory.mktemp("page") / "index.html"
-    file.write_text(text)
-    with Browser() as opened:
-        opened.open(file)
-        opened.wait("document.querySelector('#v-panel-1 .tokens span') !== null")
-        yield opened
-
-
-def choose(browser: Browser, name: str, label: str) -> None:
-    """Choose the option whose text starts with ``label``."""
-    browser.evaluate(
-        f"(() => {{ const s = document.getElementById('v-{name}');"
-        f"s.value = [...s.options].find(o => o.text.startsWith({label!r})).value; s.dispatchEvent(new "
-        f"Event('change')); }})()"
-    )
-
-
-def move(browser: Browser, to: int) -> None:
-    browser.evaluate(
-        f"(() => {{ const s = document.getElementById('v-at'); s.value = {to}; s.dispatchEvent(new "
-        f"Event('input')); }})()"
-    )
-
-
-def written(browser: Browser, panel: int) -> int:
-    return int(browser.evaluate(f"document.getElementById('v-panel-{panel}').dataset.written"))
-
-
-def test_nothing_is_loaded_from_elsewhere(text: str) -> None:
-    loaded = re.findall(r"""(?:src|href)=["']?([^"'>]{0,30})""", text)
-    assert loaded
-    assert all(source.startswith("data:") for source in loaded)
+def test_nothing_is_loaded_from_elsewhere(found: list[Board]) -> None:
+    files = site(found, read_published(PUBLISHED))
+    text = files["index.html"]().decode()
+    loaded = set(re.findall(r"""(?:src|href)=["']?([^"'>]{0,90})""", text)) - {"#/"}
+    assert loaded == {name for name in files if name.startswith("plots/")}
     assert "default-src 'none'" in text
+    assert "script-src 'self' 'sha256-" in text
     assert "@import" not in text
     assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
 
 
 def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
     write_fake(tmp_path, Fake(documents=3))
-    assert page(load(tmp_path)) == page(load(tmp_path))
+    first, second = (single(boards(tmp_path, load(tmp_path)), plots=False) for _ in range(2))
+    assert first == second
 
 
-def test_published_rows_are_no_rows_of_a_measured_table(text: str) -> None:
+def test_boards_are_the_folders_that_hold_runs(found: list[Board], tmp_path: Path) -> None:
+    assert [(board.name, len(board.runs)) for board in found] == [("leaderboard", 5), ("students", 2)]
+    folder = write_fake(tmp_path, Fake(documents=3))
+    assert [board.name for board in boards(tmp_path, load(tmp_path))] == [tmp_path.name]
+    assert [board.name for board in boards(folder, load(folder))] == [folder.name]
+
+
+def test_published_rows_are_no_rows_of_a_measured_table(found: list[Board]) -> None:
+    text = site(found, read_published(PUBLISHED))["index.html"]().decode()
     tables = re.findall(r"<table class=sortable.*?</table>", text, re.S)
-    assert len(tables) == 2
+    assert len(tables) == 3
     assert not any("Dream-Base" in table or "131.7" in table for table in tables)
     assert "131.7" in text
 
 
+def test_pages_of_many_rows_stay_small(tmp_path: Path) -> None:
+    for place in range(40):
+        write_fake(tmp_path, Fake(f"method_{place}", {"threshold": place / 40}, documents=2))
+    files = site(boards(tmp_path, load(tmp_path)))
+    page = files["index.html"]()
+    assert len(page) < 300_000
+    assert b"receive(" not in page.split(b"<script>")[0], "samples are files of their own"
+    assert sum(name.startswith("samples/") for name in files) == 40
+
+
 def test_answers_cannot_inject_markup(tmp_path: Path) -> None:
     folder = write_fake(tmp_path, Fake(documents=2, method="<b>bad</b>"))
-    evil = ["</script><script>alert(1)</script>"]
+    evil = "</script><script>alert(1)</script>"
+    update = {"text": evil, "program": evil, "answer": evil, "error": evil}
     lines = [
-        sample.model_copy(update={"pieces": evil * len(sample.output_ids)}).model_dump_json()
+        sample.model_copy(update={"pieces": [evil] * len(sample.output_ids), **update}).model_dump_json()
         for sample in read_samples(folder)
     ]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    made = page(load(tmp_path))
-    assert "alert(1)" not in made
-    assert "<b>bad" not in made
+    files = site(boards(tmp_path, load(tmp_path)), ask=lambda _: {"problem": evil, "documents": {}})
+    made = b"".join(make() for name, make in files.items() if not name.startswith("plots/"))
+    assert b"alert(1)" not in made
+    assert b"<b>bad" not in made
 
 
-def test_columns_sort_both_ways(browser: Browser) -> None:
-    click = "document.querySelector('table.sortable thead th:nth-child({})').querySelector('button').click()"
-    browser.evaluate(click.format(2))
-    speeds = [float(value) for value in browser.evaluate(TEXT.format(column=1))]
-    assert speeds == sorted(speeds, reverse=True)
-    browser.evaluate(click.format(2))
-    assert [float(value) for value in browser.evaluate(TEXT.format(column=1))] == speeds[::-1]
-    browser.evaluate(click.format(1))
-    names = browser.evaluate(TEXT.format(column=0))
-    assert names == sorted(names)
-
-
-def test_stepping_writes_what_the_step_map_says(browser: Browser) -> None:
-    choose(browser, "table", "nano-gsm")
-    browser.wait("document.getElementById('v-doc').options.length === 12")
-    choose(browser, "left", "vanilla tokens_per_step=1")
-    choose(browser, "right", "d2f")
-    browser.wait("document.querySelector('#v-panel-1 h3').textContent.startsWith('d2f')")
-    choose(browser, "doc", "#3")
-    choose(browser, "sync", "forward")
-    samples = {
-        method: fake_samples(Fake(method, documents=4, tokens_per_forward=rate))[3]
-        for method, rate in (("vanilla", 1), ("d2f", 3.5))
-    }
-    for done in (0, 1, 5, 1000):
-        move(browser, done)
-        expected = [sum(step < done for step in samples[method].step_map) for method in ("vanilla", "d2f")]
-        assert [written(browser, 0), written(browser, 1)] == expected
-
-
-def test_the_clock_shows_the_faster_method_ahead(browser: Browser) -> None:
-    choose(browser, "table", "nano-gsm")
-    browser.wait("document.getElementById('v-doc').options.length === 12")
-    choose(browser, "right", "d2f")
-    browser.wait("document.querySelector('#v-panel-1 h3').textContent.startsWith('d2f')")
-    choose(browser, "sync", "the clock")
-    move(browser, 80)
-    assert written(browser, 1) > written(browser, 0) > 0
-    assert browser.evaluate("document.getElementById('v-panel-1').classList.contains('finished')")
-
-
-def test_play_runs_to_the_end_and_pause_stops(browser: Browser) -> None:
-    move(browser, 0)
-    at = "Number(document.getElementById('v-at').value)"
-    browser.evaluate("document.getElementById('v-play').click()")
-    browser.wait(f"{at} > 2")
-    browser.evaluate("document.getElementById('v-play').click()")
-    stopped = browser.evaluate(at)
-    assert browser.evaluate(f"new Promise(done => setTimeout(() => done({at}), 200))") == stopped
-    browser.evaluate("document.getElementById('v-next').click()")
-    assert browser.evaluate(at) == stopped + 1
-    move(browser, 238)
-    browser.evaluate("document.getElementById('v-play').click()")
-    browser.wait(f"{at} === Number(document.getElementById('v-at').max)")
-    assert browser.evaluate("document.getElementById('v-play').textContent") == "play"
-
-
-def test_every_suite_can_be_chosen(browser: Browser) -> None:
-    choose(browser, "table", "nano-code")
-    browser.wait("document.getElementById('v-doc').options.length === 4")
-    browser.wait("document.querySelector('#v-panel-0 h3').textContent.startsWith('ar')")
-
-
-def test_the_page_draws_something_and_complains_of_nothing(browser: Browser, tmp_path: Path) -> None:
-    browser.screenshot(tmp_path / "page.png")
-    image = Image.open(tmp_path / "page.png").convert("RGB")
-    assert image.width >= 1280
-    assert len(image.resize((160, 160)).getcolors(160 * 160) or []) > 100
-    assert browser.problems == []
+def test_only_named_files_are_served_and_only_to_this_machine(found: list[Board]) -> None:
+    with Server(site(found)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            name = next(name for name in server.files if name.startswith("samples/"))
+            for path, host, status in (
+                ("", "localhost:1", 200),
+                (name, "127.0.0.1:1", 200),
+                ("../pyproject.toml", "localhost:1", 404),
+                ("", "evil.example:80", 403),
+            ):
+                link = HTTPConnection(*server.server_address[:2])  # pyright: ignore[reportArgumentType]
+                link.request("GET", f"/{path}", headers={"Host": host})
+                answer = link.getresponse()
+                assert answer.status == status, path
+                if status == 200:
+                    assert answer.read() == server.content(path or "index.html")
+                link.close()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_replay_ends_behind_the_last_written_token() -> None:

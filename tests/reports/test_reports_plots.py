@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from harness.records.schema import read_samples
 from reports.cells import columns
 from reports.load import load
-from reports.plots import PLOTS, draw, pareto, quality_speed, write
-from reports.style import encode, looks
+from reports.plots import PLOTS, draw, drawable, quality_speed, write
+from reports.scatter import NAMED, figure_point, named, pareto
+from reports.style import FAINT, encode, looks
 from reports.table import Table, build
 from tests.synthetic_runs import Fake, write_fake, write_table
 
@@ -41,19 +47,84 @@ def test_the_same_runs_give_the_same_picture(table: Table) -> None:
         assert first == second
 
 
-def test_all_labels_lie_inside_the_picture_and_apart(table: Table) -> None:
-    figure = draw(table)["quality-speed"]
-    axes = figure.axes[0]
-    boxes = [
-        note.get_window_extent()
-        for note in axes.texts
-        if "\n" in note.get_text() or note.get_text() in ("d2f", "fast_dllm")
-    ]
-    assert len(boxes) == 4
-    for place, box in enumerate(boxes):
-        assert figure.bbox.containsx(box.x0)
-        assert figure.bbox.containsx(box.x1)
-        assert not any(box.overlaps(other) for other in boxes[place + 1 :])
+def texts(figure: Figure) -> dict[str, Bbox]:
+    """Every text that a figure shows, with the pixels it covers; labels of ticks beyond the axes are not
+    shown.
+    """
+    FigureCanvasAgg(figure).draw()
+    hidden: set[int] = set()
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {id(tick.label1), id(tick.label2)}
+    return {
+        f"{number}: {text.get_text()}": Text.get_window_extent(text)
+        for number, text in enumerate(figure.findobj(Text))
+        if isinstance(text, Text)
+        and text.get_visible()
+        and text.get_text().strip()
+        and id(text) not in hidden
+    }
+
+
+def assert_tidy(figure: Figure) -> None:
+    boxes = texts(figure)
+    low, high = figure.bbox.min, figure.bbox.max
+    for name, box in boxes.items():
+        assert (low <= box.min).all(), f"{name!r} leaves the picture"
+        assert (box.max <= high).all(), f"{name!r} leaves the picture"
+    for (name, box), (other, there) in combinations(boxes.items(), 2):
+        assert not box.overlaps(there), f"{name!r} covers {other!r}"
+
+
+def names(figure: Figure) -> list[str]:
+    return [note.get_text() for note in figure.axes[0].texts if isinstance(note, Annotation)]
+
+
+def test_no_text_leaves_a_picture_or_covers_another(table: Table) -> None:
+    for figure in draw(table).values():
+        assert_tidy(figure)
+    shown = quality_speed(table)
+    assert shown is not None
+    assert len(names(shown)) == 4
+
+
+def test_of_many_rows_a_dozen_are_named_and_the_rest_grey(tmp_path: Path) -> None:
+    write_fake(tmp_path, Fake(documents=8))
+    for place in range(39):
+        settings = {"cache": f"a-rather-long-value-{place}", "threshold": place / 100}
+        speed, rate = 0.004 + place % 5 / 50000, 0.5 + place % 7 / 50
+        method = f"method_{place % 9}"
+        write_fake(tmp_path, Fake(method, settings, documents=8, accuracy=rate, second_per_token=speed))
+    (made,) = build(load(tmp_path))
+    figure = quality_speed(made)
+    assert figure is not None
+    assert_tidy(figure)
+    rows = named(made.rows)
+    assert len(rows) == NAMED
+    assert any(row.is_baseline for row in rows)
+    points = [point for row in made.rows if (point := figure_point(row, "tps"))]
+    assert set(pareto(points)) <= {figure_point(row, "tps") for row in rows}
+    assert 8 <= len(names(figure)) <= NAMED, "rows that lie on one spot need not all find room"
+    (grey,) = [line for line in figure.axes[0].lines if line.get_color() == FAINT]
+    assert len(grey.get_xdata()) == 40 - NAMED  # pyright: ignore[reportArgumentType]
+    assert "12 of 40 rows named" in "".join(text.get_text() for text in figure.axes[0].texts)
+    spread = PLOTS["latency"](made)
+    assert spread is not None
+    assert len(spread.axes[0].get_yticks()) == NAMED
+    assert_tidy(spread)
+
+
+def test_names_of_any_length_and_formulas_fit(tmp_path: Path) -> None:
+    for place, method in enumerate(("W" * 90, "$x^{", "a b " * 40)):
+        write_fake(tmp_path, Fake(method, {"k": "v" * 60}, documents=4, second_per_token=0.01 + place / 999))
+    for figure in draw(build(load(tmp_path))[0]).values():
+        assert_tidy(figure)
+
+
+def test_plots_are_known_before_they_are_drawn(table: Table) -> None:
+    assert drawable(table) == list(PLOTS)
 
 
 def test_labels_name_what_tells_the_runs_of_a_method_apart(tmp_path: Path) -> None:
@@ -77,7 +148,8 @@ def test_what_is_unknown_is_not_drawn(tmp_path: Path) -> None:
     unknown = {"correct": None, "forward_s": None, "latency_s": None}
     lines = [sample.model_copy(update=unknown).model_dump_json() for sample in read_samples(folder)]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    assert list(draw(build(load(tmp_path))[0])) == ["forwards"]
+    made = build(load(tmp_path))[0]
+    assert drawable(made) == list(draw(made)) == ["forwards"]
 
 
 def test_time_bar_has_three_parts_that_add_up(table: Table) -> None:

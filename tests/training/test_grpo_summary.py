@@ -5,12 +5,16 @@ its runs.
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from methods.training.cli.train import app
+from methods.training.grpo.picture import CONTROL, PANELS, TRAINED, curves, figure
 from methods.training.grpo.summary import BEGIN, END, SummaryError, row, table, updated
 
 ROOT = Path(__file__).parents[2]
@@ -71,3 +75,21 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_the_page_agrees_with_the_committed_runs() -> None:
     page = ROOT / "docs" / "grpo.md"
     assert updated(page, sorted((ROOT / "results" / "grpo").iterdir())) == page.read_text()
+
+
+def test_the_picture_names_axes_smoothing_and_colours(tmp_path: Path) -> None:
+    folders = [finished(tmp_path / "a"), finished(tmp_path / "b", shuffled=True)]
+    data = curves(folders)
+    assert set(data["window"]) == {2}, "a tenth of 20 steps"
+    drawn = figure(data)
+    FigureCanvasAgg(drawn).draw()
+    assert {axes.get_ylabel() for axes in drawn.axes} == {PANELS[name] for name in set(data["figure"])}
+    assert drawn.axes[-1].get_xlabel() == "training step\n(each value: mean of the last 2 steps)"
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {TRAINED, CONTROL}
+    shown = [text for text in drawn.findobj(Text) if isinstance(text, Text) and text.get_text().strip()]
+    labels = [
+        text for text in shown if text.get_text() in {*PANELS.values(), TRAINED, CONTROL, "a line per run"}
+    ]
+    boxes = [Text.get_window_extent(text) for text in labels]
+    assert all(drawn.bbox.x0 <= box.x0 and box.y1 <= drawn.bbox.y1 for box in boxes)
+    assert not any(box.overlaps(other) for box, other in combinations(boxes, 2))

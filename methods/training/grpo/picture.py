@@ -5,21 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-PANELS = ("reward", "solved", "entropy", "kl")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = {
+    "reward": "mean reward\nper answer",
+    "solved": "share of answers\nsolved",
+    "entropy": "entropy\n(nats per token)",
+    "kl": "KL to the first policy\n(nats per token)",
+}
 SMOOTH = 0.1
+TRAINED, CONTROL = "trained", "shuffled rewards (control)"
+COLOURS = {TRAINED: "#0072B2", CONTROL: "#D55E00"}
 
 
 def curves(folders: Sequence[Path]) -> pd.DataFrame:
-    """One row per run, step and figure; ``value`` is a running mean over about a tenth of the run."""
+    """One row per run, step and figure; ``value`` is the mean over the ``window`` steps up to this one (a
+    tenth of the run), fewer at its start.
+    """
     frames = []
     for folder in folders:
         card = json.loads((folder / "card.json").read_text())["settings"]
         rows = pd.DataFrame([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
         window = max(1, round(SMOOTH * len(rows)))
-        kind = "shuffled rewards (control)" if card["shuffle_rewards"] else "trained"
+        kind = CONTROL if card["shuffle_rewards"] else TRAINED
         for name in (panel for panel in PANELS if panel in rows):
             value = rows[name].rolling(window, min_periods=max(1, window // 2)).mean()
             frames.append(
@@ -31,25 +44,49 @@ def curves(folders: Sequence[Path]) -> pd.DataFrame:
                         "run": folder.name,
                         "rewards": kind,
                         "suite": card["suite"],
+                        "window": window,
                     }
                 )
             )
     return pd.concat(frames, ignore_index=True)
 
 
+def figure(data: pd.DataFrame) -> Figure:
+    """A panel per figure and suite, a line per run; axes, smoothing and colours are named."""
+    from matplotlib.figure import Figure
+
+    suites, panels = (
+        list(dict.fromkeys(data["suite"])),
+        [name for name in PANELS if name in set(data["figure"])],
+    )
+    drawn = Figure(figsize=(1.2 + 3.9 * len(suites), 0.9 + 1.7 * len(panels)), layout="constrained")
+    grid = drawn.subplots(len(panels), len(suites), squeeze=False, sharex="col")
+    for line, name in enumerate(panels):
+        for column, suite in enumerate(suites):
+            axes, shown = grid[line][column], data[(data["figure"] == name) & (data["suite"] == suite)]
+            for (_, kind), run in shown.groupby(["run", "rewards"], sort=False):
+                axes.plot(run["step"], run["value"], color=COLOURS[kind], linewidth=1.1, label=kind)
+            axes.grid(color="#e6e6e6")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_axisbelow(True)
+            axes.set_ylabel(PANELS[name] if column == 0 else "")
+    for column, suite in enumerate(suites):
+        windows = sorted(set(data[data["suite"] == suite]["window"]))
+        grid[0][column].set_title(suite.replace("$", r"\$"), loc="left", fontweight="bold", fontsize=10)
+        steps = " or ".join(map(str, windows))
+        grid[-1][column].set_xlabel(f"training step\n(each value: mean of the last {steps} steps)")
+    handles = {
+        label: line
+        for axes in grid.flat
+        for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(
+        handles.values(), handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9,
+        title="a line per run",
+    )  # fmt: skip
+    return drawn
+
+
 def draw(folders: Sequence[Path], path: Path) -> None:
     """Write the picture of the runs whose work folders are given, one column per suite."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import seaborn as sns
-
-    data = curves(folders)
-    grid = sns.relplot(
-        data=data, x="step", y="value", row="figure", col="suite", hue="rewards", units="run", estimator=None,
-        kind="line", height=2.2, aspect=2.0,
-        facet_kws={"sharex": "col", "sharey": False, "margin_titles": True},
-    )  # fmt: skip
-    grid.set_titles(row_template="{row_name}", col_template="{col_name}")
-    grid.set_axis_labels("step", "")
-    grid.savefig(path, dpi=120)
+    figure(curves(folders)).savefig(path, dpi=120)
