@@ -102,9 +102,7 @@ def questions(table: Table, data_dir: str | None = None, shipped: bool = False) 
     try:
         suite = load_suite(plan.suite, data_dir, rendering)
         if shipped and not suite.embedded:
-            return _unknown(
-                "A third party's problems are not copied into this page; `bench view` shows them."
-            )
+            return _unknown("A third party's problems are not copied to files; `bench view` shows them.")
         asked = {number: (doc, suite.prompt(doc)) for number, doc in suite.docs() if number in wanted}
         documents = {
             str(number): {"prompt": prompt, "reference": suite.reference(doc)}

@@ -13,13 +13,14 @@ from rich.console import Console
 from harness.cli.sweep import _show
 from harness.records.schema import Audit, AuditCheck, read_run, read_samples, write_run
 from harness.runs.sweep import Job, Outcome, State
+from reports.boards import boards
 from reports.cli.report import verdicts
 from reports.console import comparison, render
 from reports.leaderboard import leaderboard
 from reports.load import load
-from reports.page import page
 from reports.plots import PICTURE, stem, time_split
 from reports.published import Published, markdown
+from reports.site import single
 from reports.table import build
 from tests.synthetic_runs import Fake, write_fake
 
@@ -88,11 +89,14 @@ def test_terminal(root: Path) -> None:
     assert "[/red]" in out.getvalue()
 
 
-def test_page(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.page.draw", lambda table: {PICTURE: time_split(table)})
-    text = page(load(root))
+def test_page(root: Path) -> None:
+    found = boards(root, load(root))
+    text = single(found, plots=False)
     assert "<script>alert" not in text
-    assert text.count('id="samples-0"') == 1
+    assert text.count('id="file-samples/') == sum(
+        len(table.rows) for board in found for table in board.tables
+    )
+    assert time_split(found[0].tables[0]) is not None
 
 
 def test_a_suite_that_leads_out_of_the_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -72,8 +73,8 @@ def assert_tidy(figure: Figure) -> None:
     boxes = texts(figure)
     low, high = figure.bbox.min, figure.bbox.max
     for name, box in boxes.items():
-        assert (low <= box.min).all(), f"{name!r} leaves the picture"
-        assert (box.max <= high).all(), f"{name!r} leaves the picture"
+        assert np.all(low <= box.min), f"{name!r} leaves the picture"
+        assert np.all(box.max <= high), f"{name!r} leaves the picture"
     for (name, box), (other, there) in combinations(boxes.items(), 2):
         assert not box.overlaps(there), f"{name!r} covers {other!r}"
 

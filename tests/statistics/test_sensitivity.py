@@ -8,7 +8,7 @@ import pytest
 
 from harness.records.schema import read_run, read_samples, write_run
 from reports import sensitivity
-from reports.boards import boards
+from reports.boards import Board
 from reports.leaderboard import leaderboard
 from reports.load import load
 from reports.sensitivity import rank, reversed_pairs, tau
@@ -72,7 +72,7 @@ def test_the_reports_show_it_and_name_each_prompt(runs: Path) -> None:
     assert "## nano-gsm: does the order of methods depend on the prompt?" in text
     assert "| tau | 1.00 | -0.33 | 1.00 |  |" in text
     assert "## nano-gsm, template words, 20 problems" in text
-    page = single(boards(runs, stored), samples_per_run=0, plots=False)
+    page = single([Board("runs", stored, build(stored))], samples_per_run=0, plots=False)
     assert "<td class=n>-0.33</td>" in page
 
 

@@ -64,7 +64,9 @@ def figure(data: pd.DataFrame) -> Figure:
     for line, name in enumerate(panels):
         for column, suite in enumerate(suites):
             axes, shown = grid[line][column], data[(data["figure"] == name) & (data["suite"] == suite)]
-            for (_, kind), run in shown.groupby(["run", "rewards"], sort=False):
+            for name_of_run in dict.fromkeys(shown["run"]):
+                run = shown[shown["run"] == name_of_run]
+                kind = str(run["rewards"].iloc[0])
                 axes.plot(run["step"], run["value"], color=COLOURS[kind], linewidth=1.1, label=kind)
             axes.grid(color="#e6e6e6")
             axes.spines[["top", "right"]].set_visible(False)
