@@ -124,14 +124,21 @@ class _Field:
                 continue
             if any(_holds(other, at) for at in _leader(centre, box) for other in boxes):
                 continue
-            cost = self._cost(box, place) + 400 * sum(_holds(np.array(box.extents), at) for at in leaders)
+            cost = self._cost(centre, box, place) + 400 * sum(
+                _holds(np.array(box.extents), at) for at in leaders
+            )
             if cost < least:
                 best, least = place, cost
         return best
 
-    def _cost(self, box: Bbox, place: Place) -> float:
+    def _cost(self, centre: Any, box: Bbox, place: Place) -> float:
         touched = _touching(box, self.things)
-        return 900.0 * touched[: self.dots].sum() + 60.0 * touched[self.dots :].sum() + 5.0 * place.reach
+        dots, at = self.things[: self.dots], np.array(_leader(centre, box)).reshape(-1, 1, 2)
+        on = (dots[:, :2] <= at) & (at <= dots[:, 2:])
+        own = (dots[:, :2] <= centre).all(1) & (centre <= dots[:, 2:]).all(1)
+        crossed = int((on.all(2).any(0) & ~own).sum())
+        covered = 900.0 * touched[: self.dots].sum() + 60.0 * touched[self.dots :].sum()
+        return covered + 300.0 * crossed + 5.0 * place.reach
 
 
 def note(axes: Axes, point: Point, text: str, colour: str, place: Place) -> Annotation:

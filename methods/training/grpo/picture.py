@@ -66,7 +66,7 @@ def figure(data: pd.DataFrame) -> Figure:
             axes, shown = grid[line][column], data[(data["figure"] == name) & (data["suite"] == suite)]
             for name_of_run in dict.fromkeys(shown["run"]):
                 run = shown[shown["run"] == name_of_run]
-                kind = str(run["rewards"].iloc[0])
+                kind = str(next(iter(run["rewards"])))
                 axes.plot(run["step"], run["value"], color=COLOURS[kind], linewidth=1.1, label=kind)
             axes.grid(color="#e6e6e6")
             axes.spines[["top", "right"]].set_visible(False)
