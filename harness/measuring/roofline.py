@@ -166,9 +166,13 @@ def model_cost(backbone: Backbone) -> ModelCost:
     ]
     numbers = sum(part.numel() for part in body)
     size = torch.empty(0, dtype=backbone.dtype).element_size()
+
+    def held(tensor: torch.Tensor) -> int:
+        parts = list(stored(tensor))
+        return size * tensor.numel() if len(parts) == 1 else sum(part.nbytes for part in parts)
+
     return ModelCost(
-        weight_bytes=sum(part.nbytes for tensor in body for part in stored(tensor))
-        + size * model.lm_head.weight.numel(),
+        weight_bytes=sum(map(held, body)) + size * model.lm_head.weight.numel(),
         kv_bytes=2 * size * spec.num_layers * spec.num_kv_heads * spec.head_dim,
         position_flops=2 * numbers,
         pair_flops=4 * spec.num_layers * spec.num_heads * spec.head_dim,
