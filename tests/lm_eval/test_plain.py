@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.lm_eval import script
+from harness.cli import stock_lm_eval as script
 from harness.lm_eval.tasks import SUITES, quiet
 
 PAGE = Path(__file__).parents[2] / "docs" / "lm-eval.md"
