@@ -50,9 +50,9 @@ from reports.console import render
 from reports.drift import csv
 from reports.leaderboard import leaderboard
 from reports.load import load
-from reports.page import _packed
 from reports.projection import project
 from reports.published import markdown, read_published
+from reports.site import pack, samples_of
 from reports.table import build
 from suites.grading import grade_lines, read_lines, run_suite_name, score
 from suites.sources import _read
@@ -139,7 +139,7 @@ def _run(root: Path) -> None:
     for table in tables:
         csv([table])
         for row in table.rows:
-            _packed(0, row, None)
+            pack(samples_of(row, None))
     for stored in runs:
         with refused_or_read():
             project(stored.run, stored.samples, "h100", "dream-7b")
