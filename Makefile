@@ -28,6 +28,8 @@ boards: $(STAMP)
 	$(BIN)/bench report results/students --readme docs/students.md
 	$(BIN)/bench report results/lockstep
 	$(BIN)/bench report results/lockstep --readme docs/lockstep.md
+	$(BIN)/bench report results/decoders
+	$(BIN)/bench report results/decoders --readme docs/decoders.md
 	$(BIN)/bench speed --report -o results/speed
 	$(BIN)/bench train grpo-curves results/grpo/* --picture docs/grpo.png --page docs/grpo.md
 
