@@ -24,6 +24,7 @@ from harness.sandbox.launch import probe
 
 EXTRAS = {
     "gpu": ("flash_attn", "flash attention"),
+    "quantize": ("torchao", "--dtype int8, int4"),
     "code": ("evalplus", "a second grader of programs"),
     "train": ("verl", "bench train grpo"),
     "wandb": ("wandb", "--wandb"),

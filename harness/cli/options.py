@@ -1,4 +1,4 @@
-"""Flags of the commands that write a run store."""
+"""Flags of the commands that measure and write a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-STORING = "Storing"
+STORING, TIMING = "Storing", "Timing"
 
 Wandb = Annotated[
     bool,
@@ -20,4 +20,8 @@ Wandb = Annotated[
 ]
 OutputPath = Annotated[
     Path, typer.Option("--output_path", "--output-path", "-o", help="Run store.", rich_help_panel=STORING)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING),
 ]

@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from harness.cli.cells import Asked, Prompting, plan_cells
-from harness.cli.options import STORING, OutputPath, Wandb
+from harness.cli.options import STORING, TIMING, OutputPath, Threads, Wandb
 from harness.engine.flags import (
     DECODING,
     PROMPTS,
@@ -56,7 +56,7 @@ from harness.sandbox import open_jail
 from reports.console import render
 from suites.suite import load_suite
 
-SUITES, TIMING = "Suites", "Timing"
+SUITES = "Suites"
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
 QUICK_LIMIT = 32
@@ -151,10 +151,7 @@ def run_command(
             rich_help_panel=STORING,
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING),
-    ] = None,
+    threads: Threads = None,
     wandb: Wandb = False,
     data_dir: Annotated[
         Path | None,

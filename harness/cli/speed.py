@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from harness.cli.options import STORING, OutputPath
+from harness.cli.options import STORING, TIMING, OutputPath, Threads
 from harness.engine.flags import Device, Dtype
 from harness.errors import Interrupted
 from harness.measuring.speed import SpeedError
@@ -28,7 +28,7 @@ from harness.runs.speed import Asked, Table
 from reports.speed import grid, load_speed
 from reports.speed_page import write_report
 
-CELLS, REPLAY, TIMING = "Cells", "Replay", "Timing"
+CELLS, REPLAY = "Cells", "Replay"
 
 
 def speed_command(
@@ -110,10 +110,7 @@ def speed_command(
     repeats: Annotated[
         int, typer.Option("--repeats", min=1, help="Timed calls per visit.", rich_help_panel=TIMING)
     ] = 5,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="CPU threads (default: all cores).", rich_help_panel=TIMING),
-    ] = None,
+    threads: Threads = None,
     output_path: OutputPath = Path("speed"),
     fresh: Annotated[
         bool,

@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.records.files import digest
 from harness.runs.suite import FEWSHOT_SEED, Rendering
 from reports.boards import boards
+from reports.cli.options import PublishedFigures
 from reports.load import load
 from reports.published import read_published
 from reports.serve import Server
@@ -38,13 +39,7 @@ def view_command(
             "--output", "-o", help="Write the page with its files to this folder and end; needs no server."
         ),
     ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--published",
-            help="Figures from papers, shown apart; default PATH/published.yaml if it is there.",
-        ),
-    ] = None,
+    published: PublishedFigures = None,
     data_dir: Annotated[
         str | None,
         typer.Option(

@@ -14,6 +14,7 @@ from harness.records.files import write_atomic
 from harness.records.schema import read_samples
 from harness.statistics.verdict import Verdict, adjust, verdict
 from reports.boards import Board
+from reports.cli.options import PublishedFigures
 from reports.console import comparison
 from reports.drift import csv, drift
 from reports.front import Front, read_front
@@ -69,13 +70,7 @@ def report_command(
             "--format", help=f"What to write, repeatable: {', '.join(FORMATS)}; default all of them."
         ),
     ] = None,
-    published: Annotated[
-        Path | None,
-        typer.Option(
-            "--published",
-            help="Figures from papers, shown apart; default PATH/published.yaml if it is there.",
-        ),
-    ] = None,
+    published: PublishedFigures = None,
     viewer_samples: Annotated[
         int | None,
         typer.Option(
