@@ -16,7 +16,7 @@ import torch
 
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward, Shadow, Soft
-from harness.decoding.masks import BlockCausal, Causal, LeaveOneOut
+from harness.decoding.masks import BLIND, BlockCausal, Causal, LeaveOneOut
 from harness.decoding.registry import MethodError, load_method
 from harness.decoding.rules import CanvasError
 from harness.decoding.settings import SettingError
@@ -247,6 +247,7 @@ REQUESTS = [
     Forward(feed=[0, 1, 4], at=range(2, 4), keep=[0, 1], see=(0, 2), mask=BlockCausal(4, 3), fresh=True),
     Forward(feed=[(0, 2), (5, 7)], at=(), mask=Causal(), cached=False, trial=True, adopt=2, level=3),
     Forward(feed=(0, 9), at=[10], assume={4: 2}, shadow=Shadow(range(3, 5), [1, 2], LeaveOneOut())),
+    Forward(feed=(0, 9), at=[8, 29], shadow=Shadow([*range(10)] * 2, [1] * 20, BLIND, groups=2)),
 ]
 
 
@@ -287,6 +288,10 @@ BROKEN = [
     {"feed": [[0, 2], [1, 4]], "at": []},
     {"feed": [[0, 1]], "at": [[0, 10**12]]},
     {"feed": [[0, 1]], "at": ["0"]},
+    {"feed": [[0, 1]], "at": [10]},
+    {"feed": [[0, 1]], "at": [12], "shadow": [[3, 4], None, ["blind"], 1]},
+    {"feed": [[0, 1]], "at": [], "shadow": [[3] * 161, None, ["blind"], 1]},
+    {"feed": [[0, 1]], "at": [], "shadow": [[3, 4], [1], ["blind"], 1]},
     {"feed": [[0, 1]], "at": [0] * 1000},
     {"feed": [[0, 1]], "at": [], "see": [[0, 10**15]]},
     {"feed": [[0, 1]], "at": [], "mask": ["eval", "1"]},

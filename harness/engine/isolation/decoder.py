@@ -23,6 +23,9 @@ from harness.model.spec import ModelSpec
 from harness.records.schema import AuditCheck
 from harness.sandbox.inside import wire
 
+_BYTES_PER_LOGIT = 24
+"""Of shared memory per place of a row, touched only as far as used: the row and five drafts in float32."""
+
 
 class IsolatedDecoder:
     """One decoder in the jail; ``origin``: see harness.engine.isolation.loading.
@@ -117,7 +120,9 @@ class IsolatedDecoder:
         try:
             for row in canvas.rows:
                 self._children.append(
-                    self.glass.child(self.origin, task, max(row.length * spec.vocab_size * 8, 1 << 12))
+                    self.glass.child(
+                        self.origin, task, max(row.length * spec.vocab_size * _BYTES_PER_LOGIT, 1 << 12)
+                    )
                 )
             for child in self._children:
                 child.hear()

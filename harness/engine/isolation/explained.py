@@ -25,20 +25,30 @@ class Offers:
     def __init__(self, row: Row, greedy: bool) -> None:
         self.row, self.greedy = row, greedy
         self._ids: dict[int, set[int]] = {}
-        self._logits: dict[int, tuple[Tensor, int]] = {}
+        self._logits: dict[int, tuple[Tensor, list[int]]] = {}
         self._ranks: list[tuple[Sequence[int], Tensor]] = []
         self._unasked: list[int] = []
 
     def answered(self, request: Forward, answer: Tensor | Candidates) -> None:
-        """Note the answer to a request."""
+        """Note the answer to a request; shadow rows speak for the positions that they stand for."""
         if not self.greedy:
             return
+        length, shadow = self.row.length, request.shadow
+        at = [
+            place if place < length or shadow is None else shadow.at[place - length] for place in request.at
+        ]
         if isinstance(answer, Candidates):
-            for position, token in zip(request.at, answer.ids.tolist(), strict=True):
+            for position, token in zip(at, answer.ids.tolist(), strict=True):
                 self._ids.setdefault(position, set()).add(token)
         else:
-            for slot, position in enumerate(request.at):
-                self._logits[position] = answer, slot
+            for position in at:
+                self._logits[position] = answer, []
+            for slot, position in enumerate(at):
+                self._logits[position][1].append(slot)
+
+    def _stands_for(self, place: int, request: Forward) -> int:
+        length, shadow = self.row.length, request.shadow
+        return place if place < length or shadow is None else shadow.at[place - length]
 
     def written(self, at: Sequence[int], ids: Sequence[int]) -> None:
         """Note a write before it is done."""
@@ -50,9 +60,9 @@ class Offers:
             if position not in self._logits:
                 self._unasked.append(position)
                 continue
-            logits, slot = self._logits[position]
-            scores = logits[slot]
-            self._ranks.append(([position], (scores > scores[token]).sum()))
+            logits, slots = self._logits[position]
+            scores = logits[slots]
+            self._ranks.append(([position], (scores > scores[:, token, None]).sum(1).min()))
 
     def faults(self) -> list[str]:
         """Positions that were written with something that no pass had offered."""

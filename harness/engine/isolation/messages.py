@@ -20,19 +20,22 @@ import torch
 
 from harness.decoding.candidates import Score, Want
 from harness.decoding.forward import Forward, Shadow, Soft, positions_of, spans_of
-from harness.decoding.masks import FULL, BlockCausal, Causal, Full, LeaveOneOut, Mask
+from harness.decoding.masks import FULL, Blind, BlockCausal, Causal, Full, LeaveOneOut, Mask
 from harness.decoding.rules import CanvasError
 
 MASKS: dict[str, Callable[..., Mask]] = {
     "full": Full,
     "causal": Causal,
     "leave_one_out": LeaveOneOut,
+    "blind": Blind,
     "block_causal": BlockCausal,
 }
 WRITES = {"commit": 3, "revise": 3, "close": 1, "divide": 1, "abandon": 1, "hold": 1}
 """What a decoder may do to its row, and with how many values."""
 MOST_BYTES = 16 << 20
 """Of one message; a canvas of 8,192 tokens with all that can be said of it is far below."""
+MOST_COPIES = 16
+"""Shadow rows of one request, in lengths of its row: a method that drafts lays whole canvases beside it."""
 _LENGTH = struct.Struct(">I")
 _PLAIN = Forward(feed=(0, 1), at=())
 
@@ -142,11 +145,12 @@ class Bounds:
         """The request that ``data`` stands for; BrokenMessage unless all of it is in bounds."""
         if not isinstance(data, dict) or not {"feed", "at"} <= data.keys():
             raise BrokenMessage("a request without feed and at")
-        if unknown := data.keys() - _FIELDS.keys():
+        if unknown := data.keys() - _FIELDS.keys() - {"at"}:
             raise BrokenMessage(f"a request with {sorted(unknown)[0][:40]}")
         try:
-            values = {name: _FIELDS[name](self, value) for name, value in data.items()}
-            return Forward(**values)
+            values = {name: _FIELDS[name](self, value) for name, value in data.items() if name != "at"}
+            shadow = values.get("shadow")
+            return Forward(at=self.at(data["at"], 0 if shadow is None else len(shadow.at)), **values)
         except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
             raise BrokenMessage(f"a request that is none: {error}"[:200]) from None
 
@@ -172,8 +176,8 @@ class Bounds:
             raise ValueError("spans overlap, touch or are empty")
         return spans[0] if len(spans) == 1 else spans
 
-    def at(self, data: Any) -> Sequence[int]:
-        top = 2 * self.length  # shadow rows are asked for behind the row
+    def at(self, data: Any, shadows: int) -> Sequence[int]:
+        top = self.length + shadows  # shadow rows are asked for behind the row
         if type(data) is list and len(data) == 1 and type(data[0]) is list:
             start, stop = data[0]
             return range(self.whole(start, top + 1), self.whole(stop, top + 1))
@@ -223,8 +227,8 @@ class Bounds:
 
     def shadow(self, data: Any) -> Shadow:
         at, ids, mask, groups = data
-        places = self.wholes(at, self.length, self.length)
-        held = None if ids is None else self.wholes(ids, self.vocab, self.length)
+        places = self.wholes(at, self.length, MOST_COPIES * self.length)
+        held = None if ids is None else self.wholes(ids, self.vocab, len(places))
         if held is not None and len(held) != len(places):
             raise ValueError("shadow rows with another number of ids")
         return Shadow(places, held, self.mask(mask), self.whole(groups, self.length + 1, 1))
@@ -244,7 +248,6 @@ class Bounds:
 
 _FIELDS: dict[str, Callable[[Bounds, Any], Any]] = {
     "feed": Bounds.spans,
-    "at": Bounds.at,
     "keep": Bounds.spans,
     "see": Bounds.spans,
     "mask": Bounds.mask,
