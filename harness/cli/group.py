@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from harness.engine.ranks import one_process
 from harness.errors import Interrupted
 
 GROUP = "dllm_bench.commands"
@@ -36,6 +37,10 @@ ORDER = (
     "grade",
     "score",
 )
+
+
+RANKED = ("lm-eval", "train")
+"""Commands that share their work among the ranks of a launcher, or refuse them with advice of their own."""
 
 
 @cache
@@ -65,6 +70,8 @@ class CommandGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
+        if name not in RANKED:
+            one_process(f"bench {name}")
         return name, None if command is None or name is None else _load(name), rest
 
 

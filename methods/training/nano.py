@@ -24,7 +24,7 @@ from methods.training.data.batches import Batch, Stream, causal_mask, cross_entr
 from methods.training.data.corpus import EOS, MASK, Mix, cached_pool, save_tokenizer, train_tokenizer
 from methods.training.data.corruption import Corruption, corrupt, diffusion_loss
 from methods.training.export import data_hash, nano_spec, save_card, save_model
-from methods.training.loop.loop import LoopOptions, generator_for, train_loop
+from methods.training.loop.loop import Counted, Hooks, LoopOptions, generator_for, train_loop
 from methods.training.loop.optim import build_optimisers
 from methods.training.precision import fast_products, native_bfloat16
 from methods.training.validation import AR, DIFFUSION_MODES, Mode, require_jail, score
@@ -159,10 +159,9 @@ def train_phase(
     every: int = 0,
 ) -> float:
     """Run one phase to its end (or finish an interrupted one); minutes spent on it in all."""
-    optimisers = build_optimisers(model, phase.muon_lr, phase.adam_lr)
-    return (
-        train_loop(title, model, optimisers, loss, phase.loop, folder, check if every else None, every) / 60
-    )
+    optimisers, counted = build_optimisers(model, phase.muon_lr, phase.adam_lr), Counted(loss, phase.tokens)
+    hooks, watch = Hooks(tokens=counted.take), check if every else None
+    return train_loop(title, model, optimisers, counted, phase.loop, folder, watch, every, hooks) / 60
 
 
 def train_nano(options: NanoOptions) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.decoding.settings import parse_pairs
+from harness.engine.ranks import first_rank
 from methods.training.duo.recipe import DuoOptions, train_duo
 from methods.training.options import preset as options_of
 from methods.training.students.trainers import TRAINERS
@@ -129,10 +130,11 @@ def _command(method: str) -> Any:
             "wandb": wandb,
         }
         options = options_of(trainer.options, method, preset, {**given, **parse_pairs(settings or [])})
-        typer.echo(
-            f"written to {trainer.train(options)}; try it: bench run --adapter {options.output} --model "
-            f"{model} --method ..."
-        )
+        folder = trainer.train(options)
+        if first_rank():
+            typer.echo(
+                f"written to {folder}; try it: bench run --adapter {folder} --model {model} --method ..."
+            )
 
     run.__doc__ = TEXTS[method]
     return run
@@ -158,6 +160,8 @@ def duo(
 
     given = {"output": output, "work": work, "seed": seed, "threads": threads, "steps": steps, "lr": lr}
     folder = train_duo(options_of(DuoOptions, "duo", preset, {**given, **parse_pairs(settings or [])}))
+    if not first_rank():
+        return
     typer.echo(f"written to {folder}")
     for name, rows in json.loads((folder / "card.json").read_text())["quality"].items():
         for row in rows:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.decoding.settings import parse_pairs
+from harness.engine.ranks import one_process
 from harness.errors import UserError
 from methods.training.grpo.options import load_options
 from methods.training.grpo.picture import draw
@@ -176,6 +177,7 @@ def grpo(
         bench train grpo --preset dream7b-coupled --suite acecode.jsonl --workers 8
     """
 
+    one_process("bench train grpo", "it starts workers itself: --workers N")
     given: dict[str, Any] = {
         "model": model, "output": output, "work": work or output.with_name(output.name + "-work"),
         "steps": steps, "seed": seed, "evaluate": evaluate, "held_out": held_out, "method": method,
@@ -219,6 +221,7 @@ def curves(
     Example:  bench train grpo-curves trained/*-work --picture rewards.png
     """
 
+    one_process("bench train grpo-curves")
     print(table(folders))
     if page is not None:
         page.write_text(updated(page, folders))

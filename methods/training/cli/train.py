@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from harness.engine.ranks import one_process
 from methods.training.cli.distill import mount
 from methods.training.cli.grpo import curves, grpo
 from methods.training.nano import GateError, NanoOptions, train_nano
@@ -67,6 +68,7 @@ def nano(
         bench train nano --preset long --work trained/work-long --validate-every 500
     """
 
+    one_process("bench train nano")
     make = LongOptions if preset == "long" else NanoOptions
     options = make(output=output, work=work, seed=seed, threads=threads, validate_every=validate_every)
     options = _with_lengths(options, parent_steps, steps, gate)

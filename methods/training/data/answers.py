@@ -243,12 +243,9 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def shared_answers(options: AnswerOptions, work: Path) -> Path:
-    """The answers of these options in the work folder, generated there unless they are; students share
-    them.
-    """
+def shared_path(options: AnswerOptions, work: Path) -> Path:
+    """Where the answers of these options stand in the work folder; students share them."""
     key = {
         key: value for key, value in vars(options).items() if key not in ("output", "batch_size", "device")
     }
-    path = work / f"answers-{digest({name: str(value) for name, value in key.items()})[:10]}.jsonl"
-    return generate_answers(AnswerOptions(**{**vars(options), "output": path}))
+    return work / f"answers-{digest({name: str(value) for name, value in key.items()})[:10]}.jsonl"

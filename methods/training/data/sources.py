@@ -15,7 +15,7 @@ from harness.model.spec import ModelSpec
 from harness.model.text import decode_text, encode
 from harness.model.tokenizer import load_tokenizer
 from harness.records.outside import parse_json, read_json, read_text
-from methods.training.data.answers import AnswerOptions, card_path, file_hash, shared_answers
+from methods.training.data.answers import AnswerOptions, card_path, file_hash, generate_answers, shared_path
 from methods.training.data.block_rows import block_pool, suite_blocks
 from methods.training.data.corpus import BOS, Mix, Pool, cached_pool
 from methods.training.data.overlap import refuse_overlap
@@ -38,21 +38,20 @@ class Data:
     facts: dict[str, Any]
 
 
-def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Data:
+def training_data(options: StudentOptions, folder: Path, spec: ModelSpec, first: bool = True) -> Data:
     """The data of a student of the model in ``folder``; generated into the work folder first where the
     options say so.
+
+    Not ``first``: another process has just generated and checked them.
     """
     if options.blocks:
         return _blocks(options, folder)
     if options.data is not None:
         data = read_answers(options.data, folder, spec, options)
-        return replace(
-            data,
-            facts={
-                **data.facts,
-                "not_compared_with": refuse_overlap(_prompts(data.pool, folder), options.data),
-            },
-        )
+        if not first:
+            return data
+        missing = refuse_overlap(_prompts(data.pool, folder), options.data)
+        return replace(data, facts={**data.facts, "not_compared_with": missing})
     if options.answers or options.prompts is not None:
         asked = AnswerOptions(
             output=options.work,
@@ -65,7 +64,10 @@ def training_data(options: StudentOptions, folder: Path, spec: ModelSpec) -> Dat
             device=options.device,
             dtype="bfloat16" if options.precision == "bf16" else "auto",
         )
-        return read_answers(shared_answers(asked, options.work), folder, spec, options)
+        path = shared_path(asked, options.work)
+        return read_answers(
+            generate_answers(replace(asked, output=path)) if first else path, folder, spec, options
+        )
     return _corpus(options, folder)
 
 

@@ -7,7 +7,9 @@ checkpoints for the decoder ``duo``, and card.json with validity and entropy of 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,22 @@ from methods.duo.usdm import LogLinear, antithetic_times, nelbo_loss
 from methods.training.duo.consistency import consistency_loss
 from methods.training.duo.curriculum import Temperature, curriculum_loss
 from methods.training.duo.words import Language
-from methods.training.loop.loop import Hooks, LoopOptions, generator_for, train_loop
+from methods.training.loop.loop import (
+    Counted,
+    Hooks,
+    LoopOptions,
+    LossAt,
+    generator_for,
+    train_loop,
+)
+from methods.training.loop.ranks import Ranks, join, leave
 from methods.training.loop.rounds import Rounds, RoundSchedule
 from methods.training.losses.dcd import Direction
 from methods.training.losses.integral_cache import IntegralCache, cached, window
 from methods.training.options import plain
 from methods.training.students.student import antithetic
 
+CPU = torch.device("cpu")
 TAILS: tuple[Tail, ...] = ("greedy_code", "ancestral")
 
 
@@ -37,8 +48,8 @@ class DuoOptions:
 
     The curriculum's temperature is 10^``log_tau``; ``top`` > 0 draws that many Gaussians per position.
 
-    ``words`` per text; ``batch`` texts per step; ``decay`` of the delivered average; ``evaluate`` lists the
-    steps N at which ``samples`` texts are judged.
+    ``words`` per text; ``batch`` texts, of which ``accumulate`` batches make a step; ``decay`` of the
+    delivered average; ``evaluate`` lists the steps N at which ``samples`` texts are judged.
     """
 
     output: Path
@@ -50,6 +61,7 @@ class DuoOptions:
     hidden: int = 64
     layers: int = 2
     batch: int = 128
+    accumulate: int = 1
     base_steps: int = 3000
     soft_steps: int = 1000
     log_tau: float = -3.0
@@ -87,14 +99,15 @@ class DuoData:
             self.options.work, self.options.letters, *window(self.options.letters, high, low), points=20_000
         )
 
-    def batch(self, step: int, stream: int) -> tuple[Tensor, torch.Generator]:
-        rng = generator_for(self.options.seed, step, stream)
+    def batch(self, number: int, stream: int) -> tuple[Tensor, torch.Generator]:
+        rng = generator_for(self.options.seed, number, stream)
         x = torch.from_numpy(self.language.sample(rng, self.options.batch, self.options.words))
         return x, torch.Generator().manual_seed(int(rng.integers(2**62)))
 
-    def base_loss(self, model: Denoiser, step: int) -> Tensor:
+    def base_loss(self, model: Denoiser, number: int) -> Tensor:
         """Curriculum while it lasts, the bound itself afterwards."""
-        x, random = self.batch(step, 1)
+        x, random = self.batch(number, 1)
+        step = number // self.options.accumulate
         if step < self.options.soft_steps:
             t = antithetic(len(x), random)
             return curriculum_loss(
@@ -105,9 +118,9 @@ class DuoData:
             lambda z, alpha: model(z, alpha).double(), x, t, LogLinear(), self.options.letters, random
         ).mean()
 
-    def round_loss(self, rounds: Rounds, step: int) -> Tensor:
-        dt = self.options.schedule.dt(step)
-        x, random = self.batch(step, 2)
+    def round_loss(self, rounds: Rounds, number: int) -> Tensor:
+        dt = self.options.schedule.dt(number // self.options.accumulate)
+        x, random = self.batch(number, 2)
         u = antithetic(len(x), random)
         return consistency_loss(
             rounds.student, rounds.teacher, x, u, dt, self.wide, self.options.direction, random
@@ -131,32 +144,60 @@ def train_duo(options: DuoOptions) -> Path:
     ``output``.
     """
     torch.set_num_threads(options.threads)
-    task = DuoData(options)
+    join(CPU)
+    ranks = Ranks()
+    ranks.check(options.accumulate, {"batch": options.batch})
+    try:
+        return _train_duo(options, ranks)
+    finally:
+        leave()
+
+
+def _train_duo(options: DuoOptions, ranks: Ranks) -> Path:
+    with ranks.first_alone():
+        task = DuoData(options)
     model = Denoiser(denoiser_spec(options.letters, options.hidden, options.layers), options.seed)
-    adam = torch.optim.AdamW(model.parameters(), lr=options.base_lr, weight_decay=0.0)
-    loop = LoopOptions(options.base_steps, options.warmup, 0.3, 1.0, options.save_every)
-    seconds = train_loop(
-        "duo base", model, [adam], lambda step: task.base_loss(model, step), loop, options.work / "duo-base"
-    )
-    save_denoiser(options.output / "base", model, eos=0)
-    judged = {"base": task.judge(model.eval())}
+    steps = LoopOptions(options.base_steps, options.warmup, 0.3, 1.0, options.save_every)
+    seconds = _loop(options, ranks, "base", model, partial(task.base_loss, model), options.base_lr, steps)
+    judged = {}
+    model.eval()
+    if ranks.first:
+        save_denoiser(options.output / "base", model, eos=0)
+        judged["base"] = task.judge(model)
     rounds = Rounds(model, options.schedule, options.decay)
-    adam = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=0.0)
-    loop = LoopOptions(options.schedule.steps, options.warmup, 0.0, 1.0, options.save_every)
-    seconds += train_loop(
-        "duo rounds",
-        rounds,
-        [adam],
-        lambda step: task.round_loss(rounds, step),
-        loop,
-        options.work / "duo-rounds",
-        hooks=Hooks(rounds.begin),
-    )
+    steps = LoopOptions(options.schedule.steps, options.warmup, 0.0, 1.0, options.save_every)
+    loss = partial(task.round_loss, rounds)
+    seconds += _loop(options, ranks, "rounds", rounds, loss, options.lr, steps, rounds.begin)
     rounds.finish()
     student = rounds.average
     assert isinstance(student, Denoiser)
-    save_denoiser(options.output / "student", student, eos=0)
-    judged["student"] = task.judge(student)
-    card = {"settings": plain(options), "seconds": round(seconds, 1), "quality": judged}
-    (options.output / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    if ranks.first:
+        save_denoiser(options.output / "student", student, eos=0)
+        judged["student"] = task.judge(student)
+        card = {
+            "settings": plain(options),
+            "seconds": round(seconds, 1),
+            "ranks": ranks.count,
+            "quality": judged,
+        }
+        (options.output / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    ranks.totals([0.0])
     return options.output
+
+
+def _loop(
+    options: DuoOptions,
+    ranks: Ranks,
+    name: str,
+    model: Any,
+    loss: LossAt,
+    lr: float,
+    steps: LoopOptions,
+    before: Callable[[int], object] | None = None,
+) -> float:
+    trained = model.student if isinstance(model, Rounds) else model
+    adam = torch.optim.AdamW(trained.parameters(), lr=lr, weight_decay=0.0)
+    counted = Counted(loss, 3 * options.words * options.batch)
+    hooks = Hooks(before, tokens=counted.take, ranks=ranks)
+    steps = replace(steps, accumulate=options.accumulate)
+    return train_loop(f"duo {name}", model, [adam], counted, steps, options.work / f"duo-{name}", hooks=hooks)

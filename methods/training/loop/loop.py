@@ -11,9 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from harness.records.files import whole_lines
 from methods.training.loop.optim import Shape, schedule, set_rates
+from methods.training.loop.ranks import Ranks
 
 
 def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
@@ -49,15 +51,22 @@ class LoopOptions:
     shape: Shape = "linear"
 
 
+LossAt = Callable[[int], Tensor | Iterable[Tensor]]
+"""The loss of a batch, by its number: whole, or in parts that add up to it. The gradient of a part is taken, and
+its graph freed, before the next is asked for.
+"""
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """What a recipe may add to the loop: ``before`` each step, its own ``backward``, and a reader of every
-    logged ``row``.
+    """What a recipe may add to the loop: ``before`` each step, a reader of every logged ``row``, how many
+    ``tokens`` this process has worked through since it was last asked, and the ``ranks`` that share a step.
     """
 
     before: Callable[[int], object] | None = None
-    backward: Callable[[Tensor], None] = Tensor.backward
     row: Callable[[dict[str, Any]], None] | None = None
+    tokens: Callable[[], int] | None = None
+    ranks: Ranks | None = None
 
 
 def save_checkpoint(
@@ -109,6 +118,42 @@ class LossLog:
             self.reader(row)
 
 
+class Counted:
+    """A loss whose batches hold so many ``tokens`` each; ``take()`` is what was worked through since the last
+    call.
+    """
+
+    def __init__(self, loss_at: LossAt, tokens: int) -> None:
+        self.loss_at, self.tokens, self.held = loss_at, tokens, 0
+
+    def __call__(self, batch: int) -> Tensor | Iterable[Tensor]:
+        self.held += self.tokens
+        return self.loss_at(batch)
+
+    def take(self) -> int:
+        taken, self.held = self.held, 0
+        return taken
+
+
+class Meter:
+    """Tokens per second of all ranks together, pauses left out."""
+
+    def __init__(self, tokens: Callable[[], int], ranks: Ranks) -> None:
+        self.tokens, self.ranks = tokens, ranks
+        self.pause()
+
+    def read(self) -> dict[str, float]:
+        """Since the last reading, as a log's figure; none where nothing was counted."""
+        seconds, count = time.perf_counter() - self.since, self.ranks.totals([self.tokens()])[0]
+        self.since = time.perf_counter()
+        return {"tokens_per_s": round(count / seconds, 1)} if count else {}
+
+    def pause(self) -> None:
+        """What was counted and spent until now is left out of the next reading."""
+        self.tokens()
+        self.since = time.perf_counter()
+
+
 Reporter = Callable[[int, float | None], None]
 
 
@@ -155,7 +200,7 @@ def train_loop(
     title: str,
     model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
-    loss_at: Callable[[int], Tensor],
+    loss_at: LossAt,
     options: LoopOptions,
     folder: Path,
     every: Callable[[int], dict[str, Any]] | None = None,
@@ -164,49 +209,71 @@ def train_loop(
 ) -> float:
     """Run (or continue) ``options.steps`` steps; ``every(step)`` adds validation figures to the log.
 
-    ``loss_at`` is called with the number of the batch: step * accumulate + 0 .. accumulate - 1.
+    ``loss_at`` is called with the number of the batch: step * accumulate + 0 .. accumulate - 1. Of several
+    ranks each takes its share of these, and the first one writes, logs and validates.
 
     Returns the seconds spent, those of interrupted runs up to their last checkpoint included.
     """
-    path = folder / "checkpoint.pt"
+    ranks, path = hooks.ranks or Ranks(), folder / "checkpoint.pt"
     set_rates(optimisers, 1.0)
     done, earlier = load_checkpoint(path, model, optimisers)
+    ranks.totals([0.0])  # no rank writes before all have read
     started = time.perf_counter()
-    log = LossLog(folder / "log.jsonl", done, hooks.row)
-    with progress(title, options.steps, done) as report:
+    log = LossLog(folder / "log.jsonl", done, hooks.row) if ranks.first else None
+    meter = Meter(hooks.tokens or (lambda: 0), ranks)
+    with progress(title, options.steps, done) if ranks.first else nullcontext(_silent) as report:
         for step in range(done, options.steps):
-            loss = _one_step(model, optimisers, loss_at, options, step, hooks)
+            loss = _one_step(model, optimisers, loss_at, options, step, hooks.before, ranks)
             finished = step + 1
             report(finished, loss)
             if finished % options.log_every == 0:
-                log.write(step=step, loss=round(loss, 5))
+                row = {"step": step, "loss": round(loss, 5), **meter.read()}
+                if log is not None:
+                    log.write(**row)
             if every and every_steps and (finished % every_steps == 0 or finished == options.steps):
-                figures = every(finished)
-                log.write(step=step, **figures)
-                print(f"{title}: step {finished}: {json.dumps(figures)}", flush=True)
+                figures = ranks.on_first(partial(every, finished), {})
+                if log is not None:
+                    log.write(step=step, **figures)
+                    print(f"{title}: step {finished}: {json.dumps(figures)}", flush=True)
+                meter.pause()
             if finished % options.save_every == 0 or finished == options.steps:
-                save_checkpoint(path, model, optimisers, finished, earlier + time.perf_counter() - started)
+                ranks.check_equal(trained(optimisers))
+                if ranks.first:
+                    spent = earlier + time.perf_counter() - started
+                    save_checkpoint(path, model, optimisers, finished, spent)
     return earlier + time.perf_counter() - started
+
+
+def trained(optimisers: list[torch.optim.Optimizer]) -> list[Tensor]:
+    """What the optimisers change, in their order."""
+    return [p for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+
+
+def _silent(step: int, loss: float | None) -> None:
+    pass
 
 
 def _one_step(
     model: nn.Module,
     optimisers: list[torch.optim.Optimizer],
-    loss_at: Callable[[int], Tensor],
+    loss_at: LossAt,
     options: LoopOptions,
     step: int,
-    hooks: Hooks,
+    before: Callable[[int], object] | None,
+    ranks: Ranks,
 ) -> float:
     set_rates(optimisers, schedule(step, options.steps, options.warmup, options.decay, options.shape))
-    if hooks.before is not None:
-        hooks.before(step)
+    if before is not None:
+        before(step)
     total = 0.0
-    for batch in range(step * options.accumulate, (step + 1) * options.accumulate):
-        loss = loss_at(batch)
-        hooks.backward(loss / options.accumulate)
-        total += float(loss.detach()) / options.accumulate
+    for batch in ranks.batches(step, options.accumulate):
+        found = loss_at(batch)
+        for loss in (found,) if isinstance(found, Tensor) else found:
+            (loss / options.accumulate).backward()
+            total += float(loss.detach()) / options.accumulate
+    ranks.sum_gradients(trained(optimisers))
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], options.clip)
     for optimiser in optimisers:
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-    return total
+    return ranks.totals([total])[0]

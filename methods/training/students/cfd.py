@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.training.loop.loop import LossAt
 from methods.training.losses.certainty import certainty, random_masks, two_sided
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 from methods.training.validation import Mode
 
 THRESHOLDS = (

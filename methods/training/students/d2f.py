@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.training.loop.loop import generator_for
+from methods.training.loop.loop import LossAt, generator_for
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 from methods.training.validation import D2FMode
 
 SMALLEST_RATE = 0.05  # bounds the weight 1 / rate where ``low`` is set near 0

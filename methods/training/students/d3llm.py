@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from methods.training.loop.loop import LossAt
 from methods.training.losses.certainty import trajectory_masks, two_sided, window_ratio, window_width
 from methods.training.options import StudentOptions, TrainingError
 from methods.training.students.cfd import THRESHOLDS
 from methods.training.students.student import Rows, Student
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 
 
 @dataclass(frozen=True)

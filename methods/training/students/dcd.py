@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from methods.training.loop.loop import LossAt
 from methods.training.losses.certainty import certainty
 from methods.training.losses.dcd import Direction, Shown, masked_dcd_loss
 from methods.training.losses.integral_cache import IntegralCache, cached, window
@@ -13,7 +14,7 @@ from methods.training.losses.masks import Clock, keep_at, nested_pair
 from methods.training.options import StudentOptions
 from methods.training.students.sdtt import FEW_STEPS
 from methods.training.students.student import Student, antithetic
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 
 
 @dataclass(frozen=True)

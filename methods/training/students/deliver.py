@@ -40,6 +40,7 @@ def deliver(student: Student[Any], seconds: float, figures: Mapping[str, float])
         "data": student.data.facts,
         "frozen_sets": data_hash(DATA),
         "seconds": round(seconds, 1),
+        "ranks": student.ranks.count,
         "validation": dict(figures),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1, default=str) + "\n")
@@ -71,7 +72,7 @@ def facts(card: Mapping[str, Any], student: Student[Any]) -> dict[str, Any]:
         f"{options.lr}",
         "weights": size,
         "wall time": f"{card['seconds'] / 60:.1f} min, {student.device.type}, {options.threads} thread(s), "
-        f"{options.precision}",
+        f"{options.precision}, {card['ranks']} rank(s)",
         "hash of the frozen sets": card["frozen_sets"],
     }
 

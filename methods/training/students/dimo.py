@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods.training.loop.loop import LossAt
 from methods.training.losses import dimo
 from methods.training.losses.masks import token_log_probs
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 from methods.training.validation import Mode
 
 FLOOR = -1e4

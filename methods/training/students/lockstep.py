@@ -15,10 +15,10 @@ from torch import Tensor
 
 from methods.training.data.block_rows import seams
 from methods.training.data.corruption import context_weights
-from methods.training.loop.loop import generator_for
+from methods.training.loop.loop import LossAt, generator_for
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from methods.training.loop.loop import LossAt
 from methods.training.losses.couplings import mask_coupling
 from methods.training.losses.divergences import Kind
 from methods.training.losses.sdtt import sdtt_loss, sdtt_targets
 from methods.training.options import StudentOptions
 from methods.training.students.student import Student, antithetic
-from methods.training.students.trainer import LossAt, Trainer
+from methods.training.students.trainer import Trainer
 from methods.training.validation import Mode
 
 FEW_STEPS = tuple(Mode("full", per_step) for per_step in (1, 2, 4, 8))

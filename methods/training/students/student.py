@@ -13,14 +13,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 
 from harness.model.catalog import location
 from harness.model.checkpoint import transformer_of
-from harness.model.device import pick_device, pick_dtype
+from harness.model.device import pick_dtype
 from harness.model.load import resolve
 from harness.model.transformer import Transformer
 from harness.records.files import digest
@@ -30,6 +28,7 @@ from methods.training.data.corruption import Corruption, lay_out
 from methods.training.data.sources import training_data
 from methods.training.loop.loop import generator_for
 from methods.training.loop.optim import build_optimisers
+from methods.training.loop.ranks import Ranks, join, rank_device
 from methods.training.loop.rounds import AdapterRounds
 from methods.training.losses.masks import aligned, token_log_probs
 from methods.training.options import StudentOptions, TrainingError, plain
@@ -64,9 +63,10 @@ class Student(Generic[Options]):
         torch.set_num_threads(options.threads)
         self.options, self.method = options, method
         self.folder = resolve(location(options.model))
-        self.device = pick_device(options.device)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        self.accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=options.precision)
+        self.device = rank_device(options.device)
+        self.accelerator = join(self.device, options.precision)
+        self.ranks = Ranks(self.device)
+        self.ranks.check(options.accumulate, {"tokens": options.tokens})
         dtype = torch.float32 if options.rank == 0 else pick_dtype("auto", self.device)
         self.model: Transformer = transformer_of(options.model, dtype, self.device)
         if self.model.spec.mask_id is None:
@@ -78,7 +78,9 @@ class Student(Generic[Options]):
         self.net = self._adapted()
         self.rounds = AdapterRounds(self.net, options.schedule, options.decay)
         self.groups: list[tuple[nn.ParameterList, float]] = [(self.rounds.student, options.lr)]
-        self.data = training_data(options, self.folder, self.model.spec)
+        with self.ranks.first_alone():
+            self.data = training_data(options, self.folder, self.model.spec, self.ranks.first)
+        self.tokens = 0
         self.stream = Stream(self.data.pool, options.seed + 9, options.tokens, self.model.spec.eos_ids[0])
 
     def _adapted(self) -> nn.Module:
@@ -129,8 +131,14 @@ class Student(Generic[Options]):
         inside = column < limits[:, None]
         region = (column >= laid.prompts[:, None]) & inside
         parts = (laid.ids, region, inside, laid.prompts, np.minimum(laid.ends, limits))
+        self.tokens += laid.ids.size
         ids, area, seen, prompts, ends = (torch.from_numpy(part).to(self.device) for part in parts)
         return Rows(ids, area, seen[:, None, None, :], prompts, ends, laid.rows)
+
+    def take_tokens(self) -> int:
+        """Positions of the batches laid out since the last call, padding included."""
+        taken, self.tokens = self.tokens, 0
+        return taken
 
     def random(self, batch: int, stream: int = 0) -> torch.Generator:
         """Random numbers of one batch: a function of (seed, stream, batch); the dropout's too."""

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any, Generic
 
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from harness.runs.wandb_log import start
 from methods.training.data.corpus import MASK
-from methods.training.loop.loop import Hooks, train_loop
+from methods.training.loop.loop import Hooks, LossAt, train_loop
+from methods.training.loop.ranks import leave
 from methods.training.options import plain
 from methods.training.students.deliver import deliver
 from methods.training.students.estimate import describe
 from methods.training.students.student import Options, Student
 from methods.training.validation import BLOCK_CAUSAL, FULL, D2FMode, Mode, require_jail, score, score_blocks
-
-LossAt = Callable[[int], Tensor]
-"""The loss of a batch, by its number."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,13 @@ class Trainer(Generic[Options]):
 
     def train(self, options: Options) -> Path:
         """Train a student and write it; returns its folder."""
-        student = Student(options, self.name)
-        return train(student, self.build(student), self.modes)
+        try:
+            student = Student(options, self.name)
+            with student.ranks.first_alone():
+                loss_at = self.build(student)
+            return train(student, loss_at, self.modes)
+        finally:
+            leave()
 
 
 def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
@@ -45,21 +48,28 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     folder.
     """
     options, folder = student.options, student.options.work / f"{student.method}-{student.key()}"
-    print(describe(student), flush=True)
+    ranks = student.ranks
+    if ranks.first:
+        print(describe(student), flush=True)
     if tokenizer_of(student, modes) is not None and (options.validation_items or options.validate_every):
         require_jail()
     state = nn.ModuleList([student.rounds, *(group for group, _ in student.groups[1:])])
     optimisers = student.optimisers()
     check = lambda _: validate(student, modes, 64)  # noqa: E731
-    watch = start(f"train-{student.method}", plain(options), "train") if options.wandb else None
-    hooks = Hooks(student.rounds.begin, student.accelerator.backward, watch and watch.log)
+    watched = options.wandb and ranks.first
+    watch = start(f"train-{student.method}", plain(options), "train") if watched else None
+    hooks = Hooks(student.rounds.begin, watch and watch.log, student.take_tokens, ranks)
     student.net.train()
     seconds = train_loop(
         student.method, state, optimisers, loss_at, options.loop, folder, check, options.validate_every, hooks
     )
     student.rounds.finish()
-    with student.rounds.average():
-        deliver(student, seconds, validate(student, modes, options.validation_items))
+
+    def finish() -> None:
+        with student.rounds.average():
+            deliver(student, seconds, validate(student, modes, options.validation_items))
+
+    ranks.on_first(finish, None)
     if watch is not None:
         watch.finish()
     return options.output
