@@ -3,8 +3,8 @@
 python -m tests.tools.ranks_check [METHOD ...] [--kills 3] [--seed 0]
 
 Prints per distiller the largest difference of any trained number (student, teacher snapshot, average, step of
-the rounds): between one rank and two, at 2 batches per step in bfloat16 and at 4 in float32, and between a run
-that was killed at random and one that was not. A tiny model, 6 steps per round, with dropout; gloo on the
+the rounds): between one rank and two, at 2 batches per step in bfloat16 and at 4 in float32, and between a
+run that was killed at random and one that was not. A tiny model, 6 steps per round, with dropout; gloo on the
 processor. Of bfloat16 gradients few sums round; of float32 ones the order of adding shows.
 """
 

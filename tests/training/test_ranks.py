@@ -86,7 +86,5 @@ def test_ranks_are_refused_where_they_would_do_the_work_over(
     done = bench(*command, *(("--output", tmp_path / "x") if command == ("generate-data",) else ()))
     assert done.returncode == 2
     named = " ".join(command[:2]).removesuffix(" x")
-    assert done.stderr.startswith(
-        f"bench: error: bench {named} runs as one process, and WORLD_SIZE says that 2"
-    )
+    assert done.stderr.startswith(f"bench: error: bench {named} runs as one process, and WORLD_SIZE")
     assert not list(tmp_path.iterdir())

@@ -52,8 +52,8 @@ class LoopOptions:
 
 
 LossAt = Callable[[int], Tensor | Iterable[Tensor]]
-"""The loss of a batch, by its number: whole, or in parts that add up to it. The gradient of a part is taken, and
-its graph freed, before the next is asked for.
+"""The loss of a batch, by its number: whole, or in parts that add up to it. The gradient of a part is taken
+and its graph freed before the next is asked for.
 """
 
 

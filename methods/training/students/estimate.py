@@ -74,8 +74,8 @@ def describe(student: Student[Any]) -> str:
         f"{len(student.rounds.student)} tensors "
         f"({', '.join(shapes[:6])}{', ...' if len(shapes) > 6 else ''})",
         f"data: {len(student.data.pool)} rows, {student.data.facts['source']}; canvas {options.canvas}",
-        f"batch: {options.tokens} tokens x {options.accumulate} per step, {student.ranks.count} rank(s); {options.rounds} round(s) of "
-        f"{options.every} steps",
+        f"batch: {options.tokens} tokens x {options.accumulate} per step, {student.ranks.count} rank(s); "
+        f"{options.rounds} round(s) of {options.every} steps",
         f"memory, estimated: base {need.base / GB:.3f} GB, trained sets {need.trained / GB:.3f}, activations "
         f"{need.activations / GB:.3f}, "
         f"logits {need.logits / GB:.3f}, together {need.total / GB:.3f} GB",
