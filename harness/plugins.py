@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -37,9 +38,24 @@ def from_entry_point(point: EntryPoint) -> Plugin:
     owner = point.dist.name if point.dist is not None else ""
     if owner != "dllm-bench":
         return Plugin(point.load(), owner)
+    return Plugin(operator.attrgetter(point.attr)(importlib.import_module(_module(point))), "built-in")
+
+
+def _module(point: EntryPoint) -> str:
     # Ours go by a longer name where a script has a folder of the same name beside it (dllm_bench._tree).
-    module = importlib.import_module(__name__.removesuffix("harness.plugins") + point.module)
-    return Plugin(operator.attrgetter(point.attr)(module), "built-in")
+    ours = point.dist is not None and point.dist.name == "dllm-bench"
+    return (__name__.removesuffix("harness.plugins") if ours else "") + point.module
+
+
+def source_of(point: EntryPoint) -> ast.Module:
+    """The parsed source of the module that an entry point names, which is not imported; an empty one where
+    there is none to read.
+    """
+    try:
+        spec = importlib.util.find_spec(_module(point))
+        return ast.parse(Path(spec.origin).read_text() if spec is not None and spec.origin else "")
+    except (ImportError, OSError, SyntaxError, ValueError):
+        return ast.parse("")
 
 
 def names_of_file(path: Path, body: bytes, attribute: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.measuring.roofline import Hardware, ModelCost, Roofline, passes
-from harness.measuring.windows import with_prompt
 from harness.records.schema import Run, Sample
 
 # Data sheets: memory bandwidth, dense bfloat16 rate.
@@ -88,6 +87,8 @@ def project(
             f"run {run.run_id} has no samples with recorded forwards and useful tokens: give another RUN"
         )
     if prompt_tokens is not None:
+        from harness.measuring.windows import with_prompt  # imports torch
+
         usable = with_prompt(usable, prompt_tokens)
     joined = passes(usable, run.plan.batch_size)
     times = [roof.seconds(rows) for rows in joined]

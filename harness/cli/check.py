@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.conformance.check import check_method, open_method
 from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import Adapter, Device, Dtype, Family, Model, Settings
-from harness.engine.loader import Loaded
-from harness.engine.opening import Weights, open_engine
 from harness.model.text import encode
 from harness.records.printable import in_console
-from harness.records.schema import AuditCheck
 from suites.suite import load_suite
+
+if TYPE_CHECKING:
+    from harness.engine.loader import Loaded
+    from harness.records.schema import AuditCheck
 
 REFERENCE = "vanilla"
 SUITES = ("nano-gsm", "nano-code")
@@ -55,6 +54,8 @@ def check_command(
 
         bench check d2f --model Dream-org/Dream-v0-Base-7B --limit 2
     """
+    from harness.conformance.check import check_method, open_method
+    from harness.engine.opening import Weights, open_engine
 
     entry, source, heard = open_method(method)
     opened = open_engine(
@@ -73,6 +74,8 @@ def sample_prompts(loaded: Loaded, limit: int, suites: Sequence[str], seed: int 
     """``limit`` prompts of different length: of the suites in turn, or random ids where there is no
     tokenizer.
     """
+    import torch
+
     if loaded.tokenizer is None:
         rng = torch.Generator().manual_seed(seed)
         special = {*loaded.spec.eos_ids, loaded.spec.mask_id, loaded.spec.bos_id, loaded.spec.pad_id}

@@ -24,9 +24,7 @@ from harness.engine.flags import (
     StopRuleOption,
     stop_rule_of,
 )
-from harness.engine.generator import Request
 from harness.engine.isolation.finding import find_method
-from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 from harness.records.outside import brief, parse_json, read_text
 
@@ -60,6 +58,8 @@ def decode_command(
     (positions fed by each, as half-open spans) and **step_map** (per id, the forward that wrote it). `--set
     key=none` means null.
     """
+    from harness.engine.generator import Request  # both import torch
+    from harness.engine.opening import Weights, open_engine
 
     entry = find_method(method, isolate)
     pairs = {

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import psutil
-import torch
 import typer
 from rich.console import Console
 
 from harness import __version__
-from harness.engine.preview import gigabytes
 from harness.measuring.busy import look
 from harness.measuring.environment import cpu_model
+from harness.records.printable import gigabytes
 from harness.sandbox.backends import weaknesses
 from harness.sandbox.launch import probe
 
@@ -56,6 +55,8 @@ def doctor_command(
 
 def findings(path: Path) -> Iterator[Finding]:
     """Everything that is looked at, in the order it is printed."""
+    import torch
+
     yield (
         "ok",
         "version",
@@ -85,6 +86,8 @@ def _disk(path: Path) -> Finding:
 
 
 def _gpu() -> Finding:
+    import torch
+
     if not torch.cuda.is_available():
         built = "torch is a CPU build" if torch.version.cuda is None else "torch sees no driver or device"
         return "note", "GPU", f"none ({built}): nano runs on the CPU, 7B models need one"

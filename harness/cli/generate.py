@@ -7,15 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from harness.decoding.backbone import Backbone
-from harness.decoding.row import Row
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import (
     Adapter,
@@ -30,18 +28,18 @@ from harness.engine.flags import (
     StopRuleOption,
     stop_rule_of,
 )
-from harness.engine.generator import Generation, Generator, Request
-from harness.engine.held import Held
 from harness.engine.isolation.finding import find_method
-from harness.engine.loader import Loaded
-from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
 from harness.errors import UserError
 from harness.model.text import pieces, split_markers
 from harness.records.files import digest
 from harness.records.schema import Sample
-from harness.runs.cell import measured
 from harness.statistics.blocks import names_of
-from reports.trace import animate
+
+if TYPE_CHECKING:
+    from harness.decoding.backbone import Backbone
+    from harness.decoding.row import Row
+    from harness.engine.generator import Generation, Generator
+    from harness.engine.loader import Loaded
 
 HOLE, END = "\u00b7", "\u220e"
 
@@ -87,6 +85,8 @@ def generate_command(
 
         bench generate "Explain why the sky is blue [R] [A]" --method lockstep --trace out.gif
     """
+    from harness.engine.generator import Request  # both import torch
+    from harness.engine.opening import Weights, Wish, check_targets, open_engine, settings_for
 
     rule = stop_rule_of(stop_rule)
     if trace is not None and trace.suffix not in (".gif", ".webp"):
@@ -138,6 +138,7 @@ def block_settings(
 
 
 def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Generation:
+    from harness.engine.held import Held
 
     if not show:
         return next(iter(generator.run([request], 1)))[0]
@@ -158,6 +159,7 @@ def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Gen
 
 def watched(backbone: Backbone, draw: Any) -> Backbone:
     """The same backbone; ``draw`` gets the first row before every forward pass."""
+    from harness.decoding.backbone import Backbone
 
     class Shown(Backbone):
         def forward_rows(self, canvas: Any, requests: Any, cache: Any = None) -> Any:
@@ -208,6 +210,8 @@ def _report(item: Generation, method: str) -> None:
 
 
 def _animate(item: Generation, method: str, loaded: Loaded, path: Path) -> None:
+    from harness.runs.cell import measured
+    from reports.trace import animate
 
     sample = Sample(
         run_id="generate",

@@ -5,11 +5,9 @@ they run.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +16,7 @@ from typer.main import get_command
 
 from harness.engine.ranks import one_process
 from harness.errors import Interrupted
+from harness.plugins import source_of
 
 GROUP = "dllm_bench.commands"
 ORDER = (
@@ -90,10 +89,7 @@ def _load(name: str) -> Any:
 
 def _help(point: EntryPoint) -> str:
     """First line of the function's docstring, or of its module's where the entry point names an app."""
-    spec = importlib.util.find_spec(point.module)
-    if spec is None or spec.origin is None:
-        return ""
-    tree = ast.parse(Path(spec.origin).read_text())
+    tree = source_of(point)
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == point.attr]
     text = (ast.get_docstring(functions[0] if functions else tree) or "").split("\n")[0]
     return re.sub(r"^`+bench [\w -]+`+: ", "", text)

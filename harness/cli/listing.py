@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.decoding.registry import load_method, method_names
+from harness.decoding.registry import method_names, method_summary
 from harness.decoding.settings import describe
 from harness.engine.isolation.finding import find_method
 from harness.model.catalog import catalog
@@ -34,42 +34,34 @@ def list_command(
         _settings(console, what)
 
 
-def _methods(console: object) -> None:
-
-    table = Table(
-        "method",
-        "what it is",
-        "settings (default)",
-        title="Methods (`bench list NAME` explains the settings)",
-    )
+def _methods(console: Console) -> None:
+    table = Table("method", "what it is", title="Methods (`bench list NAME`: its settings)")
     for name in method_names():
-        method = load_method(name)
-        settings = ", ".join(f"{key} ({default})" for key, _, default, _ in describe(method.decoder.Config))
-        table.add_row(name, method.decoder.summary, settings)
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+        table.add_row(name, in_console(method_summary(name)))
+    console.print(table)
 
 
-def _settings(console: object, name: str) -> None:
+def _settings(console: Console, name: str) -> None:
 
     method = find_method(name)
     table = Table("setting", "values", "default", "meaning", title=f"{method.name}: {method.decoder.summary}")
     for row in describe(method.decoder.Config):
         table.add_row(*row)
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
-    console.print(f"requires: {', '.join(sorted(method.decoder.requires)) or 'nothing'}")  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(table)
+    console.print(f"requires: {', '.join(sorted(method.decoder.requires)) or 'nothing'}")
 
 
-def _suites(console: object) -> None:
+def _suites(console: Console) -> None:
 
     table = Table(
         "suite", "what it is", title="Suites (`bench suite show NAME` prints a prompt and its grading)"
     )
     for name in list_suites():
         table.add_row(name, load_suite(name).title)
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(table)
 
 
-def _models(console: object) -> None:
+def _models(console: Console) -> None:
 
     table = Table(
         "model",
@@ -85,4 +77,4 @@ def _models(console: object) -> None:
             str(entry.canvas or ""),
             in_console(", ".join(f"{key}: {value}" for key, value in entry.companions.items())),
         )
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(table)

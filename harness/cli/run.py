@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from harness.cli.cells import Asked, Prompting, plan_cells
 from harness.cli.options import STORING, TIMING, OutputPath, Threads, Wandb
 from harness.engine.flags import (
     DECODING,
@@ -41,20 +28,8 @@ from harness.engine.flags import (
     StopRuleOption,
     stop_rule_of,
 )
-from harness.engine.isolation.finding import find_method
-from harness.engine.opening import Weights, Wish
-from harness.engine.preview import on_hub, preview
-from harness.errors import Interrupted
-from harness.measuring.busy import look, warning
 from harness.measuring.protocol import protocol as find_protocol
-from harness.model.catalog import location, lookup
-from harness.records.schema import read_samples
-from harness.runs.cell import Cell, Options
-from harness.runs.turns import run_cells
 from harness.runs.wandb_log import package
-from harness.sandbox import open_jail
-from reports.console import render
-from suites.suite import load_suite
 
 SUITES = "Suites"
 QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
@@ -184,11 +159,16 @@ def run_command(
 
         bench run --method ./mine.py --suite nano-code
     """
+    # Torch comes with these, and --help need not wait for it.
+    from harness.cli.cells import Asked, Prompting
+    from harness.cli.running import announce, run, set_threads
+    from harness.engine.opening import Weights
+    from harness.runs.cell import Options
+
     quick = not method and not suite
     if wandb:
         package()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     if data_dir is not None:
         os.environ["BENCH_DATA"] = str(data_dir)
     if allow_unsafe_code:
@@ -198,151 +178,15 @@ def run_command(
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
     methods = _split(method) or list(QUICK_METHODS)
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
-    weights = Weights(model, adapter, not no_merge, dtype, device, family)
-    _announce(methods, suites, weights, chosen_limit, isolate)
-    if busy := warning(look()):
-        _tell(busy)
-    if quick and model == "nano":
-        _tell(QUICK_TIME)
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
+    weights = Weights(model, adapter, not no_merge, dtype, device, family)
     asked = Asked(
         methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate
     )
-    with ExitStack() as stack:
-        cells: list[Cell] = []
-        try:
-            for cell in plan_cells(asked, options, _tell):
-                stack.callback(cell.folder.close)
-                cells.append(cell)
-            _execute(cells, allow_unsafe_code, wandb)
-        except KeyboardInterrupt:
-            raise Interrupted(_safe(cells, fresh)) from None
-        _show(cells, output_path)
-
-
-def _tell(line: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(line, highlight=False, markup=False)
-
-
-def _announce(
-    methods: list[str], suites: list[str], weights: Weights, limit: int | None, isolate: bool | None
-) -> None:
-    """Say what a hub model will fetch, whether it fits and about how long the run takes, before anything
-    large is fetched.
-    """
-    if not on_hub(location(weights.model)):
-        return
-    tokens = 0
-    for name in suites:
-        suite = load_suite(name, os.environ.get("BENCH_DATA"))
-        count = sum(1 for _ in suite.docs())
-        tokens += len(methods) * min(limit or count, count) * (lookup(weights.model).canvas or suite.canvas)
-    chosen = [find_method(Wish.parse(text).method, isolate) for text in methods]
-    needs = [(method.name, method.decoder.requires) for method in chosen]
-    for line in preview(
-        weights.model,
-        needs,
-        tokens=tokens,
-        adapter=weights.adapter,
-        dtype=weights.dtype,
-        device=weights.device,
-    ):
-        _tell(line)
-
-
-def _safe(cells: list[Cell], fresh: bool) -> str:
-    """What an interrupted run keeps, and how it is continued."""
-    done, wanted = sum(cell.folder.stored for cell in cells), sum(len(cell.keys) for cell in cells)
-    stored = f"all {done} finished samples of {wanted} are safe" if cells else "nothing was begun"
-    return (
-        f"interrupted; {stored}; the same command{' without --fresh' if fresh else ''} continues "
-        "with the "
-        "missing ones"
-    )
+    announce(asked, chosen_limit, QUICK_TIME if quick and model == "nano" else None)
+    run(asked, options, allow_unsafe_code, wandb)
 
 
 def _split(methods: list[str] | None) -> list[str]:
     """Comma-separated plain names; a text with settings behind a colon is kept whole."""
     return [name for text in methods or [] for name in ([text] if ":" in text else text.split(","))]
-
-
-def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
-
-    log = None
-    if wandb:
-        from harness.cli.wandb import RunLog  # draws plots: seconds of imports that other runs do not need
-
-        log = RunLog(cells)
-    waiting = [cell for cell in cells if cell.pending]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with ExitStack() as stack:
-        jail = None
-        if any(cell.suite.needs_code for cell in waiting):
-            jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
-        progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-        tasks = {}
-        for cell in cells:
-            done = len(cell.keys) - len(cell.pending)
-            tasks[id(cell)] = progress.add_task(cell.label, total=len(cell.keys), completed=done)
-
-        def advance(cell: Cell, count: int) -> None:
-            progress.advance(tasks[id(cell)], count)
-            if log is not None:
-                log.samples(cell, count)
-
-        run_cells(cells, jail, advance, _tell)
-    if log is not None:
-        log.finish(cells)
-
-
-def unanswered(cell: Cell) -> str | None:
-    """How many prompts of a run ended in an error, with the first one's; None: not one."""
-    summary = cell.folder.run.summary
-    if summary is None or not summary.errors:
-        return None
-    first = next((one.error for one in read_samples(cell.folder.path) if one.error), "no reason recorded")
-    who = f"{cell.method.name} on {cell.suite.name}"
-    return f"{who}: {summary.errors} of {summary.samples} prompts got no answer (unsolved): {first}"
-
-
-def _glass(cell: Cell) -> str | None:
-    """What a run says of the process that its decoder ran in; None for the project's own in the harness'
-    process.
-    """
-    run = cell.folder.run
-    if run.plan.isolated is None:
-        return None
-    who = f"{cell.method.name} on {cell.suite.name}"
-    if not run.plan.isolated or run.isolation is None:
-        return f"{who}: not isolated: the decoder ran in the harness' own process"
-    told, share = run.isolation, run.isolation.get("share")
-    cost = f"{1e3 * told['candidates_s']:.2f} ms per request, {1e3 * told['logits_s']:.2f} ms with logits"
-    weak = f"; this machine's jail: {'; '.join(told['weaknesses'])}" if told["weaknesses"] else ""
-    return f"{who}: behind glass ({told['jail']}): {cost}, at most {share or 0:.1%} of the decode time{weak}"
-
-
-def _show(cells: list[Cell], root: Path) -> None:
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(render([cell.folder.path for cell in cells]))
-    failed = [
-        cell for cell in cells if cell.folder.run.audit is not None and not cell.folder.run.audit.passed
-    ]
-    for cell in failed:
-        checks = cell.folder.run.audit.checks if cell.folder.run.audit else []
-        names = ", ".join(check.name for check in checks if not check.passed)
-        console.print(
-            f"[red]{cell.method.name} on {cell.suite.name} failed the audit ({names}) and is kept out of "
-            "tables[/red]"
-        )
-    for cell in cells:
-        for line in (unanswered(cell), _glass(cell)):
-            if line:
-                console.print(line, highlight=False, markup=False)
-    console.print(f"runs stored under {root}; `bench report {root}` writes the leaderboard and plots")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import (
@@ -19,16 +18,18 @@ from rich.progress import (
 
 from harness.cli.options import STORING, TIMING, OutputPath, Threads
 from harness.engine.flags import Device, Dtype
-from harness.errors import Interrupted
-from harness.measuring.speed import SpeedError
-from harness.model.device import pick_device, pick_dtype
+from harness.errors import Interrupted, UserError
 from harness.records.schema import find_runs
 from harness.records.speed import find_tables
-from harness.runs.speed import Asked, Table
-from reports.speed import grid, load_speed
-from reports.speed_page import write_report
+
+if TYPE_CHECKING:
+    from harness.runs.speed import Table
 
 CELLS, REPLAY = "Cells", "Replay"
+
+
+class SpeedFlagError(UserError, ValueError):
+    """A flag of ``bench speed`` that cannot be followed."""
 
 
 def speed_command(
@@ -140,7 +141,15 @@ def speed_command(
 
         bench speed --shape dream7b --replay results/leaderboard/cpu-intel-xeon-processor/nano-gsm --rows 1,16
     """
+    from reports.speed import grid, load_speed
+    from reports.speed_page import write_report
+
     if not report:
+        import torch
+
+        from harness.model.device import pick_device, pick_dtype
+        from harness.runs.speed import Asked, Table
+
         if threads is not None:
             torch.set_num_threads(threads)
         where = pick_device(device)
@@ -163,7 +172,7 @@ def speed_command(
         folder = _measure(Table(asked), output_path, fresh)
         Console(width=140).print(*map(grid, load_speed(folder)))
     elif not find_tables(output_path):
-        raise SpeedError(f"no speed tables below {output_path}: give the folder with --output_path")
+        raise SpeedFlagError(f"no speed tables below {output_path}: give the folder with --output_path")
     for file in write_report(load_speed(output_path), output_path / "report"):
         typer.echo(file)
 
@@ -173,9 +182,9 @@ def _numbers(text: str, flag: str, least: int) -> list[int]:
     try:
         found = sorted({int(part) for part in text.split(",")})
     except ValueError:
-        raise SpeedError(f"{flag} {text!r}: give whole numbers, comma-separated, such as 1,16") from None
+        raise SpeedFlagError(f"{flag} {text!r}: give whole numbers, comma-separated, such as 1,16") from None
     if found[0] < least:
-        raise SpeedError(f"{flag} {text!r}: numbers below {least} make no forward pass")
+        raise SpeedFlagError(f"{flag} {text!r}: numbers below {least} make no forward pass")
     return found
 
 
@@ -185,7 +194,7 @@ def _runs(paths: list[Path]) -> list[Path]:
     for path in paths:
         below = list(find_runs(path))
         if not below:
-            raise SpeedError(f"--replay {path}: no runs there; give a run folder, or one that holds several")
+            raise SpeedFlagError(f"--replay {path}: no runs there; give a run folder, or one that holds some")
         found += below
     return list(dict.fromkeys(found))
 

@@ -17,7 +17,6 @@ from reports.cli.options import PublishedFigures
 from reports.load import load
 from reports.published import read_published
 from reports.serve import Server
-from reports.site import site, write
 from reports.table import Table
 from suites.suite import load_suite
 
@@ -55,6 +54,8 @@ def view_command(
     the installed suites, shown only where their hash is the one that the run stored. What --output writes
     holds them for the suites that ship with this package alone, and opens from its folder without a server.
     """
+    from reports.site import site, write  # with what draws pictures
+
     runs = load(path)
     typer.echo(f"{len(runs)} runs below {path}: tables are built")
     found = boards(path, runs)

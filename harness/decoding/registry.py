@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.decoding.decoder import Decoder
 from harness.errors import UserError
-from harness.plugins import did_you_mean, from_entry_point, from_file, registered
+from harness.plugins import did_you_mean, from_entry_point, from_file, registered, source_of
+
+if TYPE_CHECKING:
+    from harness.decoding.decoder import Decoder
 
 GROUP = "dllm_bench.methods"
 _MEMBERS = ("name", "Config", "requires", "decode")
@@ -43,6 +46,32 @@ ADDED: dict[str, Method] = {}
 def method_names() -> list[str]:
     """Names of all registered methods."""
     return sorted({**registered(GROUP), **ADDED})
+
+
+def method_summary(name: str) -> str:
+    """What a registered method says it is. Read from its source, so that nothing is imported; a method that
+    is no plain ``METHOD = Class()`` beside ``summary = "..."`` is imported after all.
+    """
+    if name in ADDED:
+        return ADDED[name].decoder.summary
+    point = registered(GROUP)[name]
+    made, summaries = None, {}
+    for node in source_of(point).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call(func=ast.Name(id=kind))):
+                made = kind if target == point.attr else made
+            case ast.ClassDef():
+                summaries[node.name] = _literal(node, "summary")
+    return summaries.get(made) or load_method(name).decoder.summary
+
+
+def _literal(node: ast.ClassDef, attribute: str) -> str | None:
+    for part in node.body:
+        match part:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                if name == attribute:
+                    return text
+    return None
 
 
 def register_method(decoder: Any) -> Method:

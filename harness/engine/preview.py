@@ -18,6 +18,7 @@ from harness.model.checkpoint import spec_of
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import PATTERNS
 from harness.model.spec import CheckpointError, ModelSpec
+from harness.records.printable import gigabytes
 
 _SMALL = ("config.json", "generation_config.json", "tokenizer_config.json", "added_tokens.json")
 
@@ -100,10 +101,6 @@ def _companions(name: str, spec: ModelSpec, requires: Sequence[str], adapter: st
     )
     own = [adapter] if adapter not in (None, "none") else []
     return [one for one in (folder_of(other) for other in [*causal, *needed, *own] if other) if on_hub(one)]
-
-
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.1f} GB"
 
 
 def preview(

@@ -9,9 +9,10 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "transformers", "lm_eval", "peft", "tokenizers", "numpy", "dllm-bench")
 
@@ -45,6 +46,8 @@ def cpu_model() -> str:
 
 def device_name(device: torch.device) -> str:
     """Slug used as the first folder of a run's path, such as cpu-intel-xeon-processor or nvidia-h100."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{cpu_model()}"
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
 
@@ -59,6 +62,8 @@ def git_state() -> dict[str, Any]:
 
 def capture(device: torch.device) -> dict[str, Any]:
     """Everything of section 9 of the measurement protocol that this machine can tell."""
+    import torch
+
     gpu: dict[str, Any] = {
         "gpu": None,
         "gpu_driver": None,

@@ -17,17 +17,20 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from harness.decoding.backbone import Backbone
 from harness.measuring.environment import device_name
-from harness.model.quantize import stored
 from harness.records.files import write_atomic
 from harness.records.schema import Run, Sample
+
+# torch is imported where something is measured: a projection of stored runs needs no second to wait for it.
+if TYPE_CHECKING:
+    import torch
+
+    from harness.decoding.backbone import Backbone
 
 MIB = 1 << 20
 BUDGET_S = 0.4
@@ -158,6 +161,10 @@ def settled_share(run: Run, samples: Sequence[Sample], measure: Callable[[], Roo
 
 def model_cost(backbone: Backbone) -> ModelCost:
     """Costs of the model as loaded, adapters that were not merged included."""
+    import torch
+
+    from harness.model.quantize import stored
+
     spec, model = backbone.spec, backbone._model
     body = [
         *model.model.layers.parameters(),
@@ -198,6 +205,8 @@ def hardware(device: torch.device, dtype: torch.dtype, weight_bytes: float, fres
     """Measured bandwidth (buffer of about ``weight_bytes``) and matmul rate of a device, from the cache if
     there.
     """
+    import torch
+
     # Far beyond any cache, and no more than a GPU that holds a model can spare.
     largest = (1024 if device.type == "cuda" else 512) * MIB
     size = min(max(1 << (int(weight_bytes) - 1).bit_length(), MIB), largest)
@@ -244,6 +253,8 @@ def _write(path: Path, known: dict[str, dict[str, float]]) -> None:
 
 def _best(device: torch.device, work: Callable[[], object]) -> float:
     """Shortest time of ``work`` in seconds, over BUDGET_S and at least five runs."""
+    import torch
+
     best, spent, runs = float("inf"), 0.0, 0
     while spent < BUDGET_S or runs < 5:
         if device.type == "cuda":
@@ -257,21 +268,24 @@ def _best(device: torch.device, work: Callable[[], object]) -> float:
     return best
 
 
-@torch.inference_mode()
 def _bandwidth(device: torch.device, size: int) -> float:
     """Bytes/s: the better of a copy (reads and writes) and a matrix-vector product (reads alone, as a decode
     step does).
     """
-    source = torch.ones(size // 4, device=device)
-    target = torch.empty_like(source)
-    matrix, vector = source.view(-1, 1024), torch.ones(1024, device=device)
-    copying = 2 * size / _best(device, lambda: target.copy_(source))
-    return max(copying, size / _best(device, lambda: torch.mv(matrix, vector)))
+    import torch
+
+    with torch.inference_mode():
+        source = torch.ones(size // 4, device=device)
+        target = torch.empty_like(source)
+        matrix, vector = source.view(-1, 1024), torch.ones(1024, device=device)
+        copying = 2 * size / _best(device, lambda: target.copy_(source))
+        return max(copying, size / _best(device, lambda: torch.mv(matrix, vector)))
 
 
-@torch.inference_mode()
 def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of the fastest of a few matrix products, square and of a canvas' shape."""
+    import torch
+
     shapes = (
         [(8192, 8192, 8192), (4096, 4096, 4096)]
         if device.type == "cuda"
@@ -279,12 +293,9 @@ def _matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     )
     rates = []
     for m, k, n in shapes:
-        left, right = torch.randn(m, k, device=device).to(dtype), torch.randn(n, k, device=device).to(dtype)
-        rates.append(
-            2
-            * m
-            * k
-            * n
-            / _best(device, lambda left=left, right=right: torch.nn.functional.linear(left, right))
-        )
+        with torch.inference_mode():
+            left = torch.randn(m, k, device=device).to(dtype)
+            right = torch.randn(n, k, device=device).to(dtype)
+            product = partial(torch.nn.functional.linear, left, right)
+            rates.append(2 * m * k * n / _best(device, product))
     return max(rates)

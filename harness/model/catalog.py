@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from harness.model.packaged import packaged_folder
 from harness.model.spec import CheckpointError
 from harness.records.outside import brief, parse_yaml, read_json, read_text, reason
 
@@ -106,6 +105,8 @@ def folder_of(name: str) -> str:
     """
     path, package = lookup(name).path, lookup(name).package
     if path is not None and package is not None:
+        from harness.model.packaged import packaged_folder  # imports torch
+
         return str(packaged_folder(package, path, name))
     if path is None:
         return name

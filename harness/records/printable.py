@@ -56,3 +56,8 @@ def as_code(text: object, cell: bool = False) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def gigabytes(size: float) -> str:
+    """So many bytes as text, such as 1.25 GB."""
+    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.1f} GB"

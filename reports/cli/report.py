@@ -16,17 +16,11 @@ from harness.statistics.verdict import Verdict, adjust, verdict
 from reports.boards import Board
 from reports.cli.options import PublishedFigures
 from reports.console import comparison
-from reports.drift import csv, drift
 from reports.front import Front, read_front
 from reports.leaderboard import leaderboard
 from reports.load import StoredRun, find_run, load, read_stored
-from reports.plots import write
 from reports.published import read_published
-from reports.readme import check, updated
-from reports.site import site
-from reports.site import write as write_site
 from reports.table import build
-from reports.trace import animate
 
 FORMATS = ("markdown", "csv", "plots", "html")
 
@@ -88,6 +82,7 @@ def report_command(
     `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md
     --check` is the drift test of a README.
     """
+    from reports.readme import updated  # draws: a second of imports that --help need not wait for
 
     chosen = _formats(formats)
     if rows is not None and readme is None:
@@ -177,6 +172,7 @@ def trace_command(
     The page of `bench report` replays every stored answer, two methods side by side; this is for slides and
     READMEs.
     """
+    from reports.trace import animate
 
     folder = find_run(run, root)
     samples = {(sample.doc_id, sample.repeat): sample for sample in read_samples(folder)}
@@ -210,6 +206,8 @@ def _formats(formats: list[str] | None) -> list[str]:
 def _check(
     runs: list[StoredRun], target: Path, readme: Path | None, published: Path, front: Front | None
 ) -> None:
+    from reports.drift import drift
+    from reports.readme import check
 
     found = (
         drift(target, runs, read_published(published))
@@ -230,6 +228,10 @@ def _write(
     published: Path,
     viewer_samples: int | None,
 ) -> list[Path]:
+    from reports.drift import csv
+    from reports.plots import write
+    from reports.site import site
+    from reports.site import write as write_site
 
     apart = read_published(published)
     # One folder is one board here, however deep its runs lie: its tables are those of the Markdown.

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from harness.cli import app
-from harness.cli.run import unanswered
+from harness.cli.running import unanswered
 from harness.decoding.settings import setting_text
 from harness.engine.loader import load
 from harness.model.device import pick_device

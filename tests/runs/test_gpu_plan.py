@@ -25,7 +25,7 @@ def test_the_steps_fit_into_ten_minutes_and_have_names_of_their_own(tmp_path: Pa
 
 def test_steps_run_on_the_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Plots have tests of their own, and no tensors.
-    monkeypatch.setattr("harness.cli.speed.write_report", lambda *_: [])
+    monkeypatch.setattr("reports.speed_page.write_report", lambda *_: [])
     names = ("dream7b-replay", "dream7b-block-causal", "tests")
     words = [str(tmp_path), "--dry-run", *(word for name in names for word in ("--only", name))]
     status = gpu.main(words)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.metadata import Distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.decoding.registry import ADDED, GROUP, Method, MethodError, load_method
-from harness.engine.isolation.decoder import IsolatedDecoder
-from harness.engine.isolation.glass import Packages, glass_for
 from harness.plugins import names_of_file, registered
+
+if TYPE_CHECKING:
+    from harness.engine.isolation.decoder import IsolatedDecoder
 
 
 def find_method(name: str, isolate: bool | None = None) -> Method:
@@ -30,10 +32,8 @@ def find_method(name: str, isolate: bool | None = None) -> Method:
     if point is None or (own and not isolate):
         return load_method(name)
     origin = {"name": name, "entry": point.value}
-    packages = Packages() if own or point.dist is None else Packages(_places(point.dist, point.module))
-    return Method(
-        _opened(packages, origin), "built-in" if own or point.dist is None else point.dist.name, True
-    )
+    places = () if own or point.dist is None else _places(point.dist, point.module)
+    return Method(_opened(places, origin), "built-in" if own or point.dist is None else point.dist.name, True)
 
 
 def _from_file(path: Path) -> Method:
@@ -45,11 +45,14 @@ def _from_file(path: Path) -> Method:
     except OSError:
         return load_method(str(path))  # says what is wrong with it
     module, source = names_of_file(path, body, "METHOD")
-    return Method(_opened(Packages(), {"text": text, "path": str(path), "module": module}), source, True)
+    return Method(_opened((), {"text": text, "path": str(path), "module": module}), source, True)
 
 
-def _opened(packages: Packages, origin: dict[str, str]) -> IsolatedDecoder:
-    return IsolatedDecoder(glass_for(packages), origin)
+def _opened(places: tuple[Path, ...], origin: dict[str, str]) -> IsolatedDecoder:
+    from harness.engine.isolation.decoder import IsolatedDecoder  # both import torch
+    from harness.engine.isolation.glass import Packages, glass_for
+
+    return IsolatedDecoder(glass_for(Packages(places)), origin)
 
 
 def _places(owner: Distribution, module: str) -> tuple[Path, ...]:

@@ -9,7 +9,6 @@ import typer
 
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import Adapter, Device, Dtype, Model, Seed, Settings
-from methods.training.data.answers import AnswerOptions, card_path, generate_answers
 
 
 def generate_data_command(
@@ -56,6 +55,7 @@ def generate_data_command(
 
         bench train cfd --data answers.jsonl
     """
+    from methods.training.data.answers import AnswerOptions, card_path, generate_answers
 
     options = AnswerOptions(
         output=output,

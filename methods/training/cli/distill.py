@@ -12,9 +12,6 @@ import typer
 
 from harness.decoding.settings import parse_pairs
 from harness.engine.ranks import first_rank
-from methods.training.duo.recipe import DuoOptions, train_duo
-from methods.training.options import preset as options_of
-from methods.training.students.trainers import TRAINERS
 
 Model = Annotated[
     str,
@@ -112,6 +109,9 @@ def _command(method: str) -> Any:
         settings: Settings = None,
         wandb: WandB = False,
     ) -> None:
+        # Torch and peft: many seconds, which --help need not wait for.
+        from methods.training.options import preset as options_of
+        from methods.training.students.trainers import TRAINERS
 
         trainer = TRAINERS[method]
         given = {
@@ -157,6 +157,8 @@ def duo(
 
     Example:  bench train duo --output trained/duo
     """
+    from methods.training.duo.recipe import DuoOptions, train_duo
+    from methods.training.options import preset as options_of
 
     given = {"output": output, "work": work, "seed": seed, "threads": threads, "steps": steps, "lr": lr}
     folder = train_duo(options_of(DuoOptions, "duo", preset, {**given, **parse_pairs(settings or [])}))

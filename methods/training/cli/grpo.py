@@ -10,11 +10,6 @@ import typer
 from harness.decoding.settings import parse_pairs
 from harness.engine.ranks import one_process
 from harness.errors import UserError
-from methods.training.grpo.options import load_options
-from methods.training.grpo.picture import draw
-from methods.training.grpo.run import dry_run as try_out
-from methods.training.grpo.run import train
-from methods.training.grpo.summary import table, updated
 
 ROLLOUTS, LOSS, REWARDS, MACHINE = "Rollouts", "Loss and optimiser", "Rewards", "Machine"
 
@@ -176,6 +171,9 @@ def grpo(
 
         bench train grpo --preset dream7b-coupled --suite acecode.jsonl --workers 8
     """
+    from methods.training.grpo.options import load_options
+    from methods.training.grpo.run import dry_run as try_out
+    from methods.training.grpo.run import train
 
     one_process("bench train grpo", "it starts workers itself: --workers N")
     given: dict[str, Any] = {
@@ -220,6 +218,8 @@ def curves(
 
     Example:  bench train grpo-curves trained/*-work --picture rewards.png
     """
+    from methods.training.grpo.picture import draw
+    from methods.training.grpo.summary import table, updated
 
     one_process("bench train grpo-curves")
     print(table(folders))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from harness.engine.ranks import one_process
 from methods.training.cli.distill import mount
 from methods.training.cli.grpo import curves, grpo
-from methods.training.nano import GateError, NanoOptions, train_nano
-from methods.training.nano_long import LongOptions, train_nano_long
 
-Options = TypeVar("Options", bound=NanoOptions | LongOptions)
+if TYPE_CHECKING:
+    from methods.training.nano import NanoOptions
+    from methods.training.nano_long import LongOptions
+
+Options = TypeVar("Options", bound="NanoOptions | LongOptions")
 
 app = typer.Typer(no_args_is_help=True, help="Train the shipped models again, or your own variants of them.")
 
@@ -67,6 +69,8 @@ def nano(
 
         bench train nano --preset long --work trained/work-long --validate-every 500
     """
+    from methods.training.nano import GateError, NanoOptions, train_nano
+    from methods.training.nano_long import LongOptions, train_nano_long
 
     one_process("bench train nano")
     make = LongOptions if preset == "long" else NanoOptions
