@@ -159,6 +159,7 @@ def _glass(cell: Cell) -> str | None:
         return f"{who}: not isolated: the decoder ran in the harness' own process"
     told, share = run.isolation, run.isolation.get("share")
     cost = f"{1e3 * told['candidates_s']:.2f} ms per request, {1e3 * told['logits_s']:.2f} ms with logits"
+    cost += f", {1e3 * told.get('answer_s', 0):.1f} ms per answer besides"
     weak = f"; this machine's jail: {'; '.join(told['weaknesses'])}" if told["weaknesses"] else ""
     return f"{who}: behind glass ({told['jail']}): {cost}, at most {share or 0:.1%} of the decode time{weak}"
 

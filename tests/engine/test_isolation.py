@@ -25,6 +25,7 @@ from harness.engine.isolation.decoder import replay
 from harness.engine.isolation.finding import find_method
 from harness.engine.isolation.glass import glass_for
 from harness.engine.isolation.messages import Bounds, BrokenMessage, CannotCross, receive, request_out, send
+from harness.engine.isolation.rehearsal import rehearse
 from harness.engine.loader import load
 from harness.engine.opening import open_engine
 from harness.measuring.clock import decode
@@ -374,3 +375,14 @@ def test_a_plan_says_whether_its_decoder_was_isolated(tmp_path: Path) -> None:
     assert plans[0].settings == plans[1].settings
     ours = open_engine("vanilla", str(GOLDEN / "dream_eos_tiny")).method
     assert ours.isolated is None
+
+
+@pytest.mark.parametrize("mask_id", [7, None])
+@pytest.mark.parametrize("new_tokens", [1, 6])
+def test_the_rehearsal_runs_on_any_shape_of_canvas(mask_id: int | None, new_tokens: int) -> None:
+    spec = replace(load("nano").spec, vocab_size=8, mask_id=mask_id)
+    canvas = Canvas([[0]], new_tokens, seeds=[0], vocab_size=8, mask_id=mask_id, eos_ids=(6,))
+    rehearse(spec, canvas)
+    row = canvas.rows[0]
+    assert sum(row.written(position) for position in range(1, row.length)) == min(2, new_tokens)
+    assert row._rng is not None

@@ -1,4 +1,6 @@
-"""The cost of glass: seconds per request with an empty model, behind the glass and in this process."""
+"""The cost of glass: seconds per request and per answer with an empty model, behind the glass and in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,12 @@ class Empty:
 @dataclass(frozen=True)
 class Cost:
     """Seconds per request of one row above those in one process, for the candidates, and for logits of this
-    vocabulary, at 32 positions.
+    vocabulary, at 32 positions; and per answer, what its first requests and its end cost besides.
     """
 
     candidates_s: float
     logits_s: float
+    answer_s: float
     vocab_size: int
 
 
@@ -65,16 +68,18 @@ def measure(decoder: IsolatedDecoder, spec: ModelSpec) -> Cost:
     """The cost of one request now, on this machine, behind the same glass as ``decoder``."""
     echo = IsolatedDecoder(decoder.glass, {"name": "echo", "entry": f"{__name__}:ECHO"})
     ids, probability = torch.zeros(POSITIONS, dtype=torch.long), torch.zeros(POSITIONS)
-    found = []
+    found, once = [], []
     for answer in (Candidates(ids, probability, probability), torch.zeros(POSITIONS, spec.vocab_size)):
         backbone = cast("Backbone", Empty(spec, answer))
         inside, outside = (_seconds(one, backbone) for one in (echo, ECHO))
-        found.append(max(inside - outside, 0.0))
-    return Cost(found[0], found[1], spec.vocab_size)
+        per_request = max(inside[1] - outside[1], 0.0)
+        found.append(per_request)
+        once.append(max(inside[0] - outside[0] - WARM * per_request, 0.0))
+    return Cost(found[0], found[1], max(once), spec.vocab_size)
 
 
-def _seconds(decoder: Any, backbone: Backbone) -> float:
-    """Per request: the best of three calls, without what every call costs once."""
+def _seconds(decoder: Any, backbone: Backbone) -> tuple[float, float]:
+    """Of a call with WARM requests, and per request: the best of three calls each."""
     best = []
     for count in (WARM, WARM + REQUESTS):
         config, times = decoder.Config(top_k=count), []
@@ -93,7 +98,7 @@ def _seconds(decoder: Any, backbone: Backbone) -> float:
             else:
                 times.append(_timed(decoder, backbone, canvas, config))
         best.append(min(times))
-    return (best[1] - best[0]) / REQUESTS
+    return best[0], (best[1] - best[0]) / REQUESTS
 
 
 def _timed(decoder: Any, backbone: Backbone, canvas: Canvas, config: Any) -> float:
@@ -119,5 +124,9 @@ def overhead(told: Mapping[str, Any], samples: Sequence[Sample]) -> float | None
     A row decoded with others shares a round's forward pass, but not the cost of its own request.
     """
     seconds = sum(sample.time_s or 0.0 for sample in samples)
+    if seconds <= 0:
+        return None
     requests = sum(sample.nfe or 0 for sample in samples)
-    return max(told["candidates_s"], told["logits_s"]) * requests / seconds if seconds > 0 else None
+    answers = sum(sample.time_s is not None for sample in samples)
+    cost = max(told["candidates_s"], told["logits_s"]) * requests + told.get("answer_s", 0.0) * answers
+    return cost / seconds

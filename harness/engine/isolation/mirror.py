@@ -89,6 +89,7 @@ def run_row(
             request = next(program) if answer is None else program.send(answer)
         except StopIteration:
             send(link, ["end", scribe.take(), row._rng is not None])
+            receive(link)  # ending takes this process milliseconds that the judge's clock should not wait for
             return
         send(link, ["ask", scribe.take(), row._rng is not None, request_out(request)])
         told = receive(link)

@@ -20,6 +20,7 @@ from harness.decoding.canvas import Canvas
 from harness.engine.isolation import loading, messages
 from harness.engine.isolation.memory import Reader
 from harness.engine.isolation.mirror import Stops, run_row
+from harness.engine.isolation.rehearsal import rehearse
 from harness.sandbox.inside import wire
 
 
@@ -104,13 +105,14 @@ def _work(link: socket.socket, memory: int, origin: dict[str, Any], task: dict[s
                     messages.send(link, loading.told(error))
             return
         spec, config = loading.spec_in(task["spec"]), loading.config_in(decoder, task["config"])
-        reader = Reader(memory)
+        reader, shape = Reader(memory), wire.decode(task["canvas"])
+        rehearse(spec, Canvas([[0]], seeds=[0], **shape))
         messages.send(link, ["ready"])
         start = messages.receive(link)
         if start is None:
             return
         stops: Any = None if task["reach"] is None else Stops(link, task["reach"])
-        canvas = Canvas([start[0]], seeds=[start[1]], stops=stops, **wire.decode(task["canvas"]))
+        canvas = Canvas([start[0]], seeds=[start[1]], stops=stops, **shape)
         run_row(link, reader, decoder, spec, config, canvas)
     except BaseException as error:
         messages.send(link, loading.told(error))
