@@ -22,6 +22,7 @@ from harness.decoding.rules import CanvasError
 from harness.decoding.settings import SettingError
 from harness.engine.generator import Generator, Request
 from harness.engine.isolation.decoder import replay
+from harness.engine.isolation.explained import Offers
 from harness.engine.isolation.finding import find_method
 from harness.engine.isolation.glass import glass_for
 from harness.engine.isolation.messages import Bounds, BrokenMessage, CannotCross, receive, request_out, send
@@ -386,3 +387,15 @@ def test_the_rehearsal_runs_on_any_shape_of_canvas(mask_id: int | None, new_toke
     row = canvas.rows[0]
     assert sum(row.written(position) for position in range(1, row.length)) == min(2, new_tokens)
     assert row._rng is not None
+
+
+@pytest.mark.parametrize(("shadowed", "faults"), [(True, 0), (False, 1)])
+def test_a_shadow_row_speaks_for_the_position_that_it_stands_for(shadowed: bool, faults: int) -> None:
+    row = Canvas([[0]], 2, vocab_size=64, mask_id=63, eos_ids=(62,)).rows[0]
+    logits = torch.arange(64.0).repeat(2, 1)
+    logits[1, 5] = 99.0  # the canvas ranks id 5 near the end, the draft beside it first
+    offers = Offers(row, greedy=True)
+    shadow = Shadow([1, 2], [4, 63], BLIND) if shadowed else None
+    offers.answered(Forward((0, 3), [2, 4 if shadowed else 1], shadow=shadow), logits)
+    offers.written([2], [5])
+    assert len(offers.faults()) == faults
