@@ -40,9 +40,8 @@ def render(runs: Iterable[StoredRun | Path]) -> RenderableType:
 def grid(table: Table) -> Grid:
     """The columns that fit a terminal; the baseline row is bold."""
     columns = [column for column in COLUMNS if column.heading in _SHOWN]
-    title = (
-        f"{table.suite}: {table.documents} problems, {table.rows[0].stored.run.plan.model} on {device(table)}"
-    )
+    model = table.rows[0].stored.run.plan.model
+    title = f"{table.heading}: {table.documents} problems, {model} on {device(table)}"
     shown = Grid(title=in_console(title), title_justify="left")
     for column in columns:
         shown.add_column(column.heading, justify="left" if column.value is None else "right", overflow="fold")

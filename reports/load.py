@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.records import evidence
+from harness.records.files import digest
 from harness.records.schema import Run, Sample, Summary, find_runs, read_run
+from harness.records.submission import machine, submission_of
 from harness.statistics.summary import summarise
 
 
@@ -21,13 +24,23 @@ class StoredRun:
     """A run folder, read.
 
     ``summary`` is recomputed from the samples, so that a table cannot disagree with them; only the share of
-    the hardware's roof is the run's own, because it takes the device to measure it.
+    the hardware's roof is the run's own, because it takes the device to measure it. ``submission``: hash of
+    the manifest that it was submitted with; None: it was not.
     """
 
     folder: Path
     run: Run
     samples: Sequence[Sample]
     summary: Summary
+    submission: str | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the rows of one table share besides their comparability key, by name: two machines may have
+        one name, and two submissions never ran interleaved.
+        """
+        protocol = {"protocol": self.run.plan.protocol}
+        return {**protocol, **machine(self.run), "submission": self.submission}
 
     @property
     def reason_left_out(self) -> str | None:
@@ -55,7 +68,8 @@ def read_stored(folder: Path) -> StoredRun:
     run = read_run(folder)
     samples = evidence.read_evidence(folder, run)
     roof_share = run.summary.roof_share if run.summary else None
-    return StoredRun(folder, run, samples, summarise(samples).model_copy(update={"roof_share": roof_share}))
+    figures = summarise(samples).model_copy(update={"roof_share": roof_share})
+    return StoredRun(folder, run, samples, figures, submission_of(folder))
 
 
 def find_run(name: str, root: Path) -> Path:
@@ -73,28 +87,65 @@ def find_run(name: str, root: Path) -> Path:
     return found[0]
 
 
-def load(root: Path) -> list[StoredRun]:
-    """All runs below ``root``, in path order. ReportError if there is none, RecordError for a damaged one."""
-    if not root.exists():
-        raise ReportError(
-            f"{root} does not exist: give the folder that `bench run --output_path` wrote to as PATH"
-        )
-    runs = [read_stored(folder) for folder in find_runs(root)]
+def load(*roots: Path) -> list[StoredRun]:
+    """All runs below the folders, in path order. ReportError if there is none, or one lies in two of them;
+    RecordError for a damaged one.
+    """
+    for root in roots:
+        if not root.exists():
+            raise ReportError(
+                f"{root} does not exist: give the folder that `bench run --output_path` wrote to as PATH"
+            )
+    runs = [read_stored(folder) for root in roots for folder in find_runs(root)]
     if not runs:
+        root = " or ".join(map(str, roots))
         raise ReportError(
-            f"no runs below {root}: run `bench run --output_path {root}` first, or give another folder "
+            f"no runs below {root}: run `bench run --output_path {roots[0]}` first, or give another folder "
             "as PATH"
         )
+    if len(roots) > 1:
+        _refuse_twins(runs)
     return runs
 
 
+def _refuse_twins(runs: Sequence[StoredRun]) -> None:
+    known: dict[str, StoredRun] = {}
+    for stored in runs:
+        twin = known.setdefault(digest([stored.run.run_id, stored.conditions]), stored)
+        if twin is not stored:
+            raise ReportError(f"{stored.folder} and {twin.folder} are one run: name one of them as PATH")
+
+
 def comparable(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:
-    """Runs that may share a table, by comparability key; keys ordered by suite, then by first appearance."""
-    groups: dict[str, list[StoredRun]] = {}
+    """Runs that may share a table; keys ordered by suite, then by first appearance.
+
+    A key is the comparability key; where runs of one key differ in their ``conditions``, a hash over both.
+    """
+    groups: dict[str, dict[str, list[StoredRun]]] = {}
     for stored in runs:
         if stored.reason_left_out is None:
-            groups.setdefault(stored.run.comparability_key, []).append(stored)
-    return dict(sorted(groups.items(), key=lambda item: item[1][0].run.plan.suite))
+            alike = groups.setdefault(stored.run.comparability_key, {})
+            alike.setdefault(digest(stored.conditions), []).append(stored)
+    tables = {
+        key if len(alike) == 1 else digest([key, conditions]): group
+        for key, alike in groups.items()
+        for conditions, group in alike.items()
+    }
+    return dict(sorted(tables.items(), key=lambda item: item[1][0].run.plan.suite))
+
+
+def set_apart(groups: Iterable[Sequence[StoredRun]]) -> list[dict[str, Any]]:
+    """Per group of ``comparable``: the conditions that tell it from others of its comparability key; empty
+    where it is the only one.
+    """
+    first = [group[0] for group in groups]
+    found = []
+    for mine in first:
+        key = mine.run.comparability_key
+        others = [one.conditions for one in first if one.run.comparability_key == key]
+        told = mine.conditions.items()
+        found.append({name: value for name, value in told if any(one[name] != value for one in others)})
+    return found
 
 
 def left_out(runs: Iterable[StoredRun]) -> list[StoredRun]:

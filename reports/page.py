@@ -89,9 +89,12 @@ def page(
     return "".join([*filled, script, after])
 
 
-def samples_name(board: Board, run_id: str) -> str:
-    """File of a run's samples, without its ending; an id may come from anybody's run file."""
-    return f"samples/{digest([board.name, run_id])}"
+def samples_name(board: Board, table: Table, run_id: str) -> str:
+    """File of a run's samples, without its ending; an id may come from anybody's run file, and two machines
+    may have given the same one.
+    """
+    apart = [table.key] if table.apart else []
+    return f"samples/{digest([board.name, run_id, *apart])}"
 
 
 def questions_name(board: Board, table: Table) -> str:
@@ -124,7 +127,7 @@ def _entry(place: int, board: Board, table: Table, row: TableRow) -> dict[str, A
         "tone": tone(row),
         "settings": settings_line(row).replace("`", ""),
         "command": run.command,
-        "samples": samples_name(board, run.run_id),
+        "samples": samples_name(board, table, run.run_id),
     }
 
 

@@ -62,7 +62,8 @@ def find(tables: Sequence[Table]) -> list[Sensitivity]:
         shared = sorted(
             (name, str(value)) for name, value in table.comparability.items() if name not in PROMPT
         )
-        groups.setdefault(f"{shared}{table.documents}", []).append(table)
+        conditions = table.rows[0].stored.conditions
+        groups.setdefault(f"{shared}{conditions}{table.documents}", []).append(table)
     found = []
     for group in groups.values():
         ordered = sorted(group, key=lambda table: (bool(table.prompt), table.prompt))

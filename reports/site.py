@@ -47,7 +47,7 @@ def site(
                 name = questions_name(board, table)
                 files[f"{name}.js"] = partial(_questions, name, ask, table)
             for row in table.rows:
-                name = samples_name(board, row.stored.run.run_id)
+                name = samples_name(board, table, row.stored.run.run_id)
                 files[f"{name}.js"] = partial(_samples, name, row, samples_per_run)
     return files
 
@@ -66,7 +66,7 @@ def write(files: Mapping[str, Make], folder: Path, leave: Sequence[str] = ()) ->
 def single(boards: Sequence[Board], samples_per_run: int | None = None, plots: bool = True) -> str:
     """The page as one file that holds its pictures and samples."""
     inline = {
-        samples_name(board, row.stored.run.run_id): pack(samples_of(row, samples_per_run))
+        samples_name(board, table, row.stored.run.run_id): pack(samples_of(row, samples_per_run))
         for board in boards
         for table in board.tables
         for row in table.rows

@@ -1,10 +1,10 @@
-"""One table per comparability key: a row per run, with its verdict against the vanilla row."""
+"""One table per comparability key, protocol, machine and submission: a row per run, with its verdict."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ from harness.decoding.settings import setting_text
 from harness.records.schema import Plan
 from harness.statistics.blocks import BlockMeans, block_means
 from harness.statistics.verdict import NEAR_ZERO, Verdict, adjust, rank, verdict
-from reports.load import StoredRun, comparable
+from reports.load import StoredRun, comparable, set_apart
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BASELINE_METHOD = "vanilla"
+UNTOLD = "none"
 DIGITS = "%.6g"
 """Figures as they are written to files: the last digits of a float differ between versions of a library."""
 
@@ -51,11 +52,12 @@ class TableRow:
 @dataclass(frozen=True)
 class Table:
     """Runs that share a comparability key: non-inferior ones first, then those left open, then worse ones;
-    each fastest first.
+    each fastest first. ``apart``: what tells them from the rows of another table with that key.
     """
 
     key: str
     rows: Sequence[TableRow]
+    apart: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def suite(self) -> str:
@@ -80,8 +82,9 @@ class Table:
 
     @property
     def heading(self) -> str:
-        """Suite, and how its prompts were written."""
-        return f"{self.suite}, {self.prompt}" if self.prompt else self.suite
+        """Suite, how its prompts were written, and what sets the table apart from another of its key."""
+        told = (f"{name} {UNTOLD if value is None else value}" for name, value in self.apart.items())
+        return ", ".join([self.suite, *([self.prompt] if self.prompt else []), *told])
 
     @property
     def comparability(self) -> dict[str, Any]:
@@ -119,7 +122,11 @@ def build(runs: Sequence[StoredRun]) -> list[Table]:
     """Tables of all runs that may be shown, ordered by suite, its own prompts first; suites that nothing
     solves come last.
     """
-    tables = [_table(key, group) for key, group in comparable(runs).items()]
+    groups = comparable(runs)
+    tables = [
+        replace(_table(key, group), apart=apart)
+        for (key, group), apart in zip(groups.items(), set_apart(groups.values()), strict=True)
+    ]
     return sorted(tables, key=lambda table: (table.near_zero, table.suite, table.prompt))
 
 

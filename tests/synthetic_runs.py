@@ -39,6 +39,10 @@ class Fake:
     seed: int = 0
     device_name: str = "test-cpu"
     dtype: str = "float32"
+    threads: int = 2
+    template: str = "default"
+    protocol: str = "quick"
+    cpu: str = "test processor"
 
 
 def fake_samples(fake: Fake, run_id: str = "0" * 12) -> list[Sample]:
@@ -70,6 +74,7 @@ def _sample(
         run_id=run_id,
         suite=fake.suite,
         method=fake.method,
+        template=fake.template,
         doc_id=document,
         prompt_hash=hashlib.sha256(f"{fake.suite}/{document}".encode()).hexdigest()[:16],
         repeat=repeat,
@@ -119,8 +124,10 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         device="cpu",
         device_name=fake.device_name,
         dtype=fake.dtype,
+        template=fake.template,
+        protocol=fake.protocol,
         attention="sdpa",
-        threads=2,
+        threads=fake.threads,
         seed=0,
     )
     run_id = hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
@@ -136,6 +143,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         "batch_size",
     )
     shared = {name: getattr(plan, name) for name in names}
+    shared |= {"template": plan.template} if plan.template != "default" else {}
     return Run(
         run_id=run_id,
         status="complete",
@@ -148,7 +156,7 @@ def fake_run(fake: Fake, samples: list[Sample] | None = None) -> Run:
         environment={
             "versions": {"torch": "2.13.0"},
             "git": {"commit": "0123456789abcdef", "dirty": True},
-            "cpu": "test processor",
+            "cpu": fake.cpu,
         },
         tuning=None,
         expected=fake.documents * fake.repeats,

@@ -35,6 +35,8 @@ ORDER = (
     "suite",
     "grade",
     "score",
+    "submit",
+    "verify",
 )
 
 

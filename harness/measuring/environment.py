@@ -60,6 +60,11 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status) if status is not None else None}
 
 
+def git_user() -> str | None:
+    """The name that commits are made under; null where git knows none."""
+    return _output("git", "config", "user.name") or None
+
+
 def capture(device: torch.device) -> dict[str, Any]:
     """Everything of section 9 of the measurement protocol that this machine can tell."""
     import torch

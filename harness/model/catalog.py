@@ -122,6 +122,15 @@ def folder_of(name: str) -> str:
     return str(folder)
 
 
+def shipped_folder(name: str) -> Path | None:
+    """The folder of a model that came with this installation; None for every other name."""
+    path, package = lookup(name).path, lookup(name).package
+    if path is None or package is not None or Path(path).is_absolute():
+        return None
+    folder = Path(str(files("methods") / "models")) / path
+    return folder if folder.is_dir() else None
+
+
 def own_adapter(name: str) -> str | None:
     """The folder behind a name if it holds an adapter instead of a model, else None."""
     folder = folder_of(name)

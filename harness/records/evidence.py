@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.records.files import digest
+from harness.records.outside import brief
 from harness.records.schema import Record, RecordError, Run, Sample, sample_lines
 
 SLACK = 1.01
@@ -46,8 +47,8 @@ def read_evidence(folder: Path, run: Run) -> list[Sample]:
         )
         if fault is not None:
             raise RecordError(
-                f"{path} line {number}: {fault}; this is not what the run wrote: move the folder away or use "
-                "--fresh"
+                f"{path} line {number}: {fault} (document {key[0]}, repeat {key[1]}); this is not what the "
+                "run wrote: move the folder away or use --fresh"
             )
         if sample.batch is None:
             sample.batch = sample.order // run.plan.batch_size
@@ -89,7 +90,8 @@ def _ids(canvas: int, sample: Sample) -> Iterator[str]:
             yield f"{name} has {len(values)} entries for {places} output ids"
     # Before batches were numbered, the hash was over ids that are not stored where the answer ended early.
     if (sample.batch is not None or places == canvas) and sample.output_hash != digest(sample.output_ids):
-        yield "output_hash is not that of output_ids"
+        told, found = sample.output_hash, digest(sample.output_ids)
+        yield f"output_hash is {brief(told)}, that of output_ids is {brief(found)}"
     if sample.useful is not None and sample.useful > places:
         yield f"useful is {sample.useful} of {places} output ids"
 

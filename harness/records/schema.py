@@ -84,8 +84,8 @@ class Plan(Record):
     fewshot_seed: int | None = Field(
         default=None, description="seed that drew them; null: the suite's own examples"
     )
-    batch_size: int = 1
-    repeats: int = 1
+    batch_size: int = Field(default=1, ge=1)
+    repeats: int = Field(default=1, ge=1)
     protocol: str = Field(
         default="quick",
         description="how the run is timed: quick, standard or publish; see harness.measuring.protocol",

@@ -92,6 +92,16 @@ def make_plan(
 
 def comparability(plan: Plan) -> dict[str, Any]:
     """What all rows of one table share. A companion (adapter, AR parent) counts as the model asked for."""
+    told = planned_fields(plan)
+    weights = {
+        "weights_hash": model_hash(plan.model),
+        "tokenizer": vocabulary_hash(resolve(location(plan.checkpoint))),
+    }
+    return {**told, **weights}
+
+
+def planned_fields(plan: Plan) -> dict[str, Any]:
+    """The part of a comparability that stands in the plan itself."""
     # Named only where they are not the suite's own, so that the key of a plain run does not depend on what
     # else could be chosen.
     unusual = {
@@ -110,8 +120,6 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "suite": plan.suite,
         "prompts_hash": plan.prompts_hash,
         "model": plan.model,
-        "weights_hash": model_hash(plan.model),
-        "tokenizer": vocabulary_hash(resolve(location(plan.checkpoint))),
         "dtype": plan.dtype,
         "attention": plan.attention,
         "max_new_tokens": plan.max_new_tokens,

@@ -30,12 +30,14 @@ class ReportOptionError(UserError, ValueError):
 
 
 def report_command(
-    path: Annotated[
-        Path,
+    paths: Annotated[
+        list[Path] | None,
         typer.Argument(
-            help="Folder with runs, searched at any depth (what `bench run --output_path` wrote)."
+            help="Folders with runs, searched at any depth (what `bench run --output_path` or `bench submit` "
+            "wrote); default runs. Several need --output.",
+            metavar="[PATH]...",
         ),
-    ] = Path("runs"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write to; default PATH/report.")
     ] = None,
@@ -75,9 +77,10 @@ def report_command(
     """Turn stored runs into a leaderboard, plots and a page that replays how answers were written.
 
     Every table holds runs of one comparability key (same prompts, weights, dtype, canvas, stop rule, batch,
-    device); speed-ups are paired per problem against the vanilla run with the most forwards. Runs that are
-    incomplete or failed their audit are listed below the tables, never in them. A README shows each table's
-    picture of quality against speed too, once the report with its plots is written.
+    device), protocol and machine, and rows of a submission stand by themselves; speed-ups are paired per
+    problem against the vanilla run with the most forwards. Runs that are incomplete or failed their audit are
+    listed below the tables, never in them. A README shows each table's picture of quality against speed too,
+    once the report with its plots is written.
 
     `bench report` reads runs/ and writes runs/report/; `bench report results/leaderboard --readme README.md
     --check` is the drift test of a README.
@@ -88,7 +91,10 @@ def report_command(
     if rows is not None and readme is None:
         raise ReportOptionError("--rows chooses what --readme shows: give --readme too")
     front = None if rows is None else read_front(rows)
-    runs = load(path)
+    path, *further = paths or [Path("runs")]
+    if further and output is None:
+        raise ReportOptionError(f"several folders make one report: say where with --output, not in {path}")
+    runs = load(path, *further)
     target, apart = output or path / "report", published or path / "published.yaml"
     if check:
         _check(runs, target, readme, apart, front)
@@ -234,7 +240,7 @@ def _write(
     from reports.site import write as write_site
 
     apart = read_published(published)
-    # One folder is one board here, however deep its runs lie: its tables are those of the Markdown.
+    # All runs are one board here, however deep they lie: its tables are those of the Markdown.
     tables = build(runs)
     board = Board(root.resolve().name, runs, tables)
     try:
@@ -283,7 +289,7 @@ def _require_same(baseline: StoredRun, other: StoredRun, across: bool) -> None:
             f"{other.run.run_id} and {baseline.run.run_id} have no prompt in common: compare runs of one "
             "suite and template"
         )
-    mine, theirs = other.run.comparability, baseline.run.comparability
+    mine, theirs = ({**one.run.comparability, **one.conditions} for one in (other, baseline))
     differing = [
         f"{name} ({theirs.get(name)} / {mine.get(name)})"
         for name in {**theirs, **mine}
