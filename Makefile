@@ -1,5 +1,6 @@
 # make demo: install, run the quickstart, print the table, write the leaderboard.   make test: install, lint, types, tests.
 # make gpu: on a machine with a GPU, everything to be measured in the first ten minutes, into gpu/ (GPU=FOLDER for another).
+# make docs: the site of README and docs into site/ (mkdocs-material, the extra docs).
 # make boards: leaderboards, plots and pages of results/ and the tables of README and docs, from the committed runs.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ GPU ?= gpu
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint style types tests boards gpu clean
+.PHONY: demo test lint style types tests boards docs gpu clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +34,13 @@ boards: $(STAMP)
 	$(BIN)/bench speed --report -o results/speed
 	$(BIN)/bench train grpo-curves results/grpo/* --picture docs/grpo.png --page docs/grpo.md
 
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(VENV)/.docs
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 gpu: $(STAMP)
 	$(BIN)/python -m tests.tools.gpu $(GPU)
 
@@ -54,4 +62,4 @@ test: style
 	$(MAKE) --no-print-directory -j 2 types tests
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
