@@ -29,6 +29,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     """
     if not has_tokenizer(folder):
         return None
+    TokenizerFiles(folder).check_ids()
     try:
         return _loaded(folder)
     except (KeyboardInterrupt, SystemExit, CheckpointError):

@@ -11,6 +11,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from harness.model.spec import FETCH, CheckpointError
 from harness.records.outside import read_json, reason
 
+MOST_IDS = 1 << 24
+"""Far above the largest vocabularies (about 260,000)."""
+
 
 class _Token(BaseModel):
     content: str
@@ -106,6 +109,17 @@ class TokenizerFiles:
     def merges(self) -> list[str]:
         merges = (self._whole.model.merges if self._whole.model else None) or []
         return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+
+    def check_ids(self) -> None:
+        """CheckpointError for an id that no vocabulary reaches: the tokenizer's library would list every id
+        below it that has no word, gigabytes of them.
+        """
+        listed = self.vocabulary if isinstance(self.vocabulary, list) else ()
+        apart: dict[str, int] = read_part(self.folder / "vocab.json", dict[str, int])
+        found = (self.words, self.added, self.special, apart)
+        ids = [len(listed), *(number for words in found for number in words.values())]
+        if (largest := max(ids)) > MOST_IDS:
+            raise CheckpointError(f"the tokenizer in {self.folder} has a token with id {largest}: {FETCH}")
 
     def role(self, name: str) -> str | None:
         """The text of the token with a role such as ``eos_token``."""

@@ -269,12 +269,38 @@ def test_a_broken_tokenizer(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", '{"model": {}}', '{"version": "1.0", "model": {"type": "BPE"}}', "[" * 5000]
+    ("content", "told"),
+    [
+        ("", "tokenizer.json is no valid JSON"),
+        ("{}", "cannot be read"),
+        ('{"model": {}}', "cannot be read"),
+        ('{"version": "1.0", "model": {"type": "BPE"}}', "cannot be read"),
+        ("[" * 5000, "tokenizer.json is no valid JSON"),
+    ],
 )
-def test_a_tokenizer_that_the_library_refuses(tmp_path: Path, content: str) -> None:
+def test_a_tokenizer_that_the_library_refuses(tmp_path: Path, content: str, told: str) -> None:
     folder = with_tokenizer(tmp_path / "model", DIFFUCODER, eos_token="<|endoftext|>")
     (folder / "tokenizer.json").write_text(content)
-    assert f"the tokenizer in {folder} cannot be read" in refused(lambda: load_tokenizer(folder))
+    message = refused(lambda: load_tokenizer(folder))
+    assert str(folder) in message
+    assert told in message
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json"]
+)
+def test_an_id_that_no_vocabulary_reaches(tmp_path: Path, name: str) -> None:
+    folder = with_tokenizer(tmp_path / "model", DIFFUCODER, eos_token="<|endoftext|>")
+    path = folder / name
+    told = json.loads(path.read_text()) if path.exists() else {}
+    if name == "tokenizer.json":
+        told["added_tokens"][-1]["id"] = 10**9
+    elif name == "tokenizer_config.json":
+        told["added_tokens_decoder"] = {str(10**9): {"content": "far"}}
+    else:
+        told["far"] = 10**9
+    path.write_text(json.dumps(told))
+    assert f"a token with id {10**9}" in refused(lambda: load_tokenizer(folder))
 
 
 def test_a_flag_for_beginnings_that_is_none(folder: Path) -> None:
