@@ -46,12 +46,19 @@ def read_json(path: Path, error: type[UserError], kind: type = dict, advice: str
 
 
 def parse_json(
-    text: str | bytes, where: object, error: type[UserError], kind: type = dict, advice: str = ADVICE
+    text: str | bytes,
+    where: object,
+    error: type[UserError],
+    kind: type = dict,
+    advice: str = ADVICE,
+    finite: bool = True,
 ) -> Any:
-    """The value of a JSON text that stands at ``where`` (a file, or a file and a line)."""
+    """The value of a JSON text that stands at ``where`` (a file, or a file and a line); ``finite``: NaN and
+    Infinity are refused.
+    """
     try:
         text = text if isinstance(text, str) else text.decode()
-        value = json.loads(text, parse_constant=_no_number)
+        value = json.loads(text, parse_constant=_no_number if finite else float)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -29,6 +29,7 @@ from rich.console import Console
 from safetensors.torch import save
 
 from harness.cli.decode import read_prompts
+from harness.cli.submitting import _verified
 from harness.engine.tuned import parse_presets
 from harness.measuring import roofline
 from harness.model import catalog, frequencies
@@ -40,11 +41,16 @@ from harness.model.presets import parse_groups
 from harness.model.recognise import read_spec
 from harness.model.tokenizer import load_tokenizer, vocabulary_hash
 from harness.records.schema import read_run, read_samples
+from harness.records.submission import Submission, machine, row_of, write_folder
 from harness.runs.suite import Grade
 from harness.runs.sweep import State, cells, number_of_cells, read_sweep
 from methods.training.data.answers import AnswerOptions, _questions
 from methods.training.data.sources import read_answers
+from methods.training.grpo import picture, summary
+from methods.training.grpo.reward_client import _reward
 from methods.training.grpo.tasks import read_tasks
+from methods.training.grpo.work import read_log, read_settings
+from methods.training.loop.loop import LossLog
 from methods.training.options import StudentOptions, preset
 from reports.console import render
 from reports.drift import csv
@@ -143,6 +149,25 @@ def _run(root: Path) -> None:
     for stored in runs:
         with refused_or_read():
             project(stored.run, stored.samples, "h100", "dream-7b")
+
+
+def _submission(root: Path) -> None:
+    """Reading a submission raises nothing at all: whatever is wrong is a check that is refused."""
+    for _, checks in _verified(root / "submitted", grade=False, manifest=True):
+        assert not any("\n" in check.detail for check in checks)
+    for part in (root / "submitted").rglob("run.json"):
+        with refused_or_read():
+            load(part.parent)
+
+
+def _grpo(root: Path) -> None:
+    def drawn(folder: Path) -> object:
+        return picture.curves([folder])
+
+    for read in (summary.row, drawn, lambda folder: read_log(folder / "log.jsonl")):
+        with refused_or_read():
+            read(root / "grpo")
+    read_settings(root / "grpo")
 
 
 def _published(root: Path) -> None:
@@ -256,12 +281,26 @@ PUBLISHED = {
 TRAINING = {"d2f": {"pool_items": 200, "tokens": 512, "steps": 4, "every": 4}}
 
 
+GRPO_CARD = {"settings": {"suite": "nano-gsm", "shuffle_rewards": False}, "seconds": 90.0}
+GRPO_STEP = {"solved": 0.5, "kl": 0.02, "norm": 1.0, "statuses": {"passed": 2}}
+GRPO_LOG = [{"step": step, **GRPO_STEP} for step in range(2)]
+GRPO_FOUND = {
+    "before": 0.5, "after": 0.6, "difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.01,
+    "scores": {"before": {"nfe": 5.0}, "after": {"nfe": 6.25}},
+}  # fmt: skip
+REWARD = {"components": {"correct": 1.0}, "status": "passed"}
+
+
 def _of_file(name: str) -> Callable[[Path], st.SearchStrategy[bytes]]:
     return lambda root: json_bytes(_json(root / "valid" / name))
 
 
 def _run_bytes(root: Path) -> st.SearchStrategy[bytes]:
     return json_bytes(_json(next((root / "runs").rglob("run.json"))))
+
+
+def _manifest_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    return json_bytes(_json(root / "submitted" / "submission.json"))
 
 
 def _sample_lines(root: Path) -> list[Any]:
@@ -334,6 +373,18 @@ CASES: dict[str, Case] = {
         lambda root: list(_questions(AnswerOptions(root / "out", prompts=root / "teacher.jsonl"))),
     ),
     "problems": (_of(TASKS, line_bytes), "tasks.jsonl", lambda root: read_tasks(root / "tasks.jsonl")),
+    "card of a GRPO run": (_of(GRPO_CARD), "grpo/card.json", _grpo),
+    "log of a GRPO run": (_of(GRPO_LOG, line_bytes), "grpo/log.jsonl", _grpo),
+    "evaluation of a GRPO run": (_of(GRPO_FOUND), "grpo/evaluation.json", _grpo),
+    "log of losses": (_of(GRPO_LOG, line_bytes), "loss.jsonl", lambda root: LossLog(root / "loss.jsonl", 5)),
+    "reward": (_of(REWARD), "reward.json", lambda root: _reward((root / "reward.json").read_bytes())),
+    "submission.json": (_manifest_bytes, "submitted/submission.json", _submission),
+    "run.json, submitted": (_run_bytes, f"submitted/{STORED.removeprefix('runs/')}/run.json", _submission),
+    "samples.jsonl, submitted": (
+        lambda root: line_bytes(_sample_lines(root)),
+        f"submitted/{STORED.removeprefix('runs/')}/samples.jsonl",
+        _submission,
+    ),
     "rates": (_of(_RATES), "rates.json", lambda root: roofline._read(root / "rates.json")),
 }
 
@@ -355,7 +406,20 @@ def _prepared(root: Path) -> Path:
     lines = root / "packed" / "test-cpu" / "nano-gsm" / "one" / "samples.jsonl"
     (root / "valid.xz").write_bytes(lzma.compress(lines.read_bytes()))
     lines.unlink()
+    (root / "grpo").mkdir()
+    (root / "grpo" / "card.json").write_text(json.dumps(GRPO_CARD))
+    (root / "grpo" / "evaluation.json").write_text(json.dumps(GRPO_FOUND))
+    (root / "grpo" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GRPO_LOG))
+    _submitted(made, root / "submitted")
     return root
+
+
+def _submitted(run_folder: Path, folder: Path) -> None:
+    run = read_run(run_folder)
+    run.run_id = "one"
+    told = Submission(created=run.created, machine=machine(run), rows=[row_of(run)], files={})
+    place = row_of(run).folder
+    write_folder(folder, told, {place: (run_folder, run)})
 
 
 @pytest.fixture(scope="module")

@@ -96,7 +96,10 @@ def generate_answers(options: AnswerOptions) -> Path:
         for index, line in _lines(generator, questions, made["max_new_tokens"], options.batch_size, done):
             file.append(json.dumps(line).encode())
             report(index + 1, None)
-    rows = [json.loads(line) for _, line in whole_lines(options.output)]
+    rows = [
+        parse_json(line, f"{options.output} line {number}", AnswerError)
+        for number, line in whole_lines(options.output)
+    ]
     write_atomic(
         card_path(options.output),
         json.dumps({**made, **_totals(rows), "sha256": file_hash(options.output)}, indent=1) + "\n",

@@ -6,7 +6,6 @@ Everything random is keyed by (seed, step), so weights, optimiser and step numbe
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections import Counter
@@ -25,10 +24,10 @@ from methods.training.grpo.options import GRPOOptions
 from methods.training.grpo.reward_client import RewardProcess, total
 from methods.training.grpo.rewards import Reward
 from methods.training.grpo.tasks import Problem, TaskSource
+from methods.training.grpo.work import LOG, read_log
 from methods.training.loop.loop import LossLog, generator_for, progress
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
 ROLLOUTS = "rollouts.jsonl"
 
 
@@ -90,11 +89,6 @@ class Collapse:
             f"stopped: {last[-1]} for {len(last)} steps; what is written are the last checkpoint's "
             "weights. Lower --lr or raise --beta"
         )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log, none if there is no log yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def answer_seed(seed: int, step: int, index: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from methods.training.grpo.work import read_card, read_finished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +30,9 @@ def curves(folders: Sequence[Path]) -> pd.DataFrame:
     """
     frames = []
     for folder in folders:
-        card = json.loads((folder / "card.json").read_text())["settings"]
-        rows = pd.DataFrame([json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()])
+        card, rows = read_card(folder).settings, pd.DataFrame(read_finished(folder))
         window = max(1, round(SMOOTH * len(rows)))
-        kind = CONTROL if card["shuffle_rewards"] else TRAINED
+        kind = CONTROL if card.shuffle_rewards else TRAINED
         for name in (panel for panel in PANELS if panel in rows):
             value = rows[name].rolling(window, min_periods=max(1, window // 2)).mean()
             frames.append(
@@ -43,7 +43,7 @@ def curves(folders: Sequence[Path]) -> pd.DataFrame:
                         "figure": name,
                         "run": folder.name,
                         "rewards": kind,
-                        "suite": card["suite"],
+                        "suite": card.suite,
                         "window": window,
                     }
                 )

@@ -20,10 +20,14 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import UserError
+from harness.records.outside import parse_json
 from methods.training.grpo.rewards import Form, Reward
 from methods.training.grpo.tasks import Problem
 
 Job = tuple[Problem, str | None]
+
+
+_MOST = 1e12
 
 
 class RewardError(UserError, RuntimeError):
@@ -85,12 +89,13 @@ class RewardProcess:
         threading.Thread(target=_send, args=(process, request.encode()), daemon=True).start()
         try:
             for _ in jobs:
-                row = json.loads(self._line(process, self.options.answer_seconds, self.options.most_bytes))
-                rewards.append(Reward(row["components"], row["status"]))
+                rewards.append(
+                    _reward(self._line(process, self.options.answer_seconds, self.options.most_bytes))
+                )
         except _Failure as failure:
             self._kill()
             return rewards, str(failure)
-        except (ValueError, KeyError, TypeError):
+        except RewardError:
             self._kill()
             return rewards, "reward_died"
         return rewards, ""
@@ -154,6 +159,18 @@ class RewardProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kill()
+
+
+def _reward(line: bytes) -> Reward:
+    """A line of the reward process; RewardError for one that is no reward, whatever code of others wrote."""
+    row = parse_json(line, "a line of the reward process", RewardError, finite=False)
+    components, status = row.get("components"), row.get("status")
+    named = isinstance(components, dict) and all(
+        isinstance(value, int | float) and abs(value) < _MOST for value in components.values()
+    )
+    if not named or not isinstance(status, str):
+        raise RewardError("a line of the reward process holds no components and status")
+    return Reward(components, status)
 
 
 def total(reward: Reward, weights: dict[str, float]) -> float:

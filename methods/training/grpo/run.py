@@ -24,6 +24,7 @@ from methods.training.grpo.memory import report
 from methods.training.grpo.options import GRPOOptions, OptionsError
 from methods.training.grpo.reward_client import RewardOptions, RewardProcess
 from methods.training.grpo.tasks import TaskSource, load_tasks
+from methods.training.grpo.work import read_settings
 
 NEEDS_VERL = "reinforcement learning needs verl: pip install 'dllm-bench[train]' -c constraints.txt"
 DEFAULT_CANVAS = 256
@@ -83,8 +84,7 @@ def check_folder(options: GRPOOptions) -> None:
     path, own = options.work / "card.json", options.plain()
     free = FREE | ({"steps"} if options.schedule == "constant" else set())
     if path.exists():
-        before = json.loads(path.read_text())["settings"]
-        settings = json.loads(json.dumps(own))
+        before, settings = read_settings(options.work), json.loads(json.dumps(own))
         changed = [name for name in settings if name not in free and before.get(name) != settings[name]]
         if changed:
             name = changed[0]

@@ -16,13 +16,16 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import PickleError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.records.files import whole_lines
+from harness.records.outside import parse_json, reason
 from methods.training.loop.optim import Shape, schedule, set_rates
 from methods.training.loop.ranks import Ranks
 
@@ -30,6 +33,13 @@ from methods.training.loop.ranks import Ranks
 def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
     """Random numbers of one step: a function of (seed, stream, step) only."""
     return np.random.default_rng([seed, stream, step])
+
+
+REMOVE = "take another work folder, or delete this file to start again"
+
+
+class LoopError(UserError, ValueError):
+    """A file of an earlier run that this one cannot go on from."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +101,21 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    """Restore a checkpoint; returns finished steps and seconds spent on them, 0 and 0 if there is none."""
+    """Restore a checkpoint; returns finished steps and seconds spent on them, 0 and 0 if there is none.
+    LoopError for a file that is none.
+    """
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"])
-    for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    torch.set_rng_state(state["rng"])
-    return int(state["step"]), float(state["seconds"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        torch.set_rng_state(state["rng"])
+        return int(state["step"]), float(state["seconds"])
+    # A torn or foreign file ends torch in errors of every kind.
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, PickleError) as fault:
+        raise LoopError(f"{path} is no checkpoint of this run ({reason(fault)}): {REMOVE}") from None
 
 
 class LossLog:
@@ -107,7 +123,7 @@ class LossLog:
 
     def __init__(self, path: Path, step: int, reader: Callable[[dict[str, Any]], None] | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for _, line in whole_lines(path) if float(json.loads(line)["step"]) < step]
+        kept = [line for number, line in whole_lines(path) if _step(line, f"{path} line {number}") < step]
         path.write_bytes(b"".join(line + b"\n" for line in kept))
         self.path, self.reader = path, reader
 
@@ -116,6 +132,14 @@ class LossLog:
             file.write(json.dumps(row) + "\n")
         if self.reader is not None:
             self.reader(row)
+
+
+def _step(line: bytes, where: str) -> float:
+    """The step of a line of a log; LoopError for a line that is none."""
+    found = parse_json(line, where, LoopError, advice=REMOVE, finite=False).get("step")
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise LoopError(f"{where} has no step: {REMOVE}")
+    return found
 
 
 class Counted:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from harness.model.checkpoint import model_hash
 from harness.model.load import tensors
 from harness.model.recognise import open_family
+from harness.records.outside import read_json
 from methods.training.export import data_hash, save_card, save_weights
 from methods.training.options import TrainingError, plain
 from methods.training.students.student import Student
@@ -82,7 +83,7 @@ def save_adapter(net: PeftModel, folder: Path, base: str) -> None:
     net.peft_config["default"].base_model_name_or_path = Path(base).name
     net.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     config = folder / "adapter_config.json"
-    values = {**json.loads(config.read_text()), "auto_mapping": None}
+    values = {**read_json(config, TrainingError), "auto_mapping": None}
     values["target_modules"] = sorted(values["target_modules"])
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     weights = folder / "adapter_model.safetensors"
