@@ -59,6 +59,10 @@ class OnCard(Tensor):
         """The values on the host, as a GPU copies them."""
         return self.held.tolist()
 
+    def __reduce_ex__(self, proto: Any) -> Any:
+        """Stored as the values, which is how a checkpoint of a GPU is read back where there is none."""
+        return self.held.__reduce_ex__(proto)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})

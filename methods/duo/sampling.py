@@ -82,8 +82,9 @@ def sample(
     share: float = 1.0,
 ) -> Tensor:
     """Ids [rows, length] from pure noise in steps + 1 forward passes; ``share`` filters x_theta (nucleus)."""
-    z = torch.randint(vocab, shape, generator=generator)
-    grid = SAMPLING.alpha(times(steps))
+    device = None if generator is None else generator.device
+    z = torch.randint(vocab, shape, generator=generator, device=device)
+    grid = SAMPLING.alpha(times(steps)).to(z.device)
     for i in range(steps):
         alpha_t = grid[i].expand(shape[0])
         x = nucleus(denoise(z, alpha_t).double().softmax(-1), share)

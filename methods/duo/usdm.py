@@ -36,7 +36,9 @@ def antithetic_times(rows: int, generator: torch.Generator | None = None, smalle
     """Times [rows], float64, one in each of ``rows`` equal parts of [smallest, 1): lower variance than iid
     draws.
     """
-    part = (torch.rand(rows, dtype=torch.float64, generator=generator) + torch.arange(rows)) / rows
+    device = None if generator is None else generator.device
+    draws = torch.rand(rows, dtype=torch.float64, generator=generator, device=device)
+    part = (draws + torch.arange(rows, device=device)) / rows
     return smallest + (1 - smallest) * part
 
 

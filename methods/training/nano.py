@@ -108,13 +108,14 @@ def new_model(spec: ModelSpec, seed: int) -> Transformer:
 
 def autoregressive_loss(model: Transformer, batch: Batch) -> Tensor:
     """Mean next-token loss over response and eos; prompts are context only."""
-    ids = torch.from_numpy(batch.ids)
+    device = model.lm_head.weight.device
+    ids = torch.from_numpy(batch.ids).to(device)
     length = ids.shape[1]
     with fast_products():
-        hidden = model.hidden(ids, mask=causal_mask(length))
+        hidden = model.hidden(ids, mask=causal_mask(length, device))
         column = np.arange(length)[None]
         wanted = (column >= batch.prompts[:, None]) & (column < batch.ends[:, None])
-        target = torch.from_numpy(np.flatnonzero(wanted))
+        target = torch.from_numpy(np.flatnonzero(wanted)).to(device)
         losses = cross_entropy_at(model, hidden, target - 1, ids.flatten()[target])
     return losses.mean()
 

@@ -70,5 +70,5 @@ def cross_entropy_at(
     return F.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def causal_mask(length: int) -> Tensor:
-    return torch.ones(length, length, dtype=torch.bool).tril()
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()

@@ -118,14 +118,19 @@ def context_weights(masked: np.ndarray, limits: np.ndarray, geometric: float) ->
 
 def diffusion_loss(model: Transformer, noisy: Noisy) -> Tensor:
     """Weighted mean cross-entropy of the masked tokens; logits at p are read for token p + 1."""
-    ids = torch.from_numpy(noisy.ids)
-    visible = torch.from_numpy(visible_columns(noisy))[:, None, None, :]
+    arrays = (
+        noisy.ids,
+        noisy.clean,
+        visible_columns(noisy),
+        np.flatnonzero(noisy.masked),
+        noisy.weights[noisy.masked],
+    )
+    device = model.lm_head.weight.device
+    ids, clean, visible, target, weights = (torch.from_numpy(array).to(device) for array in arrays)
     with fast_products():
-        hidden = model.hidden(ids, mask=visible)
-        target = torch.from_numpy(np.flatnonzero(noisy.masked))
-        losses = cross_entropy_at(model, hidden, target - 1, torch.from_numpy(noisy.clean).flatten()[target])
-    weights = torch.from_numpy(noisy.weights[noisy.masked]).float()
-    return (losses * weights).sum() / weights.sum()
+        hidden = model.hidden(ids, mask=visible[:, None, None, :])
+        losses = cross_entropy_at(model, hidden, target - 1, clean.flatten()[target])
+    return (losses * weights.float()).sum() / weights.float().sum()
 
 
 def visible_columns(noisy: Noisy) -> np.ndarray:

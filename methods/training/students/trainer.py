@@ -51,8 +51,14 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     ranks = student.ranks
     if ranks.first:
         print(describe(student), flush=True)
-    if tokenizer_of(student, modes) is not None and (options.validation_items or options.validate_every):
-        require_jail()
+    if options.validation_items or options.validate_every:
+        if tokenizer_of(student, modes) is not None:
+            require_jail()
+        elif ranks.first:
+            print(
+                f"no validation: its problems are nano's, and {options.model} has another vocabulary",
+                flush=True,
+            )
     state = nn.ModuleList([student.rounds, *(group for group, _ in student.groups[1:])])
     optimisers = student.optimisers()
     check = lambda _: validate(student, modes, 64)  # noqa: E731
