@@ -16,6 +16,7 @@ from rich.text import Text
 
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import (
+    PROMPTS,
     Adapter,
     Device,
     Dtype,
@@ -30,7 +31,8 @@ from harness.engine.flags import (
 )
 from harness.engine.isolation.finding import find_method
 from harness.errors import UserError
-from harness.model.text import pieces, split_markers
+from harness.model.catalog import lookup
+from harness.model.text import chat_text, pieces, split_markers
 from harness.records.files import digest
 from harness.records.schema import Sample
 from harness.statistics.blocks import names_of
@@ -66,6 +68,17 @@ def generate_command(
     dtype: Dtype = "auto",
     seed: Seed = 0,
     isolate: Isolate = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--apply_chat_template/--no_chat_template",
+            "--apply-chat-template/--no-chat-template",
+            help="Put the prompt into the checkpoint's chat template; default: where it has one, known base "
+            "models excepted.",
+            show_default=False,
+            rich_help_panel=PROMPTS,
+        ),
+    ] = None,
     trace: Annotated[
         Path | None,
         typer.Option("--trace", help="Animation to write, .gif or .webp: one frame per forward pass."),
@@ -104,7 +117,9 @@ def generate_command(
     blocks = (lengths["R"], lengths["A"]) if len(lengths) == 2 else ()
     item = _answer(
         generator,
-        Request(text, generator.canvas(blocks=blocks), blocks=blocks),
+        Request(
+            in_format(text, generator.loaded, model, chat), generator.canvas(blocks=blocks), blocks=blocks
+        ),
         delay,
         show=sys.stdout.isatty(),
     )
@@ -135,6 +150,20 @@ def block_settings(
             raise GenerateError(f"[{name}:{length}] contradicts --set {key}={merged[key]}: give one of them")
         merged[key] = length
     return merged
+
+
+def in_format(text: str, loaded: Loaded, model: str, chat: bool | None) -> str:
+    """The prompt as the model was trained to read it; ``chat``: whether in the chat template (None: if the
+    checkpoint has one and is no base model that brings another's). Says so where nobody asked.
+    """
+    if chat is None:
+        has = bool(getattr(loaded.tokenizer, "chat_template", None))
+        chat = has and lookup(model).chat is not False
+        if chat:
+            typer.echo(
+                "the prompt is put into the model's chat template; --no_chat_template: as it is", err=True
+            )
+    return chat_text(loaded.tokenizer, [{"role": "user", "content": text}]) if chat else text
 
 
 def _answer(generator: Generator, request: Any, delay: float, show: bool) -> Generation:

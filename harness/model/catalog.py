@@ -26,7 +26,8 @@ class Entry(BaseModel):
     ``settings`` are per-method defaults for this model; ``canvas`` its max_new_tokens where neither the user
     nor the suite names one; ``canvas_trained`` the longest canvas that it was trained for: a suite's longer
     one is cut to it, an explicit request is not. ``end_tokens``: the special tokens that end an answer,
-    instead of all that its tokenizer has for it. ``path`` may be an adapter's folder: the model is then the
+    instead of all that its tokenizer has for it. ``chat``: whether its checkpoint was trained with the chat
+    template that it brings (null: it was). ``path`` may be an adapter's folder: the model is then the
     adapter's base with it. ``package``: the Python package whose GGUF file ``path`` is.
     ``family``: a family's name or file (in a list of one's own, relative to it) instead of the one that
     claims config.json; ``attention``, ``shift``, ``mask_id``, ``block_size`` and ``end_ids`` (which
@@ -42,6 +43,7 @@ class Entry(BaseModel):
     canvas_trained: int | None = None
     end_tokens: list[str] | None = None
     add_bos_token: bool | None = None
+    chat: bool | None = None
     companions: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}
     family: str | None = None

@@ -17,11 +17,16 @@ from typer.testing import CliRunner
 from harness.cli.generate import END, HOLE, GenerateError, block_settings, generate_command, picture, watched
 from harness.decoding.forward import Forward
 from harness.decoding.settings import SettingError
+from harness.engine.generator import Generator
+from harness.model import catalog
+from harness.model.catalog import Entry
+from harness.model.spec import CheckpointError
 from harness.model.text import MarkerError
 from methods import fewstep
 from methods.lockstep import Config
 from tests.conftest import GOLDEN
 from tests.helpers import backbone, canvas
+from tests.tokenizers_tiny import with_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def generate(model: Path, prompt: str, *options: str) -> Any:
+def generate(model: Path | str, prompt: str, *options: str) -> Any:
     app = typer.Typer()
     app.command()(generate_command)
     arguments = [prompt, "--model", str(model), "--adapter", "none", *options]
@@ -150,3 +155,33 @@ def test_watching_changes_nothing_and_sees_every_forward() -> None:
         outputs.append((page.rows[0].output, page.rows[0].nfe))
     assert outputs[0] == outputs[1]
     assert [sum(token != page.rules.fill_id for token in output) for output in seen] == [0, 2, 4, 6]
+
+
+def test_a_prompt_is_put_into_the_chat_template(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    turns, opening = "<{{ m.role }}>{{ m.content }}", "{% if add_generation_prompt %}>{% endif %}"
+    template = f"{{% for m in messages %}}{turns}{{% endfor %}}{opening}"
+    folder = with_tokenizer(tmp_path / "chat", {190: "<|endoftext|>"}, "dream_tiny", chat_template=template)
+    monkeypatch.setattr(catalog, "catalog", lambda: {"base": Entry(path=str(folder), chat=False)})
+    seen: list[Any] = []
+
+    def run(self: Generator, requests: Any, batch_size: int) -> Any:
+        seen.append(requests[0].prompt)
+        raise GenerateError("far enough")
+
+    monkeypatch.setattr(Generator, "run", run)
+    told = "chat template; --no_chat_template"
+    for name, flags, prompt, says in (
+        (folder, (), "<user>hello>", True),
+        (folder, ("--apply_chat_template",), "<user>hello>", False),
+        (folder, ("--no_chat_template",), "hello", False),
+        ("base", (), "hello", False),
+    ):
+        done = generate(name, "hello", *flags)
+        assert isinstance(done.exception, GenerateError), done.exception
+        assert (seen[-1], told in done.stderr) == (prompt, says)
+
+
+def test_a_template_that_is_not_there_is_no_traceback(model: Path) -> None:
+    done = generate(model, "w5", "--apply_chat_template")
+    assert isinstance(done.exception, CheckpointError)
+    assert "this checkpoint has no chat template" in str(done.exception)
