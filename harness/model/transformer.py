@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.model.spec import ModelSpec
 
@@ -204,7 +205,11 @@ class Layers(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids in, hidden states or raw (unshifted) logits out."""
+    """Token ids in, hidden states or raw (unshifted) logits out.
+
+    ``matmul_attention``: plain products in place of the fused kernel. ``gradient_checkpointing``: where
+    gradients are taken, a block keeps its input alone and is computed again in the backward pass.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -214,6 +219,7 @@ class Transformer(nn.Module):
         if spec.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
         self.matmul_attention = False
+        self.gradient_checkpointing = False
 
     def rope(self, positions: Tensor | slice, longest: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Tables of RoPE at ``positions`` (a slice, [query] or [batch, query]), all below ``longest``, for
@@ -245,8 +251,12 @@ class Transformer(nn.Module):
             else int(where.stop if isinstance(where, slice) else where.max() + 1)
         )
         rope = self.rope(where, reach, x)
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.model.layers:
-            x = block(x, rope, mask, attend, self.matmul_attention)
+            if again:
+                x = checkpoint(block, x, rope, mask, attend, self.matmul_attention, use_reentrant=False)
+            else:
+                x = block(x, rope, mask, attend, self.matmul_attention)
         return self.model.norm(x)
 
     def head(self, hidden: Tensor) -> Tensor:

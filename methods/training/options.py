@@ -34,7 +34,9 @@ class StudentOptions:
     ``muon_lr`` > 0 the matrices of the blocks by Muon at that rate and the rest by AdamW at ``lr``.
     ``warmup`` steps, then a constant rate that falls over the share ``fall`` (``shape``). ``decay`` of the
     running average that is delivered; 0 delivers the raw student. ``first``, ``every``, ``rounds``: see
-    RoundSchedule.
+    RoundSchedule. ``gradient_checkpointing`` keeps of every block its input alone and computes it again in
+    the backward pass: the same weights, a third more time. ``fit`` makes the batches of a step as large as
+    the estimate lets the device hold, and as few.
     """
 
     output: Path
@@ -76,6 +78,8 @@ class StudentOptions:
     validate_every: int = 0
     validation_items: int = 0
     wandb: bool = False
+    gradient_checkpointing: bool = False
+    fit: bool = False
 
     def __post_init__(self) -> None:
         if self.muon_lr and self.rank:

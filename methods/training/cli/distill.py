@@ -55,6 +55,14 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N; default: cu
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Any other setting of the preset, KEY=VALUE (repeatable).")
 ]
+Fit = Annotated[
+    bool,
+    typer.Option(
+        "--fit",
+        help="Make the batches of a step (tokens x accumulate) as large and few as the estimate lets the "
+        "device hold.",
+    ),
+]
 WandB = Annotated[
     bool,
     typer.Option("--wandb", help="Log losses to Weights & Biases too (WANDB_MODE=offline keeps them here)."),
@@ -107,6 +115,7 @@ def _command(method: str) -> Any:
         lr: Rate = None,
         device: Device = None,
         settings: Settings = None,
+        fit: Fit = False,
         wandb: WandB = False,
     ) -> None:
         # Torch and peft: many seconds, which --help need not wait for.
@@ -128,6 +137,7 @@ def _command(method: str) -> Any:
             "lr": lr,
             "device": device,
             "wandb": wandb,
+            "fit": fit or None,
         }
         options = options_of(trainer.options, method, preset, {**given, **parse_pairs(settings or [])})
         folder = trainer.train(options)

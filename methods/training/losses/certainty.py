@@ -31,6 +31,29 @@ class Certainty:
         return self.cross_entropy + beta * self.entropy
 
 
+def place_certainty(
+    logits: Tensor, labels: Tensor, temperature: float = TEMPERATURE, sharp: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(cross-entropy, tempered entropy, whether the likeliest is right) [places] of ``logits`` [places,
+    vocab]; zeros for the entropy unless ``sharp``.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    right, entropy = logits.argmax(-1) == labels, wide.new_zeros(len(wide))
+    if sharp:
+        log_p = (wide / temperature).log_softmax(-1)
+        entropy = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1)
+    return F.cross_entropy(wide, labels, reduction="none"), entropy, right
+
+
+def over_places(cross_entropy: Tensor, entropy: Tensor, right: Tensor, masked: Tensor) -> Certainty:
+    """The means from what `place_certainty` gives, at least one place; the entropy of wrong ones is left
+    out.
+    """
+    correct = torch.zeros_like(masked).masked_scatter(masked, right)
+    sure = entropy[right].mean() if right.any() else cross_entropy.mean() * 0.0
+    return Certainty(cross_entropy.mean(), sure, correct)
+
+
 def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float = TEMPERATURE) -> Certainty:
     """CE(y) over ``masked`` [rows, length] and mean H(softmax(z / T)) over the correct ones; ``logits``
     [rows, length, vocab].
@@ -38,20 +61,10 @@ def certainty(logits: Tensor, labels: Tensor, masked: Tensor, temperature: float
     Logits are aligned (entry l speaks of token l). The entropy term is 0 if nothing is correct, and only
     correct positions get its gradient. A MASK column of -inf is allowed.
     """
-    chosen, wanted = logits[masked], labels[masked]
-    if len(wanted) == 0:
+    if not masked.any():
         zero = logits.masked_fill(logits == -torch.inf, 0.0).sum() * 0.0
         return Certainty(zero, zero, torch.zeros_like(masked))
-    right = chosen.argmax(-1) == wanted
-    correct = torch.zeros_like(masked).masked_scatter(masked, right)
-    cross_entropy = F.cross_entropy(
-        chosen.double() if chosen.dtype == torch.float64 else chosen.float(), wanted
-    )
-    if not right.any():
-        return Certainty(cross_entropy, cross_entropy * 0.0, correct)
-    log_p = (chosen[right] / temperature).log_softmax(-1)
-    entropy = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0.0)).sum(-1).mean()
-    return Certainty(cross_entropy, entropy, correct)
+    return over_places(*place_certainty(logits[masked], labels[masked], temperature), masked)
 
 
 def random_masks(

@@ -4,13 +4,18 @@ are its answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from methods.training.loop.loop import LossAt
-from methods.training.losses.certainty import certainty, random_masks, two_sided
+from methods.training.loop.places import by_places
+from methods.training.losses.certainty import over_places, place_certainty, random_masks
+from methods.training.losses.masks import token_log_probs
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
@@ -42,18 +47,33 @@ class CFDOptions(StudentOptions):
     block: int = 0
 
 
-def cfd_loss(student: Student[CFDOptions], batch: int) -> Tensor:
-    """Loss of one batch: a mask and (unless left out) its complement, each with its own forward."""
+def cfd_loss(student: Student[CFDOptions], batch: int) -> Iterator[Tensor]:
+    """Loss of one batch: of a mask and (unless left out) of its complement, one forward and backward after
+    the other.
+    """
     options, rows, random = student.options, student.rows(batch), student.random(batch)
     active, later = active_blocks(rows, options.block, random)
     sides = random_masks(active, row_rates(options, len(active), random), random)
-
-    def log_probs(side: Tensor) -> Tensor:
-        return student.log_probs(torch.where(side | later, student.mask_id, rows.ids), rows.visible)
-
     if not options.complement:
-        return certainty(log_probs(sides[0]), rows.ids, sides[0]).total(options.beta)
-    return two_sided(log_probs(sides[0]), log_probs(sides[1]), rows.ids, sides, options.beta)
+        yield side_loss(student, rows, sides[0], later, options.beta)
+        return
+    for side in sides:
+        yield side_loss(student, rows, side, later, options.beta) / 4
+
+
+def side_loss(student: Student[Any], rows: Rows, side: Tensor, later: Tensor, beta: float) -> Tensor:
+    """Certainty loss at ``side`` [rows, length], which is masked as well as ``later``."""
+    states = student.states(torch.where(side | later, student.mask_id, rows.ids), rows.visible, side)
+    if not len(states):
+        return states.sum() * 0.0
+
+    def work(states: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        log_probs = token_log_probs(student.read(states), student.mask_id)
+        return place_certainty(log_probs, labels, sharp=bool(beta))
+
+    vocab = student.model.spec.vocab_size
+    cross_entropy, entropy, right = by_places(work, vocab, states, rows.ids[side])
+    return over_places(cross_entropy, entropy, right, side).total(beta)
 
 
 def row_rates(options: CFDOptions, rows: int, random: torch.Generator) -> float | Tensor:
@@ -81,7 +101,7 @@ def active_blocks(rows: Rows, block: int, random: torch.Generator) -> tuple[Tens
 
 
 def build(student: Student[CFDOptions]) -> LossAt:
-    return lambda batch: cfd_loss(student, batch)
+    return partial(cfd_loss, student)
 
 
 TRAINER = Trainer("cfd", CFDOptions, build, THRESHOLDS)

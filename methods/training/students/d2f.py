@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from methods.training.loop.loop import LossAt, generator_for
-from methods.training.options import StudentOptions
+from methods.training.loop.places import by_places
+from methods.training.options import StudentOptions, TrainingError
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
 from methods.training.validation import D2FMode
@@ -54,12 +55,12 @@ def noise_levels(rng: np.random.Generator, blocks: int, low: float = 0.2, high: 
     return first + np.concatenate([[0.0], np.cumsum(rises)])
 
 
-def soft_cross_entropy(student: Tensor, teacher: Tensor, rates: Tensor) -> Tensor:
-    """mean of -sum_v q_teacher(v) log p_student(v) / rate over [count, vocab] logits; gradient of KL(teacher
-    | student).
+def place_cross_entropy(student: Tensor, teacher: Tensor, rates: Tensor) -> Tensor:
+    """-sum_v q_teacher(v) log p_student(v) / rate [count] over [count, vocab] logits; its gradient is that of
+    KL(teacher | student).
     """
     losses = -(teacher.float().softmax(-1) * student.float().log_softmax(-1)).sum(-1)
-    return (losses / rates).mean()
+    return losses / rates
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,28 @@ def loss_of_batch(student: Student[D2FOptions], batch: int) -> Tensor:
 
 def d2f_loss(student: Student[D2FOptions], rows: Rows, noisy: Corrupted) -> Tensor:
     """Mean over masked places of the soft-label cross-entropy divided by the mask rate there."""
+    at = noisy.masked
     with student.base():
-        teacher = student.logits(noisy.ids, rows.visible)[noisy.masked]
+        teacher = student.states(noisy.ids, rows.visible, at)
     causal = block_causal_mask(rows.prompts, rows.ids.shape[1], student.options.block_size)
-    own = student.logits(noisy.ids, causal & rows.visible)[noisy.masked]
-    return soft_cross_entropy(own, teacher, noisy.rates[noisy.masked])
+    own = student.states(noisy.ids, causal & rows.visible, at)
+    if not len(own):
+        return own.sum() * 0.0
+
+    def work(own: Tensor, teacher: Tensor, rates: Tensor) -> tuple[Tensor]:
+        # The adapter leaves the head alone, so that both are read by the same one.
+        with torch.no_grad():
+            wanted = student.read(teacher)
+        return (place_cross_entropy(student.read(own), wanted, rates),)
+
+    (losses,) = by_places(work, student.model.spec.vocab_size, own, teacher, noisy.rates[at])
+    return losses.mean()
 
 
 def build(student: Student[D2FOptions]) -> LossAt:
+    """TrainingError for an adapter on the head, which teacher and student share."""
+    if "lm_head" in student.options.targets:
+        raise TrainingError("d2f reads teacher and student by one head: take lm_head out of --set targets")
     return lambda batch: loss_of_batch(student, batch)
 
 

@@ -7,16 +7,18 @@ was at some moment of that decoding, everything behind it is masked, everything 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from methods.training.loop.loop import LossAt
-from methods.training.losses.certainty import trajectory_masks, two_sided, window_ratio, window_width
+from methods.training.losses.certainty import trajectory_masks, window_ratio, window_width
 from methods.training.options import StudentOptions, TrainingError
-from methods.training.students.cfd import THRESHOLDS
+from methods.training.students.cfd import THRESHOLDS, side_loss
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
 
@@ -49,9 +51,9 @@ def orders_of(student: Student[D3LLMOptions], rows: Rows) -> Tensor:
     return torch.from_numpy(table).to(rows.ids.device)
 
 
-def d3llm_loss(student: Student[D3LLMOptions], batch: int) -> Tensor:
-    """Loss of one batch: the masks of a moment of the teacher's decoding and their complement, each with its
-    own forward.
+def d3llm_loss(student: Student[D3LLMOptions], batch: int) -> Iterator[Tensor]:
+    """Loss of one batch: the masks of a moment of the teacher's decoding and their complement, one forward
+    and backward after the other.
     """
     options, rows, random = student.options, student.rows(batch), student.random(batch)
     progress = batch / (options.schedule.steps * options.accumulate)
@@ -61,12 +63,8 @@ def d3llm_loss(student: Student[D3LLMOptions], batch: int) -> Tensor:
     start = (draws * windows).long() * options.block
     ratio = window_ratio(progress, len(start), random)
     window = trajectory_masks(orders_of(student, rows), start, width, ratio)
-    sides = (window.masked, window.complement)
-    logits = [
-        student.log_probs(torch.where(side | window.after, student.mask_id, rows.ids), rows.visible)
-        for side in sides
-    ]
-    return two_sided(logits[0], logits[1], rows.ids, sides, options.beta)
+    for side in (window.masked, window.complement):
+        yield side_loss(student, rows, side, window.after, options.beta) / 4
 
 
 def build(student: Student[D3LLMOptions]) -> LossAt:
@@ -83,7 +81,7 @@ def build(student: Student[D3LLMOptions]) -> LossAt:
             f"{data.facts['source']} has answers without step_map: make them with bench generate-data "
             "(--data)"
         )
-    return lambda batch: d3llm_loss(student, batch)
+    return partial(d3llm_loss, student)
 
 
 TRAINER = Trainer("d3llm", D3LLMOptions, build, THRESHOLDS)

@@ -16,6 +16,8 @@ from torch import Tensor
 from methods.training.data.block_rows import seams
 from methods.training.data.corruption import context_weights
 from methods.training.loop.loop import LossAt, generator_for
+from methods.training.loop.places import by_places
+from methods.training.losses.masks import token_log_probs
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
@@ -101,11 +103,13 @@ def loss_of_batch(student: Student[LockstepOptions], batch: int) -> Tensor:
     student.random(batch)  # seeds the dropout
     rng = generator_for(options.seed + 7, batch, 5)
     noisy = corrupt(rows, rng, student.mask_id, student.model.spec.eos_ids[0], options)
-    told = (
-        -student.log_probs(noisy.ids, rows.visible)[noisy.masked]
-        .gather(1, rows.ids[noisy.masked].unsqueeze(1))
-        .squeeze(1)
-    )
+    states, wanted = student.states(noisy.ids, rows.visible, noisy.masked), rows.ids[noisy.masked]
+
+    def work(states: Tensor, wanted: Tensor) -> tuple[Tensor]:
+        log_probs = token_log_probs(student.read(states), student.mask_id)
+        return (-log_probs.gather(1, wanted.unsqueeze(1)).squeeze(1),)
+
+    (told,) = by_places(work, student.model.spec.vocab_size, states, wanted)
     weights = noisy.weights[noisy.masked]
     return (told * weights).sum() / weights.sum()
 

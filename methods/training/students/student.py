@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -34,7 +34,17 @@ from methods.training.losses.masks import aligned, token_log_probs
 from methods.training.options import StudentOptions, TrainingError, plain
 
 Options = TypeVar("Options", bound=StudentOptions)
-PLACES = ("output", "threads", "device", "save_every", "validate_every", "validation_items", "wandb")
+PLACES = (
+    "output",
+    "threads",
+    "device",
+    "save_every",
+    "validate_every",
+    "validation_items",
+    "wandb",
+    "gradient_checkpointing",
+    "fit",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ class Student(Generic[Options]):
         self.device = rank_device(options.device)
         self.accelerator = join(self.device, options.precision)
         self.ranks = Ranks(self.device)
-        self.ranks.check(options.accumulate, {"tokens": options.tokens})
+        if not options.fit:
+            self.ranks.check(options.accumulate, {"tokens": options.tokens})
         dtype = torch.float32 if options.rank == 0 else pick_dtype("auto", self.device)
         self.model: Transformer = transformer_of(options.model, dtype, self.device)
         if self.model.spec.mask_id is None:
@@ -75,13 +86,22 @@ class Student(Generic[Options]):
             )
         self.mask_id = self.model.spec.mask_id
         self.model.matmul_attention = self.device.type == "cpu"
+        self.model.gradient_checkpointing = options.gradient_checkpointing
         self.net = self._adapted()
         self.rounds = AdapterRounds(self.net, options.schedule, options.decay)
         self.groups: list[tuple[nn.ParameterList, float]] = [(self.rounds.student, options.lr)]
         with self.ranks.first_alone():
             self.data = training_data(options, self.folder, self.model.spec, self.ranks.first)
         self.tokens = 0
+        self._open(options)
+
+    def _open(self, options: Options) -> None:
+        self.options = options
         self.stream = Stream(self.data.pool, options.seed + 9, options.tokens, self.model.spec.eos_ids[0])
+
+    def resize(self, tokens: int, accumulate: int) -> None:
+        """Other batches than the options say, before the first is drawn."""
+        self._open(replace(self.options, tokens=tokens, accumulate=accumulate))
 
     def _adapted(self) -> nn.Module:
         torch.manual_seed(self.options.seed)
@@ -135,6 +155,15 @@ class Student(Generic[Options]):
         ids, area, seen, prompts, ends = (torch.from_numpy(part).to(self.device) for part in parts)
         return Rows(ids, area, seen[:, None, None, :], prompts, ends, laid.rows)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that a batch may have, prompt and canvas."""
+        pool = self.data.pool
+        rows = int(np.diff(pool.starts).max())
+        if not self.options.blocks:
+            rows = int(pool.prompts.max()) + self.options.canvas
+        return -(-rows // 8) * 8
+
     def take_tokens(self) -> int:
         """Positions of the batches laid out since the last call, padding included."""
         taken, self.tokens = self.tokens, 0
@@ -151,6 +180,17 @@ class Student(Generic[Options]):
         with self.accelerator.autocast():
             raw = self.model.head(self.model.hidden(ids, mask=visible))
         return aligned(raw, self.model.spec.shift).float()
+
+    def states(self, ids: Tensor, visible: Tensor, at: Tensor) -> Tensor:
+        """Hidden states [places, hidden] that speak of the tokens ``at`` [rows, length], for `by_places`."""
+        with self.accelerator.autocast():
+            hidden = self.model.hidden(ids, mask=visible)
+        return aligned(hidden, self.model.spec.shift)[at]
+
+    def read(self, states: Tensor) -> Tensor:
+        """Logits [places, vocab] of such states, float32."""
+        with self.accelerator.autocast():
+            return self.model.head(states).float()
 
     def log_probs(self, ids: Tensor, visible: Tensor) -> Tensor:
         """Aligned log-probabilities without MASK."""

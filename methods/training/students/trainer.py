@@ -4,6 +4,7 @@ write.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from methods.training.loop.loop import Hooks, LossAt, train_loop
 from methods.training.loop.ranks import leave
 from methods.training.options import plain
 from methods.training.students.deliver import deliver
-from methods.training.students.estimate import describe
+from methods.training.students.estimate import capacity_of, describe, fit
 from methods.training.students.student import Options, Student
 from methods.training.validation import BLOCK_CAUSAL, FULL, D2FMode, Mode, require_jail, score, score_blocks
 
@@ -36,11 +37,21 @@ class Trainer(Generic[Options]):
         """Train a student and write it; returns its folder."""
         try:
             student = Student(options, self.name)
+            if options.fit:
+                resize(student)
             with student.ranks.first_alone():
                 loss_at = self.build(student)
             return train(student, loss_at, self.modes)
         finally:
             leave()
+
+
+def resize(student: Student[Any]) -> None:
+    """Batches as large as the first rank's device holds by the estimate; the step stays as it is."""
+    ranks = student.ranks
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = ranks.totals([capacity_of(student.device, here) if ranks.first else 0.0])[0]
+    student.resize(*fit(student, room))
 
 
 def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, ...]) -> Path:
