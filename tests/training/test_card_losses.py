@@ -46,9 +46,9 @@ class DataOn(DuoData):
         super().__init__(options)
         self.device = device
 
-    def batch(self, step: int, stream: int) -> tuple[Tensor, torch.Generator]:
-        x, _ = super().batch(step, stream)
-        return x.to(self.device), torch.Generator(self.device).manual_seed(step)
+    def batch(self, number: int, stream: int) -> tuple[Tensor, torch.Generator]:
+        x, _ = super().batch(number, stream)
+        return x.to(self.device), torch.Generator(self.device).manual_seed(number)
 
 
 def gradient_of(loss: Tensor, model: nn.Module) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from harness.model.load import tensors
 from harness.model.spec import ModelSpec
 from methods.training import export, nano, options
 from methods.training.data import corpus
+from methods.training.loop.loop import LossAt
 from methods.training.students import student as core
 from methods.training.students import trainer
 from methods.training.students.trainers import TRAINERS
@@ -89,17 +90,19 @@ def trained(
     chosen = options.preset(TRAINERS[name].options, name, "smoke", {**places, **short, **given})
     losses: list[float] = []
 
-    def build(student: core.Student[Any]) -> Callable[[int], Tensor]:
+    def build(student: core.Student[Any]) -> LossAt:
         loss_at = TRAINERS[name].build(student)
 
-        def noted(batch: int) -> Tensor:
+        def noted(batch: int) -> Iterator[Tensor]:
             if cut and len(losses) == batch == 1:
                 losses.append(0.0)
                 raise Cut
-            loss = loss_at(batch)
-            assert loss.device.type == device.type
-            losses.append(float(loss.detach()))
-            return loss
+            found, total = loss_at(batch), 0.0
+            for part in [found] if isinstance(found, Tensor) else found:
+                assert part.device.type == device.type
+                total += float(part.detach())
+                yield part
+            losses.append(total)
 
         return noted
 
