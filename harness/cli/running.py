@@ -29,7 +29,7 @@ from harness.model.catalog import location, lookup
 from harness.records.schema import read_samples
 from harness.runs.cell import Cell, Options
 from harness.runs.turns import run_cells
-from harness.sandbox import open_jail
+from harness.sandbox import Jail, open_jail
 from reports.console import render
 from suites.suite import load_suite
 
@@ -121,6 +121,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         jail = None
         if any(cell.suite.needs_code for cell in waiting):
             jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
+            _note_jail(waiting, jail)
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         tasks = {}
         for cell in cells:
@@ -135,6 +136,15 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         run_cells(cells, jail, advance, _tell)
     if log is not None:
         log.finish(cells)
+
+
+def _note_jail(cells: list[Cell], jail: Jail) -> None:
+    """Record, in every run whose answers are programs, what grades them; say what it cannot do here."""
+    for cell in cells:
+        if cell.suite.needs_code:
+            cell.folder.run.jail = {"backend": jail.backend, "weaknesses": jail.weaknesses}
+    if jail.weaknesses:
+        _tell(f"programs are graded in a weaker jail ({jail.backend}): {'; '.join(jail.weaknesses)}")
 
 
 def unanswered(cell: Cell) -> str | None:

@@ -21,6 +21,7 @@ from harness.model.checkpoint import (
     adds_bos,
     check_adapter,
     check_student,
+    configuration_hash,
     folder_hash,
     holds_all_weights,
     model_hash,
@@ -56,6 +57,7 @@ class Loaded:
     canvas_trained: int | None = None
     family_source: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    config_hash: str | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -140,6 +142,7 @@ def load(
         canvas_trained=lookup(model).canvas_trained or known.canvas_trained,
         family_source=family_source(held.spec.family),
         overrides=known.overrides(),
+        config_hash=configuration_hash(checkpoint, adapter),
     )
     if not lazy:
         held.get()

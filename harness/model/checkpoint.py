@@ -4,7 +4,7 @@ must match.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from typing import Any
 import torch
 
 from harness.model.adapter import Adapter
-from harness.model.catalog import adapter_config, base_of, catalog, location, lookup, own_adapter
+from harness.model.catalog import (
+    adapter_config,
+    base_of,
+    catalog,
+    folder_of,
+    location,
+    lookup,
+    own_adapter,
+    shipped_folder,
+)
 from harness.model.ending import ids_of
 from harness.model.load import load_transformer, resolve, weights_hash
 from harness.model.recognise import open_family, read_spec
@@ -20,6 +29,7 @@ from harness.model.spec import FETCH, CheckpointError, ModelSpec
 from harness.model.tokenizer import tokenizer_hash
 from harness.model.tokenizer_files import TokenizerFiles
 from harness.model.transformer import Transformer
+from harness.records.files import digest
 from harness.records.outside import read_json
 from harness.records.printable import printable
 
@@ -33,6 +43,34 @@ def model_hash(name: str) -> str:
     if adapter is None:
         return folder_hash(resolve(location(name)), "model")
     return model_hash(base_of(name))[:8] + folder_hash(Path(adapter), "adapter_model")[:8]
+
+
+def configuration_hash(name: str, adapter: str | None = None) -> str | None:
+    """Hash of what a model's configuration (and that of an adapter on it) adds to the weights: RoPE, heads,
+    norms, the adapter's scale (16 hex digits). None for what ships with this package, whose names stand for
+    one configuration.
+
+    Fields at their defaults do not count, so that a field of later versions leaves the hash as it is.
+    """
+    told: list[dict[str, Any]] = []
+    if shipped_folder(name) is None:
+        told.append(_unusual(spec_of(name)))
+        if (own := own_adapter(name)) is not None:
+            told.append(_scaling(Path(own)))
+    if adapter is not None and shipped_folder(adapter) is None:
+        folder = resolve(folder_of(adapter), "--adapter")
+        told.append(_unusual(spec_of(name, folder)) if holds_all_weights(folder) else _scaling(folder))
+    return digest(told) if told else None
+
+
+def _unusual(spec: ModelSpec) -> dict[str, Any]:
+    values = ((one.name, getattr(spec, one.name), one.default) for one in fields(spec) if one.compare)
+    return {name: value for name, value, default in values if value != default}
+
+
+def _scaling(folder: Path) -> dict[str, Any]:
+    config = adapter_config(folder)
+    return {name: config.get(name) for name in ("r", "lora_alpha", "use_rslora")}
 
 
 def transformer_of(name: str, dtype: torch.dtype, device: torch.device) -> Transformer:

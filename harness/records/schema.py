@@ -105,6 +105,11 @@ class Plan(Record):
     overrides: dict[str, Any] = Field(
         default={}, description="fields of the model's spec that the list of models replaces"
     )
+    config_hash: str | None = Field(
+        default=None,
+        description="hash of what the configuration of model and adapter adds to the weights (RoPE, heads, "
+        "scale); null: they ship with the package, or a run from before this was recorded",
+    )
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -112,7 +117,7 @@ class Plan(Record):
         return {name: value for name, value in handler(self).items() if value or name not in _LATER}
 
 
-_LATER = ("stop_strings", "family_source", "overrides")
+_LATER = ("stop_strings", "family_source", "overrides", "config_hash")
 
 
 class AuditCheck(Record):
@@ -206,6 +211,11 @@ class Run(Record):
         default=None,
         description="of a decoder in a jail: which jail, what it cannot do here, seconds per request of an "
         "empty model",
+    )
+    jail: dict[str, Any] | None = Field(
+        default=None,
+        description="of answers that are programs: which jail graded them, and what it cannot do on this "
+        "machine",
     )
     load_s: float | None = None
     wall_s: float | None = Field(

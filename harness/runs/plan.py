@@ -13,7 +13,7 @@ from harness.engine.generator import Generator
 from harness.engine.loader import Loaded
 from harness.measuring.environment import device_name
 from harness.model.catalog import location
-from harness.model.checkpoint import model_hash
+from harness.model.checkpoint import configuration_hash, model_hash
 from harness.model.load import resolve
 from harness.model.tokenizer import vocabulary_hash
 from harness.records.files import digest
@@ -59,6 +59,7 @@ def make_plan(
         "adapter_hash",
         "merged",
         "tokenizer_hash",
+        "config_hash",
     )
     return Plan(
         **{name: getattr(loaded, name) for name in provenance},
@@ -97,7 +98,8 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "weights_hash": model_hash(plan.model),
         "tokenizer": vocabulary_hash(resolve(location(plan.checkpoint))),
     }
-    return {**told, **weights}
+    config = configuration_hash(plan.model)
+    return {**told, **weights, **({} if config is None else {"config": config})}
 
 
 def planned_fields(plan: Plan) -> dict[str, Any]:

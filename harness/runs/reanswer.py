@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from harness.model.catalog import shipped_folder
-from harness.model.checkpoint import model_hash, spec_of
+from harness.model.checkpoint import configuration_hash, model_hash, spec_of
 from harness.model.text import answer_of_blocks
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
 from harness.records.files import digest
@@ -40,6 +40,8 @@ def against_ids(stored: Stored, suite: Suite) -> str:
         raise Skipped(f"{plan.checkpoint} does not ship with this package, so its tokenizer is not here")
     compare(RUN, "plan.weights_hash", plan.weights_hash, model_hash(plan.checkpoint))
     compare(RUN, "plan.tokenizer_hash", plan.tokenizer_hash, tokenizer_hash(folder))
+    if plan.adapter is None:
+        compare(RUN, "plan.config_hash", plan.config_hash, configuration_hash(plan.checkpoint))
     tokenizer, ends = load_tokenizer(folder), spec_of(plan.checkpoint, folder).eos_ids
     for sample in stored.samples:
         if sample.text is None:

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from harness.cli import app
+from harness.cli.running import _note_jail
 from harness.records.schema import find_runs, read_run, read_samples
+from harness.sandbox import launch
 from tests.commands import BENCH, answers, bench, started
 from tests.helpers import wait_until
 
@@ -60,6 +64,9 @@ def test_run_stores_complete_audited_records(quick: Path) -> None:
         assert 0 < (run.summary.roof_share or 0) < 2
         assert 0.5 < (run.summary.forward_share or 0) + (run.summary.select_share or 0) < 1
         assert folder.parts[-3:] == (run.plan.device_name, run.plan.suite, run.run_id)
+        graded_by = None if run.plan.suite == "nano-gsm" else launch.probe()[0]
+        assert (run.jail or {}).get("backend") == graded_by, "programs are run, sums are not"
+        assert run.jail is None or isinstance(run.jail["weaknesses"], list)
         for sample in samples:
             assert sample.nfe == len(sample.forwards)
             assert None not in (sample.time_s, sample.forward_s, sample.select_s)
@@ -73,6 +80,23 @@ def test_run_stores_complete_audited_records(quick: Path) -> None:
             assert sample.grading in ("passed", "failed")
     keys = {run.comparability_key for run in map(read_run, folders)}
     assert len(keys) == 2, "all methods of one suite share a table"
+
+
+def test_what_the_jail_lacks_is_said_and_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [SimpleNamespace(jail=None), SimpleNamespace(jail=None)]
+    cells: Any = [
+        SimpleNamespace(suite=SimpleNamespace(needs_code=code), folder=SimpleNamespace(run=run))
+        for code, run in zip((True, False), runs, strict=True)
+    ]
+    strong: Any = SimpleNamespace(backend="bubblewrap", weaknesses=[])
+    weak: Any = SimpleNamespace(backend="landlock+seccomp", weaknesses=["a file is seen", "no filter"])
+    _note_jail(cells, strong)
+    assert capsys.readouterr().err == ""
+    _note_jail(cells, weak)
+    told = "programs are graded in a weaker jail (landlock+seccomp): a file is seen; no filter\n"
+    assert capsys.readouterr().err == told
+    assert runs[0].jail == {"backend": "landlock+seccomp", "weaknesses": weak.weaknesses}
+    assert runs[1].jail is None
 
 
 def test_finished_run_is_not_repeated(quick: Path) -> None:
