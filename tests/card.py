@@ -59,6 +59,10 @@ class OnCard(Tensor):
         """The values on the host, as a GPU copies them."""
         return self.held.tolist()
 
+    def data_ptr(self) -> int:
+        """Where the values are: tensors that share them have the same."""
+        return self.held.data_ptr()
+
     def __reduce_ex__(self, proto: Any) -> Any:
         """Stored as the values, which is how a checkpoint of a GPU is read back where there is none."""
         return self.held.__reduce_ex__(proto)
