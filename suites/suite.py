@@ -297,6 +297,11 @@ def list_suites() -> list[str]:
     return sorted(_files())
 
 
+def suite_file(name: str) -> Path:
+    """The YAML file that defines a suite of the list."""
+    return _files()[name]
+
+
 def load_suite(name: str, data_dir: str | None = None, rendering: Rendering | None = None) -> Suite:
     """The suite called `name`. Raises SuiteError for a name (with close matches) or a template that does not
     exist.

@@ -34,8 +34,8 @@ Work = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="JSON lines from bench generate-data, or with texts prompt and response; default: what the "
-        "preset says."
+        help="JSON lines from bench generate-data, or with texts prompt and response; Parquet; a folder of "
+        "such files or of a saved Hugging Face dataset. Default: what the preset says."
     ),
 ]
 Prompts = Annotated[

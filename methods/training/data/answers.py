@@ -7,7 +7,6 @@ Killed at any moment, the same call goes on with exactly the missing lines.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,9 +22,10 @@ from harness.engine.opening import Weights, open_engine
 from harness.errors import UserError
 from harness.model.text import decode_text
 from harness.records.files import LineFile, digest, whole_lines, write_atomic
-from harness.records.outside import parse_json, read_json, read_text
+from harness.records.outside import parse_json, read_json
 from methods.training.data.corpus import Mix, items
 from methods.training.data.overlap import refuse_overlap
+from methods.training.data.tables import hash_files, table_files, table_rows
 from methods.training.loop.loop import progress
 from suites.generators import frozen, gsm
 
@@ -69,8 +69,8 @@ def card_path(path: Path) -> Path:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file, 16 hex digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    """sha256 of a file, or of all files of a training set in a folder, 16 hex digits."""
+    return hash_files(table_files(path, AnswerError), path if path.is_dir() else None)
 
 
 def generate_answers(options: AnswerOptions) -> Path:
@@ -87,7 +87,11 @@ def generate_answers(options: AnswerOptions) -> Path:
     if options.prompts is None:
         _refuse_frozen(questions)
     else:
-        refuse_overlap([_text(question, loaded) for question in questions], options.prompts)
+        refuse_overlap(
+            lambda: [_text(question, loaded) for question in questions],
+            options.prompts,
+            f"{file_hash(options.prompts)} {loaded.tokenizer_hash}",
+        )
     done = _resume(options.output, made)
     with (
         closing(LineFile(options.output)) as file,
@@ -138,11 +142,8 @@ def _questions(options: AnswerOptions) -> Iterator[Question]:
             Question(prompt, response) for prompt, response in items(options.seed, options.count, PROMPTS)
         )
         return
-    for number, line in enumerate(read_text(options.prompts, AnswerError).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"--prompts {options.prompts} line {number}"
-        row = parse_json(line, where, AnswerError)
+    for place, row in table_rows(options.prompts, ("prompt_ids", "prompt", "response"), AnswerError):
+        where = f"--prompts {place}"
         prompt, response = row.get("prompt_ids", row.get("prompt")), row.get("response")
         ids = isinstance(prompt, list) and prompt and all(isinstance(one, int) and one >= 0 for one in prompt)
         if not (ids or isinstance(prompt, str)) or not isinstance(response, str | None):

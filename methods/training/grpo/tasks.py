@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UserError
+from harness.records.files import digest
 from harness.records.outside import parse_json, read_text
 from methods.training.data.overlap import refuse_overlap
 from suites.generators import code, frozen, gsm
@@ -146,5 +147,6 @@ def load_tasks(suite: str, seed: int, data_dir: str | None = None) -> TaskSource
             "training problems"
         )
     tasks = read_tasks(Path(suite))
-    refuse_overlap([task.prompt for task in tasks], Path(suite), data_dir)
+    told = digest([task.prompt for task in tasks])
+    refuse_overlap(lambda: [task.prompt for task in tasks], Path(suite), told, data_dir)
     return FileTasks(tasks, seed)
