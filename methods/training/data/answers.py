@@ -144,7 +144,8 @@ def _questions(options: AnswerOptions) -> Iterator[Question]:
         return
     for place, row in table_rows(options.prompts, ("prompt_ids", "prompt", "response"), AnswerError):
         where = f"--prompts {place}"
-        prompt, response = row.get("prompt_ids", row.get("prompt")), row.get("response")
+        prompt: Any = row.get("prompt_ids", row.get("prompt"))
+        response: Any = row.get("response")
         ids = isinstance(prompt, list) and prompt and all(isinstance(one, int) and one >= 0 for one in prompt)
         if not (ids or isinstance(prompt, str)) or not isinstance(response, str | None):
             raise AnswerError(f"{where} has neither prompt (a text) nor prompt_ids (a list of ids)")
