@@ -8,8 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from harness.errors import UserError
+from harness.model.rendering import RenderingError, rendered
 from harness.model.spec import CheckpointError
-from harness.records.outside import brief, reason
+from harness.records.outside import brief
+from harness.records.printable import printable
 
 _MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
 ANSWER = "[A]"
@@ -54,16 +56,17 @@ def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation
             "--apply_chat_template: this checkpoint has no chat template; leave the flag out for a base model"
         )
     try:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
+        return rendered(
+            tokenizer,
+            list(messages),
             add_generation_prompt=add_generation_prompt,
             continue_final_message=not add_generation_prompt,
         )
-    except Exception as fault:  # a template is a program, and may raise anything
+    except RenderingError as fault:
+        whose = printable(getattr(tokenizer, "name_or_path", "") or "this checkpoint")
         raise CheckpointError(
-            f"the chat template of this checkpoint cannot be used ({reason(fault)}): leave "
-            "--apply_chat_template out, or fetch the checkpoint again"
+            f"chat_template of {whose} cannot be used ({printable(fault)}): mend it in its "
+            "tokenizer_config.json or chat_template.jinja, or leave --apply_chat_template out"
         ) from None
 
 
