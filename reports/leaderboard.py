@@ -178,20 +178,25 @@ def device(table: Table) -> str:
     return str(run.environment.get("gpu") or run.environment.get("cpu") or run.plan.device_name)
 
 
+def _object(value: Any) -> dict[str, Any]:
+    """A part of an environment, which a run file may hold anything in."""
+    return value if isinstance(value, dict) else {}
+
+
 def _environment(rows: Sequence[TableRow]) -> dict[str, Any]:
     """Versions, commit and seeds; several values where runs differ."""
     found: dict[str, list[Any]] = {}
     for row in rows:
         environment = row.stored.run.environment
-        git = environment.get("git") or {}
+        git, versions = (_object(environment.get(name)) for name in ("git", "versions"))
         commit = git.get("commit")
-        values = {f"{name} version": version for name, version in (environment.get("versions") or {}).items()}
+        values = {f"{name} version": version for name, version in versions.items()}
         values |= {
             name: environment.get(name)
             for name in ("python", "platform", "gpu_driver", "cuda", "cores", "affinity")
         }
         values["commit"] = (
-            None if commit is None else commit[:12] + (" with local changes" if git.get("dirty") else "")
+            None if commit is None else str(commit)[:12] + (" with local changes" if git.get("dirty") else "")
         )
         values["seed"] = row.stored.run.plan.seed
         for name, value in values.items():

@@ -139,7 +139,9 @@ class SpeedTable:
     def facts(self) -> list[str]:
         """What made the table, in plain sentences."""
         plan, hardware = self.run.plan, Roofline.from_record(self.run.roofline).hardware
-        dirty = " with changes that are not committed" if self.run.environment["git"]["dirty"] else ""
+        git = self.run.environment.get("git")
+        changed = isinstance(git, dict) and git.get("dirty")
+        dirty = " with changes that are not committed" if changed else ""
         done = (
             "" if self.run.status == "complete" else f"; {len(self.timings)} of {len(plan.visits())} visits"
         )

@@ -77,7 +77,7 @@ def changed(draw: st.DrawFn, valid: Any) -> Any:
             st.one_of(st.sampled_from(ODD), st.just(_at(value, draw(st.sampled_from(_places(value))))))
         )
         if not path:
-            value = new if draw(st.integers(0, 9)) == 0 else value
+            value = copy.deepcopy(new) if draw(st.integers(0, 9)) == 0 else value
             continue
         parent, key = _at(value, path[:-1]), path[-1]
         kind = draw(st.sampled_from(["replace", "replace", "remove", "rename"]))

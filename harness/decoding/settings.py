@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import UserError
+from harness.records.outside import one_line
+from harness.records.printable import printable
 
 
 class SettingError(UserError, ValueError):
@@ -77,7 +79,8 @@ def build_config(method: str, config_type: type[Any], settings: Mapping[str, Any
         if not detail["loc"]:  # raised by the class itself: settings that do not go together
             raise SettingError(f"{detail['msg'].removeprefix('Value error, ')} (method {method})") from None
         key = _name(str(detail["loc"][0]))
-        raise SettingError(f"--set {key}={settings.get(key)}: {detail['msg']} (method {method})") from None
+        told = one_line(printable(settings.get(key)), 200)
+        raise SettingError(f"--set {key}={told}: {detail['msg']} (method {method})") from None
 
 
 def settings_of(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ run that seems to beat its roof makes it measure again (``settled_share``).
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +23,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.measuring.environment import device_name
 from harness.records.files import write_atomic
-from harness.records.schema import Run, Sample
+from harness.records.outside import reason
+from harness.records.schema import RecordError, Run, Sample
 
 # torch is imported where something is measured: a projection of stored runs needs no second to wait for it.
 if TYPE_CHECKING:
@@ -99,7 +103,15 @@ class Roofline:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Roofline:
-        return cls(Hardware(**record["hardware"]), ModelCost(**record["cost"]))
+        """What ``record`` wrote; RecordError for anything else."""
+        try:
+            found = TypeAdapter(cls).validate_python(record)
+        except ValidationError as fault:
+            raise RecordError(f"a roofline that is none ({reason(fault)})") from None
+        rates, costs = (found.hardware.bandwidth, found.hardware.flops), asdict(found.cost).values()
+        if not all(0 < rate < math.inf for rate in rates) or not all(0 <= cost < math.inf for cost in costs):
+            raise RecordError("a roofline with a rate that is not positive, or a cost that is negative")
+        return found
 
 
 def passes(samples: Iterable[Sample], batch_size: int) -> list[Pass]:

@@ -59,6 +59,9 @@ from reports.load import load
 from reports.projection import project
 from reports.published import markdown, read_published
 from reports.site import pack, samples_of
+from reports.speed import load_speed
+from reports.speed import markdown as speed_markdown
+from reports.speed_page import page as speed_page
 from reports.table import build
 from suites.grading import grade_lines, read_lines, run_suite_name, score
 from suites.sources import _read
@@ -308,6 +311,22 @@ def _sample_lines(root: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def _speed(root: Path) -> None:
+    tables = load_speed(root / "speed")
+    speed_markdown(tables).encode()
+    speed_page(tables, {}).encode()
+
+
+def _speed_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    return json_bytes(_json(root / SPEED / "speed.json"))
+
+
+def _timing_bytes(root: Path) -> st.SearchStrategy[bytes]:
+    lines = (root / SPEED / "timings.jsonl").read_text().splitlines()
+    return line_bytes([json.loads(line) for line in lines])
+
+
+SPEED = "speed/cpu-amd-epyc/nano-float32-replay-a886e2f2"
 STORED = "runs/test-cpu/nano-gsm/one"
 PACKED = "packed/test-cpu/nano-gsm/one"
 
@@ -385,6 +404,8 @@ CASES: dict[str, Case] = {
         f"submitted/{STORED.removeprefix('runs/')}/samples.jsonl",
         _submission,
     ),
+    "speed.json": (_speed_bytes, f"{SPEED}/speed.json", _speed),
+    "timings.jsonl": (_timing_bytes, f"{SPEED}/timings.jsonl", _speed),
     "rates": (_of(_RATES), "rates.json", lambda root: roofline._read(root / "rates.json")),
 }
 
@@ -406,6 +427,7 @@ def _prepared(root: Path) -> Path:
     lines = root / "packed" / "test-cpu" / "nano-gsm" / "one" / "samples.jsonl"
     (root / "valid.xz").write_bytes(lzma.compress(lines.read_bytes()))
     lines.unlink()
+    shutil.copytree(ROOT / "results" / SPEED, root / SPEED)
     (root / "grpo").mkdir()
     (root / "grpo" / "card.json").write_text(json.dumps(GRPO_CARD))
     (root / "grpo" / "evaluation.json").write_text(json.dumps(GRPO_FOUND))

@@ -139,7 +139,13 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
         if not answer or (options.keep == "correct" and row.get("correct") is False):
             skipped += 1
         else:
-            rows.add(prompt, answer, row.get("step_map"))
+            steps = row.get("step_map")
+            if steps is not None and not (_integers(steps) and len(steps) == len(answer)):
+                raise TrainingError(
+                    f"{where}: step_map is no list of {len(answer)} steps, one per answer token: leave it "
+                    "out, or give all of them"
+                )
+            rows.add(prompt, answer, steps)
     if not len(rows):
         raise TrainingError(
             f"{path} holds no answers to learn from ({skipped} left out): generate some, or --set keep=all"
@@ -150,9 +156,13 @@ def read_answers(path: Path, folder: Path, spec: ModelSpec, options: StudentOpti
 def ids_of_row(row: dict[str, Any], key: str) -> list[int]:
     """The ids under a key; TypeError for anything else."""
     ids = row[key]
-    if not isinstance(ids, list) or not all(isinstance(one, int) and 0 <= one < 1 << 31 for one in ids):
+    if not _integers(ids) or not all(one >= 0 for one in ids):
         raise TypeError(f"{key} is no list of ids")
     return ids
+
+
+def _integers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(one) is int and abs(one) < 1 << 31 for one in values)
 
 
 class _Rows:
