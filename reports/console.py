@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -19,6 +21,8 @@ from reports.load import StoredRun, left_out, read_stored
 from reports.table import Table, build
 
 _SHOWN = ("method", "TPS", "speed-up", "pass@1 (%)", "TPF", "NFE", "latency p50 / p90")
+_NAMES, _COLUMN = 20, 20
+"""Columns of a narrow console that the names of facts take, and that each run does."""
 _STYLES = {"faster": "green", "slower": "red", "void": "yellow"}
 
 
@@ -37,18 +41,42 @@ def render(runs: Iterable[StoredRun | Path]) -> RenderableType:
     return Group(*parts)
 
 
-def grid(table: Table) -> Grid:
+class Fitting:
+    """``wide`` where it fits the console, else what ``narrow`` makes of the console's width."""
+
+    def __init__(self, wide: RenderableType, narrow: Callable[[int], RenderableType]) -> None:
+        self.wide, self.narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width
+        fits = Measurement.get(console, options.update(width=10 * room), self.wide).maximum <= room
+        yield self.wide if fits else self.narrow(room)
+
+
+def grid(table: Table) -> RenderableType:
     """The columns that fit a terminal; the baseline row is bold."""
+    return Fitting(_grid(table), lambda _: _grid(table, stacked=True))
+
+
+def _grid(table: Table, stacked: bool = False) -> Grid:
     columns = [column for column in COLUMNS if column.heading in _SHOWN]
     model = table.rows[0].stored.run.plan.model
     title = f"{table.heading}: {table.documents} problems, {model} on {device(table)}"
-    shown = Grid(title=in_console(title), title_justify="left")
+    shown = Grid(title=in_console(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        shown.add_column(column.heading, justify="left" if column.value is None else "right", overflow="fold")
+        justify = "left" if column.value is None else "right"
+        heading = column.heading.replace("latency ", "latency\n" if stacked else "latency ")
+        shown.add_column(heading, justify=justify, overflow="fold")
     for row in table.rows:
         style = "bold" if row.is_baseline else _STYLES.get(row.verdict.speed, "") if row.verdict else ""
-        shown.add_row(*(in_console(column.text(row)) for column in columns), style=style)
+        texts = [_stacked(column.text(row)) if stacked else column.text(row) for column in columns]
+        shown.add_row(*(in_console(text, keep="\n") for text in texts), style=style)
     return shown
+
+
+def _stacked(text: str) -> str:
+    """A figure above its interval, the first of two above the second."""
+    return text.replace(" [", "\n[").replace(" (", "\n(").replace(" / ", " /\n")
 
 
 def verdict_lines(table: Table) -> list[RenderableType]:
@@ -63,19 +91,37 @@ def verdict_lines(table: Table) -> list[RenderableType]:
 
 
 def comparison(baseline: StoredRun, others: Sequence[tuple[StoredRun, Verdict]]) -> RenderableType:
-    """Everything known about each run against the baseline, one column per run."""
-    shown = Grid(title=in_console(f"against {baseline.run.run_id}"), title_justify="left")
-    shown.add_column("")
-    for stored, _ in others:
-        shown.add_column(in_console(stored.run.run_id), overflow="fold")
-    rows = [_facts(baseline, stored, decided) for stored, decided in others]
-    for name in rows[0]:
-        shown.add_row(name, *(in_console(row[name]) for row in rows))
+    """Everything known about each run against the baseline, one column per run; on a narrow console, a few
+    runs at a time.
+    """
+    tests = [decided.non_inferiority for _, decided in others if decided.non_inferiority]
+    margin = f" (margin {100 * tests[0].margin:g} pp)" if tests else ""
+    rows = [(stored.run.run_id, _facts(baseline, stored, decided, margin)) for stored, decided in others]
+
+    def narrow(room: int) -> RenderableType:
+        share = max(1, (room - _NAMES) // _COLUMN)
+        return Group(
+            *(_facing(rows[at : at + share], stacked=True) for at in range(0, len(rows), share)),
+        )
+
+    title = Text(printable(f"against {baseline.run.run_id}"), style="table.title")
     lines = (Text(printable(f"{stored.run.run_id}: {decided.text}")) for stored, decided in others)
-    return Group(shown, *lines)
+    return Group(title, Fitting(_facing(rows), narrow), *lines)
 
 
-def _facts(baseline: StoredRun, stored: StoredRun, decided: Verdict) -> dict[str, str]:
+def _facing(rows: Sequence[tuple[str, dict[str, str]]], stacked: bool = False) -> Grid:
+    shown = Grid(box=SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("")
+    for name, _ in rows:
+        head, _, tail = name.rpartition("-")
+        shown.add_column(in_console(f"{head}\n{tail}" if stacked else name, keep="\n"), overflow="fold")
+    for fact in rows[0][1]:
+        texts = (facts[fact].replace(" [", "\n[" if stacked else " [") for _, facts in rows)
+        shown.add_row(fact, *(in_console(text, keep="\n") for text in texts))
+    return shown
+
+
+def _facts(baseline: StoredRun, stored: StoredRun, decided: Verdict, margin: str) -> dict[str, str]:
     ratio, difference, change = decided.speedup, decided.accuracy, changes(baseline.samples, stored.samples)
     test, forwards = decided.non_inferiority, speedup(baseline.samples, stored.samples, cost="nfe")
     return {
@@ -99,7 +145,7 @@ def _facts(baseline: StoredRun, stored: StoredRun, decided: Verdict) -> dict[str
         "difference (pp) [95% score]": UNKNOWN
         if test is None
         else f"[{100 * test.low:+.1f}, {100 * test.high:+.1f}]",
-        "non-inferior": UNKNOWN if test is None else f"{test.decision} (margin {100 * test.margin:g} pp)",
+        f"non-inferior{margin}": UNKNOWN if test is None else test.decision,
         "problems that would decide": UNKNOWN if test is None else _count(test.documents_needed),
     }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as Grid
 
 from harness.measuring.roofline import Roofline
@@ -276,7 +277,13 @@ def markdown(tables: Iterable[SpeedTable], pictures: str = "plots") -> str:
 def grid(table: SpeedTable) -> Grid:
     """The table on a terminal."""
     shown = Grid(
-        title=table.heading, title_justify="left", caption=" ".join(table.facts), caption_justify="left"
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title=table.heading,
+        title_justify="left",
+        caption=" ".join(table.facts),
+        caption_justify="left",
     )
     for name in headings(table):
         shown.add_column(name, justify="left" if name in ("method", "kernel") else "right", overflow="fold")

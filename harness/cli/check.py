@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from harness.decoding.registry import load_method
 from harness.decoding.settings import parse_pairs
 from harness.engine.flags import Adapter, Device, Dtype, Family, Model, Settings
 from harness.model.text import encode
-from harness.records.printable import in_console
+from harness.records.printable import columns, in_console
 from suites.suite import load_suite
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ def _show(title: str, checks: Sequence[AuditCheck]) -> None:
     for check in checks:
         found = "" if check.passed else in_console(check.detail)
         table.add_row(check.name, "[green]passed[/green]" if check.passed else "[red]FAILED[/red]", found)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=columns(160))
     console.print(table)
     failed = [check.name for check in checks if not check.passed]
     console.print(

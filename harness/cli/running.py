@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from harness.engine.preview import on_hub, preview
 from harness.errors import Interrupted
 from harness.measuring.busy import look, warning
 from harness.model.catalog import location, lookup
+from harness.records.printable import columns
 from harness.records.schema import read_samples
 from harness.runs.cell import Cell, Options
 from harness.runs.turns import run_cells
@@ -110,7 +110,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
         log = RunLog(cells)
     waiting = [cell for cell in cells if cell.pending]
-    columns = (
+    parts = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -122,7 +122,7 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
         if any(cell.suite.needs_code for cell in waiting):
             jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
             _note_jail(waiting, jail)
-        progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        progress = stack.enter_context(Progress(*parts, console=Console(stderr=True)))
         tasks = {}
         for cell in cells:
             done = len(cell.keys) - len(cell.pending)
@@ -175,7 +175,7 @@ def _glass(cell: Cell) -> str | None:
 
 
 def _show(cells: list[Cell], root: Path) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=columns(160))
     console.print(render([cell.folder.path for cell in cells]))
     failed = [
         cell for cell in cells if cell.folder.run.audit is not None and not cell.folder.run.audit.passed

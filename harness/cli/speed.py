@@ -19,6 +19,7 @@ from rich.progress import (
 from harness.cli.options import STORING, TIMING, OutputPath, Threads
 from harness.engine.flags import Device, Dtype
 from harness.errors import Interrupted, UserError
+from harness.records.printable import columns
 from harness.records.schema import find_runs
 from harness.records.speed import find_tables
 
@@ -170,7 +171,7 @@ def speed_command(
             prompt_tokens,
         )
         folder = _measure(Table(asked), output_path, fresh)
-        Console(width=140).print(*map(grid, load_speed(folder)))
+        Console(width=columns(140)).print(*map(grid, load_speed(folder)))
     elif not find_tables(output_path):
         raise SpeedFlagError(f"no speed tables below {output_path}: give the folder with --output_path")
     for file in write_report(load_speed(output_path), output_path / "report"):
@@ -207,7 +208,7 @@ def _measure(table: Table, root: Path, fresh: bool) -> Path:
         return path
     backbone = table.load()
     folder = table.open(root, backbone, fresh)
-    columns = (
+    parts = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -216,7 +217,7 @@ def _measure(table: Table, root: Path, fresh: bool) -> Path:
     )
     total = len(table.plan.visits())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*parts, console=Console(stderr=True)) as progress:
             task = progress.add_task(table.plan.shape, total=total, completed=total - len(folder.missing()))
             table.measure(folder, backbone, lambda: progress.advance(task))
     except KeyboardInterrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from harness.cli.options import OutputPath
 from harness.errors import Interrupted
-from harness.records.printable import in_console, printable
+from harness.records.printable import columns, in_console, printable
 from harness.records.schema import Summary, find_runs, read_run
 from harness.runs.sweep import Job, Outcome, State, cells, read_sweep
 from harness.runs.workers import run_local, run_ray
@@ -145,7 +144,7 @@ def _show(wanted: Sequence[Job], state: State, output: Path) -> None:
         else:
             error = in_console(outcome.error)
             table.add_row(in_console(cell.label), outcome.status, f"{outcome.seconds:.1f}", *figures, error)
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=columns(180))
     console.print(table)
     counts = [(state.outcomes[cell.key].status if cell.key in state.outcomes else "to do") for cell in wanted]
     console.print(

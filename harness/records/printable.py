@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import unicodedata
 
 from rich.markup import escape
@@ -61,3 +63,10 @@ def as_code(text: object, cell: bool = False) -> str:
 def gigabytes(size: float) -> str:
     """So many bytes as text, such as 1.25 GB."""
     return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.1f} GB"
+
+
+def columns(needed: int) -> int | None:
+    """Width of a table on standard output: what it needs where that is a file, None (the terminal's own) on a
+    terminal and where COLUMNS says.
+    """
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else needed

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.records.printable import in_console
+from harness.records.printable import columns, in_console
 from harness.records.schema import Run, read_run, read_samples
 from reports.load import find_run
 from reports.projection import Comparison, Projection, device_key, plain, project, roofline
@@ -56,23 +57,25 @@ def project_command(
     folder = find_run(run, root)
     record, samples = read_run(folder), read_samples(folder)
     projections = [project(record, samples, name, model, prompt_tokens) for name in device.split(",")]
-    console = Console(width=140)
+    console = Console(width=columns(140))
     _show(console, record, projections, prompt_tokens)
     _compare(console, record, projections, model, published)
 
 
-def _show(console: object, run: Run, projections: list[Projection], prompt_tokens: int | None) -> None:
+def _show(console: Console, run: Run, projections: list[Projection], prompt_tokens: int | None) -> None:
 
     what = "as recorded" if prompt_tokens is None else f"prompt of {prompt_tokens} tokens"
     title = in_console(f"Upper bounds, not measurements: {run.plan.method} on {run.plan.suite} ({what})")
     table = Table(
         "device",
         "model",
-        "tokens/s at most",
-        "tokens/forward",
+        "TPS at most",
+        "TPF",
         "forwards/s at most",
-        "memory-bound share of time",
+        "share of time memory-bound",
         title=title,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
     for one in projections:
         rate = one.forwards / one.seconds
@@ -84,14 +87,14 @@ def _show(console: object, run: Run, projections: list[Projection], prompt_token
             f"{rate:.0f}",
             f"{one.memory_bound:.0%}",
         )
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(table)
 
 
-def _compare(console: object, run: Run, projections: list[Projection], model: str, path: Path) -> None:
+def _compare(console: Console, run: Run, projections: list[Projection], model: str, path: Path) -> None:
 
     printed = read_published(path)
     if printed is None:
-        console.print(f"no published figures at {path}: pass --published FILE to compare")  # pyright: ignore[reportAttributeAccessIssue]
+        console.print(f"no published figures at {path}: pass --published FILE to compare")
         return
     rows = [row for table in printed.tables for row in _rows(table, run, projections, model)]
     table = Table(
@@ -100,16 +103,20 @@ def _compare(console: object, run: Run, projections: list[Projection], model: st
             "method",
             "device",
             "engine",
-            "published tokens/s",
-            "tokens/forward",
-            "share of the bound",
-            "least tokens/forward",
+            "published TPS",
+            "TPF",
+            "share",
+            "least TPF",
         ),
-        title="Published figures against the bound (* tokens/forward of this run, which may differ from "
-        "theirs)",
-        caption="bound: this run's replayed forwards for its own method, the memory bandwidth alone for "
-        "all others",
+        title="Published figures against the bound (* TPF of this run, which may differ from theirs)",
+        caption="TPS, TPF: tokens per second and per forward pass. Share: of the bound, which is this run's "
+        "replayed forwards for its own method, the memory bandwidth alone for all others",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=0,
     )
+    for column in table.columns:
+        column.overflow = "fold"  # a name that is cut is of no use
     for row in rows:
         share, tpf = (
             ("-", "-")
@@ -120,8 +127,8 @@ def _compare(console: object, run: Run, projections: list[Projection], model: st
             *map(in_console, (row.suite, row.method, row.device, row.engine)),
             *(f"{row.tps:g}", tpf, share, f"{row.least_tpf:.2f}"),
         )
-    console.print(table)  # pyright: ignore[reportAttributeAccessIssue]
-    console.print("0 rows for this model and device" if not rows else _off(rows))  # pyright: ignore[reportAttributeAccessIssue]
+    console.print(table)
+    console.print("0 rows for this model and device" if not rows else _off(rows))
 
 
 def _off(rows: list[Comparison]) -> str:
