@@ -31,7 +31,12 @@ def reward(task, text):
 
 
 def loss_of(
-    shift: float, advantage: float, epsilon: float, beta: float = 0.0, estimator: Any = Coupled
+    shift: float,
+    advantage: float,
+    epsilon: float,
+    beta: float = 0.0,
+    estimator: Any = Coupled,
+    loss_agg: str = "token-mean",
 ) -> tuple[Loss, Tensor]:
     """Loss and gradient of two answers of three tokens whose log-probabilities moved by ``shift``."""
     old = torch.full((2, 3), -1.0)
@@ -42,7 +47,7 @@ def loss_of(
     loss = policy_loss(
         new,
         Targets(old, old if beta else None, spread, mask, count, 1),
-        Objective(epsilon, beta, 2),
+        Objective(epsilon, beta, 2, loss_agg),
         estimator(),
     )
     loss.value.backward()
@@ -76,6 +81,21 @@ def test_loss_is_the_mean_over_all_tokens_of_all_workers() -> None:
     loss, gradient = loss_of(0.0, 2.0, 0.5)
     assert float(loss.value) == pytest.approx(-2.0)
     assert torch.allclose(gradient, torch.tensor([[-0.5, -0.5, -0.5], [-0.5, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("loss_agg", "long", "short"),
+    [
+        ("token-mean", 1 / 4, 1 / 4),
+        ("seq-mean-token-mean", 1 / 6, 1 / 2),
+        ("seq-mean-token-sum-norm", 1 / 6, 1 / 6),
+    ],
+)
+def test_a_token_counts_by_the_length_of_its_answer_as_asked(
+    loss_agg: str, long: float, short: float
+) -> None:
+    _, gradient = loss_of(0.0, 2.0, 0.5, loss_agg=loss_agg)
+    assert torch.allclose(gradient, -2 * torch.tensor([[long] * 3, [short, 0.0, 0.0]]))
 
 
 def test_penalties() -> None:
@@ -150,6 +170,12 @@ def test_killed_and_resumed_equals_undisturbed(options: GRPOOptions, monkeypatch
     one, other = weights(whole), weights(options)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [row["reward"] for row in rows_of(whole)] == [row["reward"] for row in rows_of(options)]
+    card = json.loads((options.work / "card.json").read_text(), parse_constant=pytest.fail)
+    assert card["settings"]["max_kl"] is None
+    card["settings"]["max_kl"] = math.inf  # as earlier versions wrote it, without what has come since
+    del card["settings"]["resample"]
+    (options.work / "card.json").write_text(json.dumps(card))
+    run.train(options)
     with pytest.raises(OptionsError, match=r"holds a run with lr 0.003, not 0.1: take another folder"):
         run.train(replace(options, lr=0.1))
 
@@ -161,6 +187,36 @@ def _killed_at(step: int) -> Callable[..., None]:
             raise KeyboardInterrupt
 
     return add
+
+
+RARE = """
+def reward(task, text):
+    return {"word": float("e" in text) if len(task["prompt"]) % 2 else 1.0}
+"""
+
+
+def test_groups_without_variance_are_replaced_within_the_bound(options: GRPOOptions) -> None:
+    assert options.reward is not None
+    options.reward.write_text(RARE)
+    options = replace(options, steps=2, prompts=4, inner=1, resample=3)
+    run.train(options)
+    rows, size = rows_of(options), options.prompts * options.group
+    shown = [json.loads(line) for line in (options.work / "rollouts.jsonl").read_text().splitlines()]
+    for row in rows:
+        answers = [line for line in shown if line["step"] == row["step"]]
+        assert len(answers) == size + row["extra_rollouts"] <= size * (1 + options.resample)
+        alike = sum(
+            len({line["reward"] for line in answers[start : start + options.group]}) == 1
+            for start in range(0, len(answers), options.group)
+        )
+        assert row["groups_without_variance"] == alike
+        own = [line["reward"] for line in answers[:size]]
+        assert row["reward"] == pytest.approx(sum(own) / size, abs=1e-3)
+    assert any(row["extra_rollouts"] for row in rows)
+    plain = replace(options, resample=0, work=options.work / "plain", output=options.output / "plain")
+    run.train(plain)
+    assert rows_of(plain)[0]["reward"] == rows[0]["reward"], "the step's own answers stay the same"
+    assert "extra_rollouts" not in rows_of(plain)[0]
 
 
 def test_the_result_does_not_depend_on_the_forward_size(options: GRPOOptions) -> None:
@@ -209,6 +265,6 @@ def test_dream_recipe_runs_dry_on_two_layers(
     assert (options.inner, options.epsilon, options.sync_every, options.weights["tests"]) == (2, 0.5, 64, 2.0)
     run.dry_run(options)
     told = capsys.readouterr().out
-    for line in ("1 x H200:", "2 x H200:", "8 x H200:", "dry run: one step"):
+    for line in ("here, 1 worker(s) on", "1 x GPU:", "2 x GPU:", "8 x GPU:", "dry run: one step"):
         assert line in told
     assert not (tmp_path / "out").exists()

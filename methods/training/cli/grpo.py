@@ -76,6 +76,14 @@ def grpo(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Answers decoded together.", rich_help_panel=ROLLOUTS)
     ] = None,
+    resample: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Rounds of further problems in place of groups whose rewards are all alike, at most (DAPO).",
+            rich_help_panel=ROLLOUTS,
+        ),
+    ] = None,
     estimator: Annotated[
         str | None,
         typer.Option(help="Log-probabilities: coupled, one_step (d1), espo or trace.", rich_help_panel=LOSS),
@@ -89,6 +97,14 @@ def grpo(
     beta: Annotated[
         float | None,
         typer.Option(min=0, help="Weight of the KL penalty; 0 needs no reference.", rich_help_panel=LOSS),
+    ] = None,
+    loss_agg: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers of different lengths count: token-mean (DAPO), seq-mean-token-mean (GRPO) or "
+            "seq-mean-token-sum-norm (Dr. GRPO).",
+            rich_help_panel=LOSS,
+        ),
     ] = None,
     sync_every: Annotated[
         int | None,
@@ -181,7 +197,8 @@ def grpo(
         "steps": steps, "seed": seed, "evaluate": evaluate, "held_out": held_out, "method": method,
         "settings": _settings(settings, temperature), "prompts": prompts, "group": group, "canvas": canvas,
         "batch": batch, "estimator": estimator, "inner": inner, "epsilon": epsilon, "beta": beta,
-        "sync_every": sync_every, "lr": lr, "rank": rank, "rows": rows, "save_every": save_every,
+        "sync_every": sync_every, "resample": resample, "loss_agg": loss_agg,
+        "lr": lr, "rank": rank, "rows": rows, "save_every": save_every,
         "form": form, "reward": reward, "shuffle_rewards": shuffle_rewards, "allow_unsafe": allow_unsafe_code,
         "workers": workers, "ray": not no_ray, "device": device, "threads": threads,
         "loggers": tuple(logger) if logger else None, "data_dir": str(data_dir) if data_dir else None,

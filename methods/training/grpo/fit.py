@@ -5,7 +5,6 @@ Everything random is keyed by (seed, step), so weights, optimiser and step numbe
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import Counter
@@ -21,38 +20,13 @@ from verl import DataProto  # pyright: ignore[reportMissingImports]
 
 from methods.training.grpo.objective import advantages, informative
 from methods.training.grpo.options import GRPOOptions
-from methods.training.grpo.reward_client import RewardProcess, total
 from methods.training.grpo.rewards import Reward
-from methods.training.grpo.tasks import Problem, TaskSource
+from methods.training.grpo.sampling import GrpoStep, Setting, sampled
 from methods.training.grpo.work import LOG, read_log
 from methods.training.loop.loop import LossLog, generator_for, progress
 
 CHECKPOINT = "checkpoint.pt"
 ROLLOUTS = "rollouts.jsonl"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the loop works with. ``encode`` turns a prompt into ids."""
-
-    options: GRPOOptions
-    group: Any
-    tasks: TaskSource
-    rewards: RewardProcess
-    encode: Callable[[str], list[int]]
-    level: str
-
-
-@dataclass
-class GrpoStep:
-    """One step's answers on the driver: their problems, group names, rewards and decoding results."""
-
-    index: int
-    tasks: list[Problem]
-    groups: list[str]
-    data: DataProto
-    rewards: list[Reward]
-    values: Tensor
 
 
 class Collapse:
@@ -91,42 +65,6 @@ class Collapse:
         )
 
 
-def answer_seed(seed: int, step: int, index: int) -> int:
-    """Seed of one answer's masks."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{index}".encode()).digest()[:7], "big")
-
-
-def prompts_of(setting: Setting, step: int) -> tuple[list[Problem], list[str], DataProto]:
-    """The problems of a step, each ``group`` times in a row, as the workers take them."""
-    options = setting.options
-    drawn = setting.tasks.draw(step, options.prompts)
-    tasks = [task for task in drawn for _ in range(options.group)]
-    groups = [str(index // options.group) for index in range(len(tasks))]
-    ids = [setting.encode(task.prompt) for task in tasks]
-    prompts = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.long)
-    for row, found in zip(prompts, ids, strict=True):
-        row[: len(found)] = torch.tensor(found)
-    tensors = {
-        "prompts": prompts,
-        "prompt_length": torch.tensor([len(found) for found in ids]),
-        "repeat": torch.tensor([step * options.group + index % options.group for index in range(len(ids))]),
-        "seed": torch.tensor([answer_seed(options.seed, step, index) for index in range(len(ids))]),
-    }
-    return tasks, groups, DataProto.from_dict(tensors)
-
-
-def rewarded(setting: Setting, step: int) -> GrpoStep:
-    """Roll out one step and grade it. With ``shuffle_rewards`` (a control) each group's rewards go to the
-    wrong answers.
-    """
-    tasks, groups, data = prompts_of(setting, step)
-    data = data.union(setting.group.generate(data))
-    texts: list[str | None] = list(data.non_tensor_batch["text"])
-    rewards = setting.rewards.grade(list(zip(tasks, texts, strict=True)))
-    values = torch.tensor([total(reward, setting.options.weights) for reward in rewards])
-    return GrpoStep(step, tasks, groups, data, rewards, values)
-
-
 def credit(setting: Setting, step: GrpoStep) -> Tensor:
     """The rewards that the update sees."""
     if not setting.options.shuffle_rewards:
@@ -144,7 +82,7 @@ def learn(setting: Setting, step: GrpoStep) -> dict[str, float]:
     keep = informative(values, step.groups) & step.data.batch["scored"].any(-1)
     scored = step.data.batch["scored"] & keep[:, None]
     kept = {step.groups[index] for index in keep.nonzero().flatten().tolist()}
-    figures: dict[str, float] = {"groups_without_variance": options.prompts - len(kept)}
+    figures: dict[str, float] = {"groups_without_variance": len(set(step.groups)) - len(kept)}
     if not scored.any():
         return figures
     names = ("prompts", "prompt_length", "outputs", "steps", "seed")
@@ -155,8 +93,9 @@ def learn(setting: Setting, step: GrpoStep) -> dict[str, float]:
         batch["ref"] = setting.group.log_probs(DataProto.from_dict(batch, meta_info={"which": "ref"})).batch[
             "ref"
         ]
-    tokens = int(scored.any(-1).sum() if setting.level == "sequence" else scored.sum())
-    meta = {"tokens": tokens, "lr": options.rate(step.index)}
+    answers = int(scored.any(-1).sum())
+    tokens = answers if setting.level == "sequence" else int(scored.sum())
+    meta = {"tokens": tokens, "answers": answers, "lr": options.rate(step.index)}
     found = setting.group.update(DataProto.from_dict(batch, meta_info=meta)).batch
     count = found["count"].sum(0)
     last = {name: float(found[name].sum(0)[-1] / count[-1]) for name in ("clipped", "ratio", "kl")}
@@ -240,9 +179,11 @@ def fit(setting: Setting, track: Callable[[dict[str, Any], int], None]) -> Finis
     with progress("grpo", options.steps, done) as report:
         for index in range(done, options.steps):
             begun = time.perf_counter()
-            step = rewarded(setting, index)
+            own, step = sampled(setting, index)
             middle = time.perf_counter()
-            row = {**figures_of(step, options), **learn(setting, step)}
+            row = {**figures_of(own, options), **learn(setting, step)}
+            if options.resample:
+                row["extra_rollouts"] = len(step.tasks) - len(own.tasks)
             if options.sync_every and (index + 1) % options.sync_every == 0:
                 group.sync_reference()
             row |= {"rollout_s": round(middle - begun, 3), "update_s": round(time.perf_counter() - middle, 3)}

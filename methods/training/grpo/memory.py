@@ -6,12 +6,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psutil
+import torch
+
 from harness.model.recognise import spec_of_config
 from harness.model.spec import ModelSpec
 from methods.training.grpo.options import GRPOOptions
 from methods.training.students.estimate import activation_width
 
-H200_BYTES = 141e9
+GPU_BYTES = {"80 GB": 80e9, "141 GB": 141e9}
+FREE = 0.9
+"""Share of an accelerator that may be planned for; the rest is for what is not listed."""
+
+
+ADVICE = "lower --rows and --batch, or train an adapter (--rank 64)"
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,9 @@ class Estimate:
     def total(self) -> float:
         return sum(self.parts.values())
 
-    @property
-    def fits(self) -> bool:
-        """Whether a tenth of an H200 stays free for what is not listed."""
-        return self.total < 0.9 * H200_BYTES
+    def fits(self, capacity: float) -> bool:
+        """Whether a tenth of ``capacity`` bytes stays free for what is not listed."""
+        return self.total < FREE * capacity
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -65,9 +72,11 @@ def adapter_parameters(spec: ModelSpec, rank: int) -> int:
     return rank * sum(sum(size) for size in sizes) * spec.num_layers
 
 
-def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: int = 200) -> Estimate:
+def estimate(
+    spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: int = 200, wide: float = 2.0
+) -> Estimate:
     """Bytes per accelerator with ``prompt`` tokens of prompt. Trained weights, gradients and AdamW in
-    float32, the rest in bfloat16.
+    float32, the rest in ``wide`` bytes per number: 2 for bfloat16, 4 on a processor.
     """
     whole, canvas = parameters(spec), options.canvas or 256
     trained = adapter_parameters(spec, options.rank) if options.rank else whole
@@ -80,14 +89,14 @@ def estimate(spec: ModelSpec, options: GRPOOptions, accelerators: int, prompt: i
         "reference": 4 * trained / shards
         if options.beta and (options.sync_every or not options.rank)
         else 0.0,
-        "frozen base": 2.0 * whole if options.rank else 0.0,
-        "whole copy for decoding": 2.0 * whole if shards > 1 else 0.0,
+        "frozen base": wide * whole if options.rank else 0.0,
+        "whole copy for decoding": wide * whole if shards > 1 else 0.0,
         "largest gathered layers": 2.0 * 2 * max(_block(spec), spec.vocab_size * spec.hidden_size)
         if shards > 1
         else 0.0,
-        "activations": 2.0 * positions * spec.num_layers * activation_width(spec),
+        "activations": wide * positions * spec.num_layers * activation_width(spec),
         "logits": 3 * 4.0 * options.rows * canvas * spec.vocab_size,
-        "decoding": 2.0 * options.batch * (prompt + canvas) * (spec.hidden_size * 8 + spec.vocab_size),
+        "decoding": wide * options.batch * (prompt + canvas) * (spec.hidden_size * 8 + spec.vocab_size),
     }
     return Estimate({name: size for name, size in parts.items() if size})
 
@@ -108,16 +117,28 @@ def report(spec: ModelSpec, options: GRPOOptions) -> list[str]:
 def _table(spec: ModelSpec, options: GRPOOptions) -> list[str]:
     kind = f"LoRA rank {options.rank}" if options.rank else "all weights, sharded by FSDP2"
     lines = [
-        f"memory per H200 (141 GB), {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not "
-        "measured:"
+        f"memory per accelerator, {parameters(spec) / 1e9:.3f} B parameters, {kind}, computed and not "
+        "measured:",
+        _here(spec, options),
     ]
     for accelerators in (1, 2, 8):
         found = estimate(spec, options, accelerators)
         parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in found.parts.items() if size > 5e7)
-        verdict = (
-            "fits"
-            if found.fits
-            else "does not fit: lower --rows and --batch, or train an adapter (--rank 64)"
-        )
-        lines.append(f"  {accelerators} x H200: {found.total / 1e9:.1f} GB, {verdict} ({parts})")
+        fitting = [name for name, size in GPU_BYTES.items() if found.fits(size)]
+        verdict = f"fits GPUs of {' and '.join(fitting)}" if fitting else f"does not fit: {ADVICE}"
+        lines.append(f"  {accelerators} x GPU: {found.total / 1e9:.1f} GB each, {verdict} ({parts})")
     return lines
+
+
+def _here(spec: ModelSpec, options: GRPOOptions) -> str:
+    """The line for this machine: its workers on its GPUs, or sharing its memory."""
+    if options.device.startswith("cuda") and torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(options.device)
+        name, capacity, wide = device.name, float(device.total_memory), 2.0
+    else:
+        name, wide = "processor", 4.0 if options.precision == "float32" else 2.0
+        capacity = psutil.virtual_memory().total / options.workers
+    found = estimate(spec, options, options.workers, wide=wide)
+    verdict = "fits" if found.fits(capacity) else f"does not fit: {ADVICE}"
+    told = f"{found.total / 1e9:.2f} GB of {capacity / 1e9:.1f} GB, {verdict}"
+    return f"  here, {options.workers} worker(s) on {name}: each {told}"

@@ -22,18 +22,25 @@ NO_DUAL_CLIP = 1e9
 
 @dataclass(frozen=True)
 class Objective:
-    """epsilon: clip of the ratio on both sides. beta: weight of the KL penalty, 0 for none."""
+    """epsilon: clip of the ratio on both sides. beta: weight of the KL penalty, 0 for none.
+
+    loss_agg, by verl's names: how tokens of answers of different lengths count. token-mean: all alike, so
+    that an answer counts by its length (DAPO). seq-mean-token-mean: all answers alike, so that a token of a
+    short one counts more (GRPO). seq-mean-token-sum-norm: a token counts 1 / canvas whatever the length of
+    its answer, which favours neither (Dr. GRPO).
+    """
 
     epsilon: float
     beta: float
     group: int
+    loss_agg: str = "token-mean"
 
 
 @dataclass(frozen=True)
 class Targets:
     """What the loss compares, all [answers, canvas]: log-probabilities before the update and of the reference
     (None: no penalty), advantages, and the mask of tokens that count. ``tokens`` counts them over all
-    workers.
+    workers, ``answers`` the answers with any (0: those here).
     """
 
     old: Tensor
@@ -42,6 +49,7 @@ class Targets:
     mask: Tensor
     tokens: int
     world: int
+    answers: int = 0
 
 
 def advantages(rewards: Tensor, groups: Sequence[str], baseline: Baseline) -> Tensor:
@@ -84,11 +92,14 @@ def _config(objective: Objective, targets: Targets, count: int) -> FSDPActorConf
         clip_ratio_low=objective.epsilon,
         clip_ratio_high=objective.epsilon,
         clip_ratio_c=NO_DUAL_CLIP,
-        loss_agg_mode="token-mean",
+        loss_agg_mode=objective.loss_agg,
         ppo_micro_batch_size_per_gpu=1,
         rollout_n=objective.group,
     )
-    config.global_batch_info.update(dp_size=targets.world, batch_num_tokens=count)
+    answers = targets.answers or int(targets.mask.any(-1).sum())
+    config.global_batch_info.update(
+        dp_size=targets.world, batch_num_tokens=count, global_batch_size=max(1, answers)
+    )
     return config
 
 
@@ -125,7 +136,7 @@ def policy_loss(new: Tensor, targets: Targets, objective: Objective, estimator: 
         log_prob=new,
         advantages=advantage,
         response_mask=mask,
-        loss_agg_mode="token-mean",
+        loss_agg_mode=objective.loss_agg,
         config=config,
     )
     penalty = torch.zeros_like(new)
@@ -135,7 +146,7 @@ def policy_loss(new: Tensor, targets: Targets, objective: Objective, estimator: 
         penalise: Any = core_algos.kl_penalty
         penalty = penalise(new / scale.sqrt(), reference / scale.sqrt(), estimator.kl)
         value = value + objective.beta * core_algos.agg_loss(
-            penalty, mask, "token-mean", **config.global_batch_info
+            penalty, mask, objective.loss_agg, **config.global_batch_info
         )
     ratio = (new - old).detach().exp()
     outside = torch.where(advantage > 0, ratio > 1 + objective.epsilon, ratio < 1 - objective.epsilon)

@@ -20,6 +20,9 @@ from methods.training.grpo.tasks import NANO
 PRESETS = files("methods.training") / "presets" / "grpo.yaml"
 
 
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
+
+
 class OptionsError(UserError, ValueError):
     """Settings that are unknown or contradict each other."""
 
@@ -31,13 +34,14 @@ class GRPOOptions:
     Rollouts: ``prompts`` x ``group`` answers per step by decoder ``method`` with ``settings`` on ``canvas``
     new tokens, ``batch`` rows at a time. Loss: ``estimator`` (``merge``: steps taken as one by trace;
     ``pairs``: mask pairs of espo), ``inner`` optimiser steps per batch, clip ``epsilon``, KL weight ``beta``
-    to a reference renewed every ``sync_every`` steps (0: never), ``baseline`` of the advantages. Optimiser:
-    AdamW on all weights (``rank`` 0) or on a LoRA adapter; ``lr`` constant or falling as a cosine to
-    ``floor`` times itself; ``rows`` view rows per forward. Rewards: ``weights`` by component. The run stops
-    when entropy (nats) falls below ``min_entropy`` or KL (nats per token) rises above ``max_kl`` for
-    ``patience`` steps in a row. Afterwards ``evaluate`` documents of suite ``held_out`` (default: the nano
-    suite trained on) are answered before and after. ``shape``: config.json of the model that a preset is
-    meant for, for the memory estimate alone.
+    to a reference renewed every ``sync_every`` steps (0: never), ``baseline`` of the advantages,
+    ``loss_agg``: see objective.Objective. ``resample``: rounds of further problems in place of groups without
+    variance, at most. Optimiser: AdamW on all weights (``rank`` 0) or on a LoRA adapter; ``lr`` constant
+    or falling as a cosine to ``floor`` times itself; ``rows`` view rows per forward. Rewards: ``weights``
+    by component. The run stops when entropy (nats) falls below ``min_entropy`` or KL (nats per token)
+    rises above ``max_kl`` for ``patience`` steps in a row. Afterwards ``evaluate`` documents of suite
+    ``held_out`` (default: the nano suite trained on) are answered before and after. ``shape``:
+    config.json of the model that a preset is meant for, for the memory estimate alone.
     """
 
     model: str
@@ -60,6 +64,8 @@ class GRPOOptions:
     beta: float = 0.01
     sync_every: int = 0
     baseline: Literal["leave_one_out", "mean", "standardised"] = "leave_one_out"
+    loss_agg: str = "token-mean"
+    resample: int = 0
     rank: int = 0
     alpha: int = 0
     lr: float = 1e-5
@@ -100,6 +106,10 @@ class GRPOOptions:
             )
         if self.workers > 1 and not self.ray:
             raise OptionsError("--no-ray runs one worker: leave out --workers, or let Ray start them")
+        if self.loss_agg not in AGGREGATIONS:
+            raise OptionsError(f"--loss-agg {self.loss_agg} is unknown; use {', '.join(AGGREGATIONS)}")
+        if self.resample < 0:
+            raise OptionsError("--resample is a number of rounds, 0 for none")
         if self.form not in get_args(Form):
             raise OptionsError(f"--form {self.form} is unknown; use {' or '.join(get_args(Form))}")
         if self.evaluate and not self.held_out and self.suite not in NANO:
@@ -120,11 +130,16 @@ class GRPOOptions:
         return self.lr * rise * (self.floor + (1 - self.floor) * fall)
 
     def plain(self) -> dict[str, Any]:
-        """Settings as JSON values, without the folders of this machine."""
+        """Settings as JSON values, without the folders of this machine; null for a bound that is not set."""
         shown = {
             key: value for key, value in asdict(self).items() if key not in ("output", "work", "data_dir")
         }
-        return {key: str(value) if isinstance(value, Path) else value for key, value in shown.items()}
+        return {key: str(value) if isinstance(value, Path) else finite(value) for key, value in shown.items()}
+
+
+def finite(value: Any) -> Any:
+    """The value, None for an infinite number, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def presets() -> dict[str, dict[str, Any]]:

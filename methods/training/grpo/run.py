@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from harness.model.text import encode
 from harness.model.tokenizer import load_tokenizer
 from methods.training.grpo.evaluation import evaluate, write
 from methods.training.grpo.memory import report
-from methods.training.grpo.options import GRPOOptions, OptionsError
+from methods.training.grpo.options import GRPOOptions, OptionsError, finite
 from methods.training.grpo.reward_client import RewardOptions, RewardProcess
 from methods.training.grpo.tasks import TaskSource, load_tasks
 from methods.training.grpo.work import read_settings
@@ -67,7 +67,7 @@ def worker_options(options: GRPOOptions, folder: Path) -> Any:
             folder, options.method, options.settings, options.canvas, options.batch, options.seed
         ),
         estimator=options.make_estimator(),
-        objective=Objective(options.epsilon, options.beta, options.group),
+        objective=Objective(options.epsilon, options.beta, options.group, options.loss_agg),
         inner=options.inner,
         rows=options.rows,
         lr=options.lr,
@@ -85,7 +85,10 @@ def check_folder(options: GRPOOptions) -> None:
     free = FREE | ({"steps"} if options.schedule == "constant" else set())
     if path.exists():
         before, settings = read_settings(options.work), json.loads(json.dumps(own))
-        changed = [name for name in settings if name not in free and before.get(name) != settings[name]]
+        # A run from before a setting was there had its default.
+        known = {entry.name: entry.default for entry in fields(GRPOOptions)} | before
+        earlier = {name: finite(value) for name, value in known.items()}
+        changed = [name for name in settings if name not in free and earlier.get(name) != settings[name]]
         if changed:
             name = changed[0]
             text = f"--work {options.work} holds a run with {name} {before.get(name)}, not {own[name]}"

@@ -49,8 +49,10 @@ class TaskSource(Protocol):
         """Whether programs have to be run to grade answers."""
         ...
 
-    def draw(self, step: int, count: int) -> list[Problem]:
-        """The problems of a step: a function of seed and step alone."""
+    def draw(self, step: int, count: int, extra: int = 0) -> list[Problem]:
+        """The problems of a step, or of its further round ``extra`` > 0: a function of seed, step and round
+        alone.
+        """
         ...
 
 
@@ -64,11 +66,11 @@ class GeneratedTasks:
             row["key"] for split in ("validation", "test") for row in frozen.load(self.kind, split)
         }
 
-    def draw(self, step: int, count: int) -> list[Problem]:
+    def draw(self, step: int, count: int, extra: int = 0) -> list[Problem]:
         """``count`` problems with distinct keys; TaskError if the generator ever gives one of a held-out
         set.
         """
-        rng = random.Random(f"{self.seed}/{self.kind}/{step}")
+        rng = random.Random(f"{self.seed}/{self.kind}/{step}" + (f"/{extra}" if extra else ""))
         found: dict[str, Problem] = {}
         while len(found) < count:
             item = gsm.generate(rng, "train") if self.kind == "gsm" else code.generate(rng, "train")
@@ -93,8 +95,10 @@ class FileTasks:
         self.tasks, self.seed = tasks, seed
         self.code = any(task.tests for task in tasks)
 
-    def draw(self, step: int, count: int) -> list[Problem]:
-        """The next ``count`` problems of the epoch, going over into the next one."""
+    def draw(self, step: int, count: int, extra: int = 0) -> list[Problem]:
+        """The next ``count`` problems of the epoch, going over into the next one; of a further round, any."""
+        if extra:
+            return random.Random(f"{self.seed}/{step}/{extra}").choices(self.tasks, k=count)
         return [self._at(place) for place in range(step * count, (step + 1) * count)]
 
     def _at(self, place: int) -> Problem:

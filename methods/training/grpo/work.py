@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from harness.errors import UserError
 from harness.records.files import whole_lines
-from harness.records.outside import parse_json, read_json, reason
+from harness.records.outside import parse_json, read_text, reason
 
 LOG = "log.jsonl"
 ADVICE = "name work folders of finished runs of bench train grpo"
@@ -79,7 +79,7 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run, finished or not, noted in its folder."""
-    found = read_json(folder / "card.json", WorkError, advice=OWN).get("settings")
+    found = _there(folder / "card.json", OWN).get("settings")
     if not isinstance(found, dict):
         raise WorkError(f"{folder / 'card.json'} has no settings: {OWN}")
     return found
@@ -114,8 +114,9 @@ def read_finished(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _there(path: Path) -> dict[str, Any]:
-    return read_json(path, WorkError, advice=ADVICE)
+def _there(path: Path, advice: str = ADVICE) -> dict[str, Any]:
+    # Earlier cards have Infinity for a bound that is not set (max_kl).
+    return parse_json(read_text(path, WorkError, advice), path, WorkError, advice=advice, finite=False)
 
 
 def _as(kind: type[_Kind], value: dict[str, Any], where: object, advice: str) -> _Kind:

@@ -141,8 +141,9 @@ class PolicyWorker(Worker):
         leaf = new.detach().clone().requires_grad_(True)
         reference = data.batch["ref"][:, inner] if "ref" in data.batch else None
         spread = data.batch["advantages"][:, None].expand_as(old)
+        meta, scored = data.meta_info, data.batch["scored"]
         targets = Targets(
-            old, reference, spread, data.batch["scored"], data.meta_info["tokens"], self.world_size
+            old, reference, spread, scored, meta["tokens"], self.world_size, meta.get("answers", 0)
         )
         loss = policy_loss(leaf, targets, self.options.objective, self.options.estimator)
         loss.value.backward()
