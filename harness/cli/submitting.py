@@ -15,7 +15,7 @@ from harness.measuring.environment import git_user
 from harness.records.files import digest
 from harness.records.printable import printable
 from harness.records.schema import find_runs
-from harness.records.submission import Submission, machine, row_of, write_folder
+from harness.records.submission import Submission, machine, refuse_existing, row_of, write_folder
 from harness.runs.publishing import publishable, without_paths
 from harness.runs.reanswer import against_grades, against_ids, against_suite
 from harness.runs.recheck import Check, Skipped, Stored, checked, recheck
@@ -40,6 +40,8 @@ def submit(runs: Sequence[str], output: Path | None, by: str | None, note: str |
     folders = [folder for name in runs for folder in find_runs(find_run(name, root))]
     if not folders:
         raise PublishError(f"no run below {runs[0]}: give the folder that `bench run --output_path` wrote to")
+    if output is not None:
+        refuse_existing(output)
     host = platform.node()
     passed, found = True, list[Stored]()
     for folder in folders:

@@ -115,14 +115,19 @@ def read_submission(folder: Path) -> Submission:
     return found
 
 
+def refuse_existing(folder: Path) -> None:
+    """RecordError for a folder that is there already."""
+    if folder.exists():
+        raise RecordError(f"{folder} is there already: remove it, or choose another folder with --output")
+
+
 def write_folder(folder: Path, submission: Submission, runs: Mapping[str, tuple[Path, Run]]) -> Submission:
     """Write a whole submission at once: ``runs`` is, by their places in it, where the samples lie and what
     run.json is to hold. Returns the manifest, with all files in it.
 
     RecordError for a folder that is there already or cannot be written; then nothing is left of it.
     """
-    if folder.exists():
-        raise RecordError(f"{folder} is there already: remove it, or choose another folder with --output")
+    refuse_existing(folder)
     half = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         for place, (source, run) in runs.items():

@@ -12,7 +12,7 @@ import pytest
 
 from harness.records.evidence import sealed
 from harness.records.files import content_of, digest, pack
-from harness.records.schema import Sample, find_runs, read_run, write_run
+from harness.records.schema import Audit, AuditCheck, Sample, find_runs, read_run, write_run
 from harness.records.submission import MANIFEST, hashed
 from harness.runs.publishing import publishable, without_paths
 from harness.runs.recheck import Stored
@@ -334,6 +334,24 @@ REFUSED: list[tuple[Told, str, str]] = [
 def test_what_keeps_a_row_from_being_published(changes: Told, name: str, told: str) -> None:
     check = next(one for one in publishable(of_fake(**changes), host="myhost") if one.name == name)
     assert (check.passed, told in check.detail) == (False, True), check.detail
+
+
+def test_a_strangers_decoder_behind_glass_may_be_published() -> None:
+    checks = [AuditCheck(name="weights_unchanged", passed=True)]
+    stored = of_fake(**STRANGER, isolated=True, isolation=GLASS, audit=Audit(passed=True, checks=checks))
+    found = {check.name: check for check in publishable(stored, sealed=False)}
+    assert (found["isolation"].passed, found["isolation"].detail) == (True, "behind glass ('bubblewrap')")
+
+
+def test_rows_of_two_machines_are_no_submission(stored: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(stored, tmp_path / "runs"))
+    run = read_run(run_of(root))
+    run.environment["cores"] = 999
+    write_run(run_of(root), run)
+    done = bench("submit", root, "-o", tmp_path / "made")
+    assert done.returncode == 1
+    assert "REFUSED machine       the runs are of several machines" in done.stdout
+    assert not (tmp_path / "made").exists()
 
 
 def test_what_is_no_path() -> None:
