@@ -93,6 +93,8 @@ def notes(table: Table, shown: Callable[[str], str] = str) -> list[str]:
             "so the accuracy column says "
             "nothing about the decoders; read the speeds only."
         )
+    if engine := table.rows[0].stored.run.plan.engine:
+        found.append(f"{shown(engine)} decodes by itself: NFE, TPF and work are not measured, nor audited.")
     errors = [
         f"{shown(row.label)}: {row.stored.summary.errors} of {row.stored.summary.samples}"
         for row in table.rows

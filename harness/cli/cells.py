@@ -14,11 +14,13 @@ from harness.decoding.registry import Method
 from harness.decoding.settings import SettingError, parse_pairs, setting_names, setting_text, settings_of
 from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Opened, Weights, Wish, check_targets, open_engine
+from harness.engine.served.generator import open_served
 from harness.model.presets import Preset, preset
 from harness.model.text import chat_text
 from harness.records.schema import StopRule
 from harness.runs.cell import Cell, Item, Options, render
 from harness.runs.memory_plan import plan_memory
+from harness.runs.served import ServedCell
 from harness.runs.suite import FEWSHOT_SEED, Rendering, Suite
 from suites.suite import load_suite
 
@@ -51,6 +53,7 @@ class Asked:
     prompting: Prompting = field(default_factory=Prompting)
     preset: str | None = None
     isolate: bool | None = None
+    engine: str | None = None
 
 
 def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> Iterator[Cell]:
@@ -59,19 +62,22 @@ def plan_cells(asked: Asked, options: Options, tell: Callable[[str], None]) -> I
     """
     planned = [one for name in asked.suites for one in _on_suite(asked, name, options)]
     weights = [engine.loaded.held for engine, *_ in planned]
-    if plan_memory(weights).together:
+    if asked.engine is None and plan_memory(weights).together:
         # Whatever is wrong with them is said now.
         for held in weights:
             held.get()
     for engine, suite, items, values in planned:
         if values is not None:
             tell(taken(engine, suite, values))
-        yield Cell(engine.generator, engine.method, suite, items, options, values)
+        kind = Cell if asked.engine is None else ServedCell
+        yield kind(engine.generator, engine.method, suite, items, options, values)
 
 
 def _on_suite(
     asked: Asked, name: str, options: Options
 ) -> list[tuple[Opened, Suite, list[Item], Preset | None]]:
+    if asked.engine is not None:
+        return [_served(asked, asked.engine, name, options)]
     wishes = [Wish.parse(text) for text in asked.methods]
     methods = [find_method(wish.method, asked.isolate) for wish in wishes]
     known = [key for method in methods for key in setting_names(method.decoder.Config)]
@@ -102,6 +108,23 @@ def _on_suite(
         )
         found.append((engine, suite, items, known_values))
     return found
+
+
+def _served(
+    asked: Asked, name: str, suite_name: str, options: Options
+) -> tuple[Opened, Suite, list[Item], None]:
+    """An engine in place of the methods."""
+    load_suite(suite_name, _data(), Rendering(asked.prompting.template))
+    engine = open_served(name, asked.weights, parse_pairs(asked.pairs), options.batch_size, asked.seed)
+    suite, items = _prompts(suite_name, asked.prompting, None, engine.loaded.tokenizer, options.limit, {})
+    if suite.blocks:
+        raise SettingError(
+            f"--engine {name} writes one text, and {suite.name} wants reasoning and answer in blocks: change "
+            "--suite, or leave --engine out"
+        )
+    canvas = engine.generator.canvas(suite.canvas, suite.blocks)
+    engine.generator.check_fits([item.prompt for item in items], canvas)
+    return engine, suite, items, None
 
 
 def _values(asked: Asked, method: Method, suite: str) -> Preset | None:

@@ -239,7 +239,7 @@ def _report(item: Generation, method: str) -> None:
 
 
 def _animate(item: Generation, method: str, loaded: Loaded, path: Path) -> None:
-    from harness.runs.cell import measured
+    from harness.runs.fields import measured
     from reports.trace import animate
 
     sample = Sample(

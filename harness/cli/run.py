@@ -17,6 +17,7 @@ from harness.engine.flags import (
     ChatTemplate,
     Device,
     Dtype,
+    Engine,
     Family,
     Isolate,
     Model,
@@ -26,6 +27,7 @@ from harness.engine.flags import (
     Seed,
     Settings,
     StopRuleOption,
+    check_engine,
     stop_rule_of,
 )
 from harness.measuring.protocol import protocol as find_protocol
@@ -67,6 +69,7 @@ def run_command(
             rich_help_panel=SUITES,
         ),
     ] = None,
+    engine: Engine = None,
     preset: PresetOption = None,
     apply_chat_template: ChatTemplate = None,
     fewshot_as_multiturn: Multiturn = None,
@@ -165,7 +168,8 @@ def run_command(
     from harness.engine.opening import Weights
     from harness.runs.cell import Options
 
-    quick = not method and not suite
+    quick = not method and not suite and engine is None
+    check_engine(engine, method, preset, isolate, no_merge)
     if wandb:
         package()
     set_threads(threads)
@@ -176,12 +180,21 @@ def run_command(
 
     chosen_limit = limit or (QUICK_LIMIT if quick else None)
     options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
-    methods = _split(method) or list(QUICK_METHODS)
+    methods = _split(method) or ([] if engine else list(QUICK_METHODS))
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
     weights = Weights(model, adapter, not no_merge, dtype, device, family)
     asked = Asked(
-        methods, suites, settings or [], weights, seed, stop_rule_of(stop_rule), prompting, preset, isolate
+        methods,
+        suites,
+        settings or [],
+        weights,
+        seed,
+        stop_rule_of(stop_rule),
+        prompting,
+        preset,
+        isolate,
+        engine,
     )
     announce(asked, chosen_limit, QUICK_TIME if quick and model == "nano" else None)
     run(asked, options, allow_unsafe_code, wandb)

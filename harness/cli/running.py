@@ -28,6 +28,7 @@ from harness.model.catalog import location, lookup
 from harness.records.printable import columns
 from harness.records.schema import read_samples
 from harness.runs.cell import Cell, Options
+from harness.runs.served import unmeasured
 from harness.runs.turns import run_cells
 from harness.sandbox import Jail, open_jail
 from reports.console import render
@@ -56,6 +57,8 @@ def run(asked: Asked, options: Options, allow_unsafe: bool, wandb: bool) -> None
         try:
             for cell in plan_cells(asked, options, _tell):
                 stack.callback(cell.folder.close)
+                if not cell.weights_seen:
+                    stack.callback(cell.generator.loaded.held.release)
                 cells.append(cell)
             _execute(cells, allow_unsafe, wandb)
         except KeyboardInterrupt:
@@ -72,6 +75,8 @@ def _download(asked: Asked, limit: int | None) -> Iterator[str]:
     fetched; nothing for a model that is there.
     """
     weights = asked.weights
+    if asked.engine is not None:
+        return
     if not on_hub(location(weights.model)):
         return
     tokens = 0
@@ -188,7 +193,7 @@ def _show(cells: list[Cell], root: Path) -> None:
             "tables[/red]"
         )
     for cell in cells:
-        for line in (unanswered(cell), _glass(cell)):
+        for line in (unanswered(cell), _glass(cell), unmeasured(cell)):
             if line:
                 console.print(line, highlight=False, markup=False)
     console.print(f"runs stored under {root}; `bench report {root}` writes the leaderboard and plots")

@@ -119,6 +119,17 @@ PresetOption = Annotated[
         rich_help_panel=DECODING,
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="lmdeploy or sglang: let this engine decode by itself instead of a method, for the models that "
+        "it serves (SDAR, LLaDA2). Clocked and graded; forwards are not measured. Its settings: --set. "
+        "Untested until a GPU has run it. Default: none, the harness' own loop.",
+        show_default=False,
+        rich_help_panel=DECODING,
+    ),
+]
 Isolate = Annotated[
     bool | None,
     typer.Option(
@@ -137,3 +148,16 @@ def stop_rule_of(text: str) -> StopRule:
     if text not in get_args(StopRule):
         raise SettingError(f"--stop-rule {text} is unknown; use {' or '.join(get_args(StopRule))}")
     return cast("StopRule", text)
+
+
+def check_engine(
+    engine: str | None, methods: list[str] | None, preset: str | None, isolate: bool | None, apart: bool
+) -> None:
+    """SettingError for flags that mean nothing to an engine that decodes by itself."""
+    if engine is None:
+        return
+    given = {"--method": methods, "--preset": preset, "--isolate": isolate is not None, "--no-merge": apart}
+    if unfit := [flag for flag, value in given.items() if value]:
+        raise SettingError(
+            f"--engine {engine} decodes by itself: leave {', '.join(unfit)} out (its own settings: --set)"
+        )

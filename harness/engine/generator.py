@@ -15,6 +15,7 @@ from harness.decoding.settings import SettingError, build_config, with_text_ids
 from harness.engine.loader import Loaded
 from harness.errors import UserError
 from harness.measuring.clock import ContextError, Decoded, decode
+from harness.measuring.served import Answered
 from harness.model.text import StopStrings, answer_of_blocks, encode
 from harness.records.schema import Status, StopRule
 
@@ -41,7 +42,8 @@ class Request:
 class Generation:
     """A request's answer: ``decoded`` is None and ``error`` says why if nothing could be decoded.
 
-    ``block_useful``: the useful ids of each block of a divided answer; empty: one text.
+    ``block_useful``: the useful ids of each block of a divided answer; empty: one text. ``answered``: what is
+    known of an answer that an engine decoded by itself, in place of ``decoded``.
     """
 
     request: Request
@@ -53,6 +55,12 @@ class Generation:
     error: str | None = None
     status: Status = "ok"
     spent_s: float | None = None
+    answered: Answered | None = None
+
+    @property
+    def row(self) -> Decoded | Answered | None:
+        """Ids and clock of the answer, whoever decoded it; None where there is none."""
+        return self.decoded or self.answered
 
 
 class Generator:

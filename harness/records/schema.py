@@ -32,6 +32,8 @@ Status = Literal["ok", "timeout", "oom", "error", "audit_failed"]
 Grading = Literal["passed", "failed", "timeout", "memory", "crashed", "not_run"]
 
 
+NOT_MEASURED = "not measured by the harness: the engine decodes by itself"
+"""What is said of forwards, positions and step maps of an engine's run, and of the checks that need them."""
 ADVICE = "move the folder away or use --fresh"
 _UNUSUAL = re.compile(rb"NaN|Infinity|\d{19}|[eE]\+?\d{2}")
 _BEYOND = float(1 << 63)
@@ -111,13 +113,18 @@ class Plan(Record):
         "scale); null: they ship with the package, or a run from before this was recorded",
     )
 
+    engine: str | None = Field(
+        default=None,
+        description="name and version of the engine that decoded by itself; null: the harness' own loop",
+    )
+
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Later fields are named only where they are set, so that the ids of runs made before them stay."""
         return {name: value for name, value in handler(self).items() if value or name not in _LATER}
 
 
-_LATER = ("stop_strings", "family_source", "overrides", "config_hash")
+_LATER = ("stop_strings", "family_source", "overrides", "config_hash", "engine")
 
 
 class AuditCheck(Record):
@@ -131,6 +138,9 @@ class AuditCheck(Record):
 class Audit(Record):
     passed: bool
     checks: list[AuditCheck] = []
+    not_made: list[str] = Field(
+        default=[], description="checks that could not be made, because an engine decodes by itself"
+    )
 
 
 class Summary(Record):

@@ -10,22 +10,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness.decoding.registry import Method
 from harness.decoding.settings import changed_settings, setting_text, settings_of
 from harness.engine.generator import Generation, Generator, Request
 from harness.engine.isolation.cost import overhead, record
 from harness.measuring.audit import audit_run
-from harness.measuring.clock import Decoded
 from harness.measuring.environment import capture
 from harness.measuring.protocol import PROTOCOLS, STEADY_RUNS, Protocol, bucket, determinism, variation
 from harness.measuring.roofline import roofline_for, settled_share
 from harness.model.presets import Preset
-from harness.model.text import pieces
 from harness.records.files import digest
-from harness.records.schema import AuditCheck, Run, Sample
+from harness.records.schema import Audit, AuditCheck, Plan, Run, Sample
 from harness.records.store import RunFolder, now
+from harness.runs.fields import measured
 from harness.runs.plan import comparability, make_plan, prompting, run_id
 from harness.runs.suite import Suite
 from harness.statistics.summary import summarise
@@ -58,7 +57,12 @@ class Options:
 
 @dataclass
 class Cell:
-    """One (method, settings, suite): its generator, documents and run folder."""
+    """One (method, settings, suite): its generator, documents and run folder.
+
+    ``weights_seen``: whether the harness holds the weights and can tell that they stay as they are.
+    """
+
+    weights_seen: ClassVar[bool] = True
 
     generator: Generator
     method: Method
@@ -100,6 +104,7 @@ class Cell:
             stops=self.suite.stop,
         )
         plan.protocol = options.protocol.name
+        plan = self.told(plan)
         shared = comparability(plan)
         return Run(
             run_id=run_id(plan),
@@ -117,6 +122,10 @@ class Cell:
             expected=len(self.keys),
             **(self._of_weights() if loaded.held.in_memory else {}),
         )
+
+    def told(self, plan: Plan) -> Plan:
+        """The plan as it is recorded."""
+        return plan
 
     def _of_weights(self) -> dict[str, Any]:
         """What the record says of weights in memory."""
@@ -198,13 +207,13 @@ class Cell:
         requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
         while not self.options.protocol.warm(times):
             rows = [
-                generation.decoded
+                generation.row
                 for batch in self.generator.run(requests, len(requests))
                 for generation in batch
             ]
             if any(row is None for row in rows):
                 break
-            times.append(sum(row.time_s for row in rows if row is not None))
+            times.append(sum(row.time_s or 0.0 for row in rows if row is not None))
         return times
 
     def step(self, chunk: Sequence[Key], jail: Any) -> None:
@@ -217,7 +226,7 @@ class Cell:
             for generation in batch:
                 # Rows that did not fit together were decoded one by one, each by its own clock.
                 if left == 0:
-                    number, left = number + 1, generation.decoded.rows if generation.decoded else 1
+                    number, left = number + 1, (generation.row.rows or 1) if generation.row else 1
                 left -= 1
                 doc_id, repeat = next(keys)
                 self.folder.append(self._sample(items[doc_id], repeat, generation, number, jail))
@@ -228,7 +237,7 @@ class Cell:
         )
 
     def _sample(self, item: Item, repeat: int, generation: Generation, batch: int, jail: Any) -> Sample:
-        row = generation.decoded
+        row = generation.row
         grade = self.suite.grade(item.doc, generation.text, jail) if generation.text is not None else None
         return Sample(
             run_id=self.folder.run.run_id,
@@ -263,35 +272,30 @@ class Cell:
             return
         samples = self.folder.ordered()
         run.wall_s = (run.wall_s or 0.0) + time.perf_counter() - self.started
-        share = settled_share(run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True))
+        share = self.roof_share(samples)
         run.summary = summarise(samples).model_copy(update={"roof_share": share})
         run.protocol = {
             "name": self.options.protocol.name,
             **(run.protocol or {}),
             "determinism": determinism(samples),
         }
-        run.audit = audit_run(samples, share, greedy=not run.plan.settings.get("temperature"), more=more)
+        run.audit = self.audit(samples, share, more)
         if run.isolation is not None:
             run.isolation["share"] = overhead(run.isolation, samples)
         if not self.folder.missing(self.keys):
             run.status, run.finished = "complete", now()
         self.folder.save()
 
+    def roof_share(self, samples: Sequence[Sample]) -> float | None:
+        """The run's speed as a share of what the hardware allows; None: unknown."""
+        return settled_share(
+            self.folder.run, samples, lambda: roofline_for(self.generator.loaded.backbone, fresh=True)
+        )
 
-def measured(row: Decoded | None, tokenizer: Any) -> dict[str, Any]:
-    """The fields of a Sample that come from decoding, null where nothing was decoded."""
-    if row is None:
-        return {"output_ids": [], "output_hash": digest([])}
-    end = 1 + max((place for place, step in enumerate(row.step_map) if step >= 0), default=-1)
-    return {
-        **row.measured(),
-        "output_ids": row.output[:end],
-        "output_hash": digest(row.output[:end]),
-        "pieces": pieces(tokenizer, row.output[:end]),
-        "step_map": row.step_map[:end],
-        "blocks": row.spans if len(row.spans) > 1 else [],
-        "confidence": [None if value is None else round(value, 4) for value in row.confidence[:end]],
-    }
+    def audit(self, samples: Sequence[Sample], share: float | None, more: Sequence[AuditCheck]) -> Audit:
+        """The verdict over all samples."""
+        greedy = not self.folder.run.plan.settings.get("temperature")
+        return audit_run(samples, share, greedy=greedy, more=more)
 
 
 def render(suite: Suite, limit: int | None) -> list[Item]:

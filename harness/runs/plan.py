@@ -98,7 +98,8 @@ def comparability(plan: Plan) -> dict[str, Any]:
         "weights_hash": model_hash(plan.model),
         "tokenizer": vocabulary_hash(resolve(location(plan.checkpoint))),
     }
-    config = configuration_hash(plan.model)
+    # An engine may serve a model whose layers are not built here, of which only the file can be told.
+    config = configuration_hash(plan.model) if plan.engine is None else plan.config_hash
     return {**told, **weights, **({} if config is None else {"config": config})}
 
 
@@ -113,7 +114,7 @@ def planned_fields(plan: Plan) -> dict[str, Any]:
     }
     unusual |= {
         name: value
-        for name in ("stop_strings", "family_source", "overrides")
+        for name in ("stop_strings", "family_source", "overrides", "engine")
         if (value := getattr(plan, name))
     }
     unusual |= {"template": plan.template} if plan.template != "default" else {}

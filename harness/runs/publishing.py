@@ -49,6 +49,10 @@ def _commit(stored: Stored) -> str:
 
 def _isolation(stored: Stored) -> str:
     plan, audit = stored.run.plan, stored.run.audit
+    if plan.engine is not None:
+        raise Difference(
+            f"{RUN}: plan.engine is {brief(plan.engine)}: what an engine computes is not audited"
+        )
     if plan.method_source == OWN and not plan.isolated:
         if plan.method not in registered(GROUP):
             raise Difference(f"{RUN}: plan.method {brief(plan.method)} is none of the project's own decoders")

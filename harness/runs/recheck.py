@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.measuring.audit import audit_run
 from harness.measuring.protocol import determinism, protocol
 from harness.measuring.roofline import roof_share
+from harness.measuring.served import audit_served
 from harness.records.evidence import lacking, read_evidence
 from harness.records.files import digest
 from harness.records.outside import brief, one_line, reason
@@ -195,7 +196,11 @@ def _audit(stored: Stored) -> str:
         raise Difference(f"{RUN} has no audit: give the run's command again, which makes it")
     more = [check for check in run.audit.checks if check.name == NOT_RECOMPUTED]
     greedy = not run.plan.settings.get("temperature")
-    again = audit_run(stored.samples, roof_share(run, stored.samples), greedy=greedy, more=more)
+    again = (
+        audit_run(stored.samples, roof_share(run, stored.samples), greedy=greedy, more=more)
+        if run.plan.engine is None
+        else audit_served(stored.samples)
+    )
     told = {check.name: check for check in run.audit.checks}
     for check in again.checks:
         if check.name in told:

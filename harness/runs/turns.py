@@ -49,7 +49,7 @@ def _make_room(plan: MemoryPlan, wanted: Sequence[Held]) -> None:
 def _run_group(group: Sequence[Cell], plan: MemoryPlan, jail: Any, progress: Progress) -> None:
     for cell in group:
         cell.begin()
-    decoding = [cell for cell in group if cell.pending]
+    decoding = [cell for cell in group if cell.pending and cell.weights_seen]
     before = _fingerprints(decoding)
     for cell in group:
         cell.warm_up()
