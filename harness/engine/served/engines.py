@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from harness.errors import UserError
-from harness.plugins import did_you_mean
 
 
 class EngineError(UserError, ValueError):
@@ -75,15 +74,3 @@ class Engine:
 
     def decode(self, backbone: Any, canvas: Any, config: Any) -> None:
         raise EngineError(f"{self.name} answers whole prompts: run it with --engine {self.name}")
-
-
-def find_engine(name: str) -> Engine:
-    """EngineError for an unknown name."""
-    from harness.engine.served.lmdeploy import LMDeploy
-    from harness.engine.served.sglang import SGLang
-
-    known = {engine.name: engine for engine in (LMDeploy(), SGLang())}
-    if name not in known:
-        hint = did_you_mean(name, list(known))
-        raise EngineError(f"unknown engine {name!r}: {hint}--engine takes {', '.join(known)}")
-    return known[name]

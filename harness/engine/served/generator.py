@@ -15,7 +15,8 @@ from harness.engine.generator import Generation, Generator
 from harness.engine.held import Held
 from harness.engine.loader import Loaded
 from harness.engine.opening import Opened, Weights, Wish, settings_for
-from harness.engine.served.engines import Engine, EngineError, Question, Server, find_engine
+from harness.engine.served.engines import Engine, EngineError, Question, Server
+from harness.engine.served.finding import find_engine
 from harness.errors import UserError
 from harness.measuring.served import Answered, answered, timed
 from harness.model.catalog import location, lookup, own_adapter
