@@ -11,7 +11,6 @@ from harness.errors import UserError
 from harness.model.rendering import RenderingError, rendered
 from harness.model.spec import CheckpointError
 from harness.records.outside import brief
-from harness.records.printable import printable
 
 _MARKER = re.compile(r"\[(R|A)(?::(\d+))?\]")
 ANSWER = "[A]"
@@ -63,9 +62,9 @@ def chat_text(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation
             continue_final_message=not add_generation_prompt,
         )
     except RenderingError as fault:
-        whose = printable(getattr(tokenizer, "name_or_path", "") or "this checkpoint")
+        whose = getattr(tokenizer, "name_or_path", "") or "this checkpoint"
         raise CheckpointError(
-            f"chat_template of {whose} cannot be used ({printable(fault)}): mend it in its "
+            f"chat_template of {whose} cannot be used ({fault}): mend it in its "
             "tokenizer_config.json or chat_template.jinja, or leave --apply_chat_template out"
         ) from None
 
