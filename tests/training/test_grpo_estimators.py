@@ -5,11 +5,14 @@ independence of batch and seed.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from harness.measuring.clock import Decoded
 from methods.training.grpo.estimators import (
     ESTIMATORS,
     Answer,
@@ -21,6 +24,7 @@ from methods.training.grpo.estimators import (
     make_estimator,
 )
 from methods.training.grpo.policy import Policy, PolicyOptions
+from methods.training.grpo.rollout import scored_places
 from methods.training.grpo.scoring import AnswerBatch, accumulate, chunks, estimate
 from tests.grpo import conditionals, joint, tiny_checkpoint, toy_estimates
 
@@ -190,3 +194,17 @@ def test_unknown_estimator_is_named() -> None:
         EstimatorError, match="--estimator dpo is unknown; use coupled, one_step, espo, trace"
     ):
         make_estimator("dpo")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_answer_ends_at_the_first_of_several_end_ids(name: str) -> None:
+    output, written = [4, 9, 4, 7, 4, 9], [0, 1, 2, 3, 4, 5]
+    row = cast(Decoded, SimpleNamespace(output=output, step_map=written, spans=[(0, 6)]))
+    for ends, length in (((7, 9), 2), ((7,), 4), ((5,), 6)):
+        scored = torch.tensor(scored_places(row, ends))
+        assert scored.tolist() == [True] * length + [False] * (6 - length)
+        views = make_estimator(name).views(Answer(3, scored, torch.tensor(written), 1), 0)
+        weights = torch.stack([view.weight for view in views]).sum(0)
+        assert torch.equal(weights > 0, scored)
+        behind = torch.stack([view.hidden for view in views])[:, length:]
+        assert behind.all(), "what was written behind the end is masked in every view"

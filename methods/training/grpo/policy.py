@@ -21,6 +21,7 @@ from harness.decoding.backbone import Backbone
 from harness.errors import UserError
 from harness.model.load import load_transformer, tensors
 from harness.model.recognise import open_family, read_spec
+from harness.model.spec import ModelSpec
 from harness.model.transformer import Transformer
 from methods.training.grpo.scoring import Scorer
 from methods.training.loop.loop import load_checkpoint, save_checkpoint
@@ -38,6 +39,7 @@ class PolicyOptions:
     rank: of the LoRA adapter on all linear layers of the blocks, 0 trains all weights. precision: of the
     products (autocast); trained weights, gradients and optimiser are float32. snapshot: keep a copy of the
     trained weights as reference, which a full fine-tuning needs and an adapter only when the reference moves.
+    spec: what the catalogue makes of the folder's own (end ids, attention), None for that alone.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class PolicyOptions:
     precision: str = "float32"
     snapshot: bool = True
     positions: int = 2048
+    spec: ModelSpec | None = None
 
 
 class _State(nn.Module):
@@ -66,7 +69,7 @@ class Policy:
     def __init__(self, options: PolicyOptions, device: torch.device, mesh: Any = None) -> None:
         self.options, self.device = options, device
         frozen = torch.bfloat16 if options.rank and device.type == "cuda" else torch.float32
-        self.model: Transformer = load_transformer(options.folder, frozen, device)
+        self.model: Transformer = load_transformer(options.folder, frozen, device, options.spec)
         if self.model.spec.mask_id is None:
             raise PolicyError(f"{options.folder} has no mask token: --model must be a masked diffusion model")
         self.model.matmul_attention = device.type == "cpu"
@@ -107,7 +110,7 @@ class Policy:
 
     def _replica(self) -> Transformer:
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        model = load_transformer(self.options.folder, dtype, self.device)
+        model = load_transformer(self.options.folder, dtype, self.device, self.options.spec)
         model.matmul_attention = self.model.matmul_attention
         self._grow(model, dtype)
         return model

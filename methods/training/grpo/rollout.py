@@ -97,11 +97,11 @@ def _take(result: Rollouts, index: int, generation: Generation, eos_ids: Sequenc
     result.outputs[index, :length] = torch.tensor(row.output)
     result.steps[index, :length] = torch.tensor(row.step_map)
     if good:
-        result.scored[index, :length] = torch.tensor(_scored(row, eos_ids))
+        result.scored[index, :length] = torch.tensor(scored_places(row, eos_ids))
     result.nfe[index], result.positions[index] = row.nfe, row.positions
 
 
-def _scored(row: Decoded, eos_ids: Sequence[int]) -> list[bool]:
+def scored_places(row: Decoded, eos_ids: Sequence[int]) -> list[bool]:
     """Written tokens of each block up to its first end-of-text, that token included."""
     marks = [False] * len(row.output)
     for start, stop in row.spans:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.decoding.registry import load_method
 from harness.decoding.settings import build_config
 from harness.model.catalog import location, lookup
-from harness.model.checkpoint import adds_bos, model_hash
+from harness.model.checkpoint import adds_bos, model_hash, spec_of
 from harness.model.device import pick_device
 from harness.model.load import resolve
 from harness.model.recognise import read_spec
@@ -62,7 +62,9 @@ def worker_options(options: GRPOOptions, folder: Path) -> Any:
     assert options.canvas is not None
     snapshot = bool(options.beta) and (not options.rank or options.sync_every > 0)
     return WorkerOptions(
-        policy=PolicyOptions(folder, options.rank, options.alpha, options.precision, snapshot),
+        policy=PolicyOptions(
+            folder, options.rank, options.alpha, options.precision, snapshot, spec=spec_of(options.model)
+        ),
         rollout=RolloutOptions(
             folder, options.method, options.settings, options.canvas, options.batch, options.seed
         ),
