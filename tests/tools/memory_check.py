@@ -1,6 +1,6 @@
 """The memory estimate of training held against measured peaks, at two sizes.
 
-python -m tests.tools.memory_check [METHOD ...]
+python -m tests.tools.memory_check [METHOD ...] [--models nano large]
 
 nano, and 117 million parameters with a vocabulary of 152,064 (random weights), an adapter of rank 16 in
 float32, with and without gradient checkpointing. Measured is the largest number of bytes of tensors alive, as
@@ -61,11 +61,14 @@ def measured(student: Student[Any]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("methods", nargs="*", default=list(TRAINERS))
+    parser.add_argument("--models", nargs="*", default=list(TOKENS), choices=list(TOKENS))
     asked = parser.parse_args()
     print("| method | model | tokens | checkpointing | estimate, MB | measured, MB | ratio |")
     print("|---|---|--:|---|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        models = {"nano": "nano", "large": str(large(Path(folder) / "large"))}
+        models = {name: "nano" for name in asked.models if name == "nano"}
+        if "large" in asked.models:
+            models["large"] = str(large(Path(folder) / "large"))
         for method in asked.methods:
             for name, model in models.items():
                 for again in (False, True):

@@ -21,6 +21,8 @@ from methods.training.students.student import Student
 GB = 1e9
 SETS = 6  # weights, gradient, two moments, teacher snapshot, running average
 EXTRA_SETS = 4  # weights, gradient, two moments
+WITH_GRADIENTS = 1.4
+"""A block that is computed again with the gradients inside it, in units of what it keeps (measured)."""
 GPUS = (80.0, 141.0)
 USABLE = 0.9
 """Share of a device that may be planned for; the rest is the allocator's and the driver's."""
@@ -131,7 +133,7 @@ def memory(run: Run) -> Memory:
     rows = min(piece_of(spec.vocab_size), places) if reading.pieces else tokens
     logits = reading.copies * rows * spec.vocab_size * 4
     if run.checkpointing:  # a block is computed again when the logits are gone
-        graph = spec.num_layers * residual + max(0.0, block - logits) / reading.graphs
+        graph = spec.num_layers * residual + max(0.0, WITH_GRADIENTS * block - logits) / reading.graphs
     else:
         graph = spec.num_layers * block
     return Memory(
