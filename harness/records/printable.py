@@ -7,8 +7,6 @@ import re
 import sys
 import unicodedata
 
-from rich.markup import escape
-
 _UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Control and format characters (also those that turn the direction of writing), halves of characters, and
 separators of lines and paragraphs.
@@ -40,6 +38,8 @@ def _escape(character: str) -> str:
 
 def in_console(text: object, keep: str = "") -> str:
     """``text`` for a console of rich that reads its square brackets as styles."""
+    from rich.markup import escape  # not to be had in a decoder's jail, which imports the rest of this module
+
     return escape(printable(text, keep))
 
 
