@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 import typer
 from lm_eval._cli import HarnessCLI
 from lm_eval.loggers import EvaluationTracker
@@ -38,6 +39,9 @@ def run_lm_eval(arguments: list[str]) -> int:
     helping = not arguments or "-h" in arguments or "--help" in arguments
     if not helping and not any(argument.split("=")[0] == "--include_path" for argument in arguments):
         arguments = [*arguments, "--include_path", SUITES]
+    if not helping and not any(argument.split("=")[0] == "--device" for argument in arguments):
+        # lm-eval's default is cuda:0, also where there is none.
+        arguments = [*arguments, "--device", "cuda:0" if torch.cuda.is_available() else "cpu"]
     setup_logging()
     sys.argv = ["lm-eval", *arguments]
     cli = HarnessCLI()

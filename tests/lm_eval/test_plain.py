@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.cli import stock_lm_eval as script
+from harness.lm_eval import command
 from harness.lm_eval.tasks import SUITES, quiet
 
 PAGE = Path(__file__).parents[2] / "docs" / "lm-eval.md"
@@ -47,6 +48,33 @@ def test_only_our_suites_stand_for_stock_tasks_in_silence(caplog: pytest.LogCapt
         "elsewhere.yaml",
         Path(SUITES) / "gsm8k.yaml",
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "cuda", "device"),
+    [
+        ([], False, "cpu"),
+        ([], True, "cuda:0"),
+        (["--device", "cuda:1"], True, "cuda:1"),
+        (["--device=cpu"], True, ""),
+    ],
+)
+def test_a_device_is_chosen_where_none_is_named(
+    words: list[str], cuda: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parsed(Exception):
+        pass
+
+    def parse(_: object) -> None:
+        raise Parsed
+
+    monkeypatch.setattr(command.HarnessCLI, "parse_args", parse)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(Parsed):
+        command.run_lm_eval(["run", "--model", "dllm", *words])
+    at = [place for place, word in enumerate(sys.argv) if word == "--device"]
+    assert [sys.argv[place + 1] for place in at] == ([device] if device else [])
 
 
 def test_the_example_of_the_page_runs() -> None:
