@@ -17,7 +17,7 @@ from tests.helpers import wait_until
 
 
 def test_ctrl_c_says_what_is_safe_and_the_same_command_continues(tmp_path: Path) -> None:
-    command = ["run", "--method", "vanilla", "--suite", "nano-gsm", "--limit", "40", "-o", str(tmp_path)]
+    command = ["run", "--method", "vanilla", "--suite", "nano-gsm", "--limit", "8", "-o", str(tmp_path)]
     process = started(*command)
     wait_until(lambda: any(len(read_samples(folder)) > 1 for folder in find_runs(tmp_path)), process)
     process.send_signal(signal.SIGINT)
@@ -27,14 +27,14 @@ def test_ctrl_c_says_what_is_safe_and_the_same_command_continues(tmp_path: Path)
     line = told.strip().splitlines()[-1]
     assert (
         line
-        == f"bench: interrupted; all {stored} finished samples of 40 are safe; the same command continues "
+        == f"bench: interrupted; all {stored} finished samples of 8 are safe; the same command continues "
         "with the missing ones"
     )
     assert "Traceback" not in told
     assert not list(tmp_path.rglob("*.lock"))
     done = bench(*command)
     assert done.returncode == 0, done.stderr
-    assert [row["doc_id"] for row in answers(tmp_path)] == list(range(40))
+    assert [row["doc_id"] for row in answers(tmp_path)] == list(range(8))
 
 
 def test_ctrl_c_in_a_sweep(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +18,9 @@ from harness.cli import app
 from harness.cli.running import _note_jail
 from harness.records.schema import find_runs, read_run, read_samples
 from harness.sandbox import launch
-from tests.commands import BENCH, answers, bench, started
+from tests.commands import answers, bench, started
 from tests.helpers import wait_until
+from tests.ranks import run_ranks
 
 MINE = """
 from methods.base import Forward, RowDecoder, propose
@@ -291,7 +290,6 @@ def test_output_that_cannot_be_written() -> None:
 
 
 def test_two_ranks_share_the_documents(tmp_path: Path) -> None:
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python", *BENCH]
     arguments = [
         "--model",
         "dllm",
@@ -305,16 +303,7 @@ def test_two_ranks_share_the_documents(tmp_path: Path) -> None:
         "cpu",
     ]
     flags = ["lm-eval", "run", *arguments, "--output_path", str(tmp_path), "--log_samples"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command, *flags],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks(2, *flags)
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
     assert results["config"]["throughput"]["samples"] == 3, "padding requests are not counted"
     logged = [

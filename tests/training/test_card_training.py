@@ -37,6 +37,8 @@ TINY = ModelSpec("qwen2", 1024, 32, 64, 1, 2, 1, 16, qkv_bias=True)
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 CPU = torch.device("cpu")
 ANSWERED = ("dcd", "cfd", "d3llm")
+VALIDATED = ("d2f", "sdtt", "lockstep")
+"""By a block-causal mode, one on the whole canvas, and on canvases in blocks; the others' go the same way."""
 TOLERANCE = 1e-4
 
 
@@ -126,14 +128,15 @@ class Cut(Exception):
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_two_steps_on_the_card_have_the_losses_of_the_cpu(name: str, base: Path, tmp_path: Path) -> None:
-    card = trained(name, base, tmp_path / "card", CARD, validate_every=2)
+    every = 2 if name in VALIDATED else 0
+    card = trained(name, base, tmp_path / "card", CARD, validate_every=every)
     (tmp_path / "cpu/work").mkdir(parents=True)
     for answers in (tmp_path / "card/work").glob("answers-*"):
         shutil.copy(answers, tmp_path / "cpu/work")
-    cpu = trained(name, base, tmp_path / "cpu", CPU, validate_every=2)
+    cpu = trained(name, base, tmp_path / "cpu", CPU, validate_every=every)
     assert len(card.losses) == 2
     assert card.losses == pytest.approx(cpu.losses, rel=TOLERANCE)
-    assert {name.split("/")[0] for name in card.figures} == {"gsm", "code"}
+    assert {name.split("/")[0] for name in card.figures} == ({"gsm", "code"} if every else set())
     assert card.figures.keys() == cpu.figures.keys()
     assert all(value > 0 for name, value in card.figures.items() if name.endswith("/nfe"))
 
