@@ -30,7 +30,7 @@ from methods.training.students.trainers import TRAINERS
 from tests.allocated import Allocated, tensors_of
 
 LARGE = ModelSpec("qwen2", 152_064, 320, 1152, 12, 5, 5, 64, qkv_bias=True)
-TOKENS = {"nano": 1024, "large": 384}
+TOKENS = {"nano": 1024, "large": 256}
 MB = 1e6
 
 
