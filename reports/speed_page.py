@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from harness.errors import UserError
 from harness.records.files import write_atomic
 from reports.speed import NOTES, SpeedTable, cells, headings, markdown
-from reports.style import COLOURS, GREY, MARKERS, encode, figure, log_ticks, title
+from reports.style import COLOURS, GREY, MARKERS, encode, figure, fit, log_ticks, title
 
 
 class SpeedReportError(UserError, OSError):
@@ -54,17 +54,22 @@ def _passes(table: SpeedTable) -> Figure:
 def _answers(table: SpeedTable) -> Figure:
     lines = table.lines[::-1]
     drawn, axes = figure(height=1.4 + 0.42 * len(lines))
-    names = [f"{line.label}, {line.first.rows} row{'s' * (line.first.rows > 1)}" for line in lines]
+    names = [
+        f"{fit(line.label, 170, 9.5, lines=2)}, {line.first.rows} row{'s' * (line.first.rows > 1)}"
+        for line in lines
+    ]
     axes.barh(names, [line.middle for line in lines], color="#a6cee3", height=0.62, label="measured")
     axes.barh(names, [line.roof for line in lines], color="#0072B2", height=0.3, label="roof")
     for place, line in enumerate(lines):
         text = f"  {line.middle:.3g} s: {line.share:.0%} of the roof"
         axes.text(line.middle, place, text, va="center", fontsize=8, color=GREY)
-    axes.set_xlim(0, max(line.middle for line in lines) * 1.4)
+    axes.set_xlim(0, max(line.middle for line in lines) * 1.8)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("seconds of forward passes per answer  (left is better)")
-    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
-    title(axes, table.heading)
+    drawn.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8.5)
+    # Names take much of the width: the headline begins at the picture's edge, and bars stand below it.
+    heading = fit(table.heading, 72 * drawn.get_figwidth() - 20, 11, weight="bold")
+    drawn.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return drawn
 
 

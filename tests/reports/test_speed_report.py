@@ -12,7 +12,8 @@ from harness.records.evidence import sealed
 from harness.records.schema import RecordError
 from harness.records.speed import HEADER, LINES, Replayed, SpeedPlan, SpeedRun, Timing
 from reports.speed import SpeedTable, load_speed, markdown
-from reports.speed_page import write_report
+from reports.speed_page import draw, write_report
+from tests.reports.test_reports_plots import assert_tidy
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOF = Roofline(Hardware("card", bandwidth=1e12, flops=1e14), ModelCost(1e9, 1e3, 2e9, 0.0))
@@ -118,6 +119,11 @@ def test_plot_and_page_show_every_line(table: SpeedTable, tmp_path: Path) -> Non
     assert "://" not in text
     assert [path.name for path in written[:2]] == ["speed.md", "index.html"]
     assert all(path.stat().st_size > 1000 for path in written[2:])
+
+
+def test_no_text_of_a_plot_leaves_it_or_covers_another() -> None:
+    for table in (forward_table(), replay_table(), *load_speed(ROOT / "results" / "speed")):
+        assert_tidy(draw(table))
 
 
 def test_a_roof_that_is_not_the_headers_is_refused(tmp_path: Path) -> None:
