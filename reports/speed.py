@@ -158,7 +158,7 @@ class SpeedTable:
             f"{times}; logits at {plan.logits} positions per row at most{done}.",
             f"Roof: {hardware.bandwidth / 1e9:.4g} GB/s and {hardware.flops / 1e12:.3g} TFLOP/s"
             + (f", measured {again} more times because calls beat it" if again else ", measured")
-            + f"; attention {plan.attention}.",
+            + f"; attention {plan.attention}{', layers compiled' if plan.compiled else ''}.",
             *busy,
             f"torch {plan.torch}, commit {(plan.commit or 'unknown')[:12]}{dirty}, {self.run.created[:10]}; "
             f"table `{self.run.id}`.",

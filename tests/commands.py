@@ -27,6 +27,7 @@ from harness.records.schema import find_runs, read_samples
 
 BENCH = [sys.executable, "-c", "from harness.cli import main; main()"]
 TIMING = {
+    "admitted_s",
     "time_s",
     "latency_s",
     "first_block_s",

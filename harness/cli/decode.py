@@ -12,7 +12,9 @@ import typer
 from harness.decoding.settings import parse_pairs, setting_names
 from harness.engine.flags import (
     Adapter,
+    Attention,
     BatchSize,
+    Compile,
     Device,
     Dtype,
     Family,
@@ -48,6 +50,8 @@ def decode_command(
     batch_size: BatchSize = 1,
     device: Device = None,
     dtype: Dtype = "auto",
+    attention: Attention = "auto",
+    compiled: Compile = False,
     seed: Seed = 0,
     isolate: Isolate = None,
 ) -> None:
@@ -69,7 +73,7 @@ def decode_command(
     }
     generator = open_engine(
         entry,
-        Weights(model, adapter, not no_merge, dtype, device, family),
+        Weights(model, adapter, not no_merge, dtype, device, family, attention, compiled),
         pairs,
         seed=seed,
         stop_rule=stop_rule_of(stop_rule),

@@ -13,8 +13,11 @@ from harness.engine.flags import (
     DECODING,
     PROMPTS,
     Adapter,
+    Attention,
     BatchSize,
     ChatTemplate,
+    Compile,
+    Continuous,
     Device,
     Dtype,
     Engine,
@@ -98,8 +101,11 @@ def run_command(
         ),
     ] = 1234,
     batch_size: BatchSize = 1,
+    continuous: Continuous = False,
     device: Device = None,
     dtype: Dtype = "auto",
+    attention: Attention = "auto",
+    compiled: Compile = False,
     adapter: Adapter = None,
     family: Family = None,
     no_merge: NoMerge = False,
@@ -179,11 +185,13 @@ def run_command(
         os.environ["BENCH_ALLOW_UNSAFE_CODE"] = "1"
 
     chosen_limit = limit or (QUICK_LIMIT if quick else None)
-    options = Options(output_path, batch_size, repeats, chosen_limit, fresh, protocol=find_protocol(protocol))
+    options = Options(
+        output_path, batch_size, repeats, chosen_limit, fresh, find_protocol(protocol), continuous
+    )
     methods = _split(method) or ([] if engine else list(QUICK_METHODS))
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
-    weights = Weights(model, adapter, not no_merge, dtype, device, family)
+    weights = Weights(model, adapter, not no_merge, dtype, device, family, attention, compiled)
     asked = Asked(
         methods,
         suites,

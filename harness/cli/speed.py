@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from harness.cli.options import STORING, TIMING, OutputPath, Threads
-from harness.engine.flags import Device, Dtype
+from harness.engine.flags import Attention, Compile, Device, Dtype
 from harness.errors import Interrupted, UserError
 from harness.records.printable import columns
 from harness.records.schema import find_runs
@@ -46,6 +46,8 @@ def speed_command(
     ] = None,
     dtype: Dtype = "auto",
     device: Device = None,
+    attention: Attention = "auto",
+    compiled: Compile = False,
     rows: Annotated[
         str, typer.Option("--rows", help="Rows that share a pass, comma-separated.", rich_help_panel=CELLS)
     ] = "1",
@@ -169,6 +171,8 @@ def speed_command(
             _runs(replay or []),
             answers,
             prompt_tokens,
+            attention,
+            compiled,
         )
         folder = _measure(Table(asked), output_path, fresh)
         Console(width=columns(140)).print(*map(grid, load_speed(folder)))

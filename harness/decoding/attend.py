@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from harness.decoding.cache import KVCache
-from harness.decoding.masks import Full
 from harness.decoding.part import Part
+from harness.decoding.sight import Sight, tensor
 from harness.model.transformer import attention
-
-
-def dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | None:
-    """[fed, keys] of what fed positions may see of ``keys`` (ascending), None if they see everything."""
-    mask = part.request.mask
-    if isinstance(mask, Full) or mask.trivial(
-        (part.feed[0], part.feed[-1]), (keys[0], keys[-1]), part.prompt
-    ):
-        return None
-    query, key = tensor(part.feed, device), tensor(keys, device)
-    return mask.allowed(query.unsqueeze(1), key.unsqueeze(0), part.prompt)
-
-
-def tensor(positions: Sequence[int], device: torch.device) -> Tensor:
-    if isinstance(positions, range):
-        return torch.arange(positions.start, positions.stop, device=device)
-    return torch.tensor(list(positions), dtype=torch.long, device=device)
 
 
 class Rectangle:
@@ -52,7 +36,7 @@ class Staggered:
 
     def __init__(self, cache: KVCache, parts: Sequence[Part], device: torch.device) -> None:
         self.cache = cache
-        rows = [part.row for part in parts]
+        rows = [cache.place(part.row) for part in parts]
         index = torch.tensor(rows, device=device)
         self.positions = torch.tensor([list(part.feed) for part in parts], device=device)
         self.write = index.unsqueeze(1), self.positions
@@ -70,6 +54,14 @@ class Staggered:
         return attention(query, key, value, self.mask)
 
 
+class Kernel(Protocol):
+    """An implementation of attention for one row at a time; ``mask`` is what its ``see`` made of a sight."""
+
+    def see(self, sight: Sight) -> Any: ...
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor: ...
+
+
 class Segment:
     """One row of a packed pass: where its queries lie, what it writes to the store and what it sees."""
 
@@ -84,61 +76,45 @@ class Segment:
         self.keys: Sequence[int] = part.feed
         if cache is not None:
             self.keys = range(part.last + 1)
-        self.mask = self._mask(device)
+        self.sight = Sight(part, self.keys, cache is not None, device)
 
-    def _mask(self, device: torch.device) -> Tensor | None:
-        part = self.part
-        mask, visible = (
-            dense(part, self.keys, device),
-            torch.ones(len(self.keys), dtype=torch.bool, device=device),
-        )
-        if self.cache is not None and not part.gapless:
-            visible = torch.zeros_like(visible)
-            visible[tensor(part.feed, device)] = True
-            visible[tensor(part.stored, device)] = True
-            mask = visible.expand(self.fed, -1) if mask is None else mask & visible
-        shadow = part.request.shadow
-        if shadow is None:
-            return mask
-        # Canvas queries never see shadow rows; those see their own group, and of the canvas what their own
-        # mask allows.
-        canvas = (
-            torch.ones(self.fed, len(self.keys), dtype=torch.bool, device=device) if mask is None else mask
-        )
-        own = (
-            shadow.mask.allowed(
-                tensor(shadow.at, device).unsqueeze(1), tensor(self.keys, device).unsqueeze(0), part.prompt
-            )
-            & visible
-        )
-        blind = torch.zeros(self.fed, part.shadows, dtype=torch.bool, device=device)
-        group = torch.arange(part.shadows, device=device) * shadow.groups // part.shadows
-        return torch.cat([torch.cat([canvas, blind], 1), torch.cat([own, group.unsqueeze(1) == group], 1)])
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[1, heads, size, head_dim] of this row, from the packed pass' projections [1, heads, total,
-        head_dim].
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write this row's part of the packed pass' projections [1, heads, total, head_dim] to the store;
+        the row's keys and values there [capacity, kv_heads, head_dim].
         """
-        query, key, value = query[:, :, self.span], key[:, :, self.span], value[:, :, self.span]
-        if self.cache is not None:
-            keys, values = self.cache.keys[layer][self.part.row], self.cache.values[layer][self.part.row]
-            keys[self.write] = key[0, :, : self.fed].transpose(0, 1)
-            values[self.write] = value[0, :, : self.fed].transpose(0, 1)
-            shadow_key, shadow_value = key[:, :, self.fed :], value[:, :, self.fed :]
-            key, value = (
-                keys[: len(self.keys)].transpose(0, 1)[None],
-                values[: len(self.keys)].transpose(0, 1)[None],
-            )
-            if self.part.shadows:
-                key, value = torch.cat([key, shadow_key], 2), torch.cat([value, shadow_value], 2)
-        return attention(query, key, value, self.mask)
+        assert self.cache is not None
+        place = self.cache.place(self.part.row)
+        keys, values = self.cache.keys[layer][place], self.cache.values[layer][place]
+        fed = slice(self.span.start, self.span.start + self.fed)
+        keys[self.write] = key[0, :, fed].transpose(0, 1)
+        values[self.write] = value[0, :, fed].transpose(0, 1)
+        return keys, values
+
+    def seen(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, kv_heads, keys, head_dim] that this row attends to; what it feeds is
+        written."""
+        if self.cache is None:
+            return key[:, :, self.span], value[:, :, self.span]
+        keys, values = (
+            part[: len(self.keys)].transpose(0, 1)[None] for part in self.store(layer, key, value)
+        )
+        if self.part.shadows:
+            shadows = slice(self.span.start + self.fed, self.span.stop)
+            keys = torch.cat([keys, key[:, :, shadows]], 2)
+            values = torch.cat([values, value[:, :, shadows]], 2)
+        return keys, values
 
 
 class Packed:
     """Rows end to end; attention row by row."""
 
-    def __init__(self, segments: Sequence[Segment]) -> None:
-        self.segments = segments
+    def __init__(self, segments: Sequence[Segment], kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.segments = [(segment, kernel.see(segment.sight)) for segment in segments]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return torch.cat([segment.attend(layer, query, key, value) for segment in self.segments], 2)
+        found = []
+        for segment, mask in self.segments:
+            keys, values = segment.seen(layer, key, value)
+            found.append(self.kernel.attend(query[:, :, segment.span], keys, values, mask))
+        return torch.cat(found, 2)

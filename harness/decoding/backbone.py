@@ -19,6 +19,7 @@ from harness.decoding.cache import KVCache
 from harness.decoding.candidates import Candidates, answers
 from harness.decoding.canvas import Canvas
 from harness.decoding.forward import Forward, positions_of, spans_of
+from harness.decoding.kernels import Implementation, Sdpa
 from harness.decoding.layer import LayerCount, products_of, run_layers
 from harness.decoding.masks import FULL, own_blocks
 from harness.decoding.part import Part, resolve
@@ -58,12 +59,19 @@ def _counting(watches: list[Watch]) -> Callable[..., None]:
 class Backbone:
     """A loaded model on a device. ``forward`` and ``forward_rows`` count everything they run.
 
-    products: multiply-adds per position of the layers' linear maps.
+    products: multiply-adds per position of the layers' linear maps. ``kernel``: how attention is computed.
     """
 
-    def __init__(self, model: Transformer, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        device: torch.device,
+        dtype: torch.dtype,
+        kernel: Implementation | None = None,
+    ) -> None:
         self.spec: ModelSpec = model.spec
         self.device, self.dtype = device, dtype
+        self.kernel: Implementation = kernel if kernel is not None else Sdpa()
         self._model = model
         self.products = products_of(model.model.layers)
         self._buffers: tuple[list[Tensor], list[Tensor]] | None = None
@@ -103,18 +111,18 @@ class Backbone:
         return self._model.head(hidden if at is None else hidden[at])
 
     def new_cache(self, canvas: Canvas) -> KVCache:
-        """An empty store for every row of the canvas. Its buffers are reused from call to call, at the same
-        addresses.
+        """An empty store for the rows of the canvas that are decoded at once. Its buffers are reused from
+        call to call, at the same addresses.
         """
-        rows, capacity = len(canvas.rows), canvas.ids.shape[1]
+        rows, places, capacity = len(canvas.rows), canvas.live, canvas.ids.shape[1]
         if self._cache is not None and self._cache() is not None:
-            return KVCache(self.spec, rows, capacity, self.dtype, self.device)
+            return KVCache(self.spec, rows, capacity, self.dtype, self.device, places=places)
         held = self._buffers[0][0].shape if self._buffers else (0, 0)
-        if self._buffers is None or held[0] < rows or held[1] < capacity:
-            size = max(held[1], 1 << (capacity - 1).bit_length())
-            whole = KVCache(self.spec, max(held[0], rows), size, self.dtype, self.device)
+        if self._buffers is None or held[0] < places or held[1] < capacity:
+            size = max(held[1], self.kernel.page, 1 << (capacity - 1).bit_length())
+            whole = KVCache(self.spec, max(held[0], places), size, self.dtype, self.device)
             self._buffers = whole.keys, whole.values
-        cache = KVCache(self.spec, rows, capacity, self.dtype, self.device, self._buffers)
+        cache = KVCache(self.spec, rows, capacity, self.dtype, self.device, self._buffers, places)
         self._cache = weakref.ref(cache)
         return cache
 
@@ -167,13 +175,15 @@ class Backbone:
         """Hidden states of every row; rows whose policy works inside the layers run one by one."""
         meter, hidden, counts = canvas.meter, {}, {}
         if plain:
-            batch = Batch(canvas, self._model, plain, cache)
+            batch = Batch(canvas, self._model, plain, cache, self.kernel)
             ready = meter.now()
             hidden |= batch.hidden(
                 self._model.hidden(batch.ids, batch.positions, None, batch.attend, batch.longest)
             )
             meter.spent("model", ready)
             meter.calls += 1
+        if layered:
+            canvas.meter.kernels.add("sdpa")
         for part in layered:
             assert cache is not None
             ids = canvas.ids[part.row, torch.tensor(list(part.feed), device=canvas.ids.device)]

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.decoding.attend import Packed, Rectangle, Segment, Staggered, dense
+from harness.decoding.attend import Rectangle, Segment, Staggered
 from harness.decoding.cache import KVCache
 from harness.decoding.canvas import Canvas
+from harness.decoding.kernels import Implementation
 from harness.decoding.part import Part
-from harness.model.transformer import Transformer
+from harness.decoding.sight import dense
+from harness.model.transformer import Attend, Transformer
 
 # Longest span for which rows at different places share one call of attention; longer ones pay more for keys
 # that are only masked. At 8 it pays on nano with 16 rows (docs/log.md); where it stops to was not measured.
@@ -28,9 +30,16 @@ class Batch:
     """Inputs of one forward pass over ``parts``, and each part's share of what comes out."""
 
     def __init__(
-        self, canvas: Canvas, model: Transformer, parts: Sequence[Part], cache: KVCache | None
+        self,
+        canvas: Canvas,
+        model: Transformer,
+        parts: Sequence[Part],
+        cache: KVCache | None,
+        kernel: Implementation,
     ) -> None:
         self.canvas, self.parts = canvas, parts
+        self.kernel = kernel.serving(parts)
+        canvas.meter.kernels.add(self.kernel.name)
         self.cache = cache if any(part.request.cached for part in parts) else None
         self.longest = (
             max(
@@ -39,7 +48,7 @@ class Batch:
             )
             + 1
         )
-        level = self._level()
+        level = self.kernel.rectangles and self._level()
         alike = level and self._alike()
         self.uniform = alike or (level and self._open())
         self.attend = self._rectangle() if alike else self._staggered() if self.uniform else self._packed()
@@ -67,8 +76,11 @@ class Batch:
     def _alike(self) -> bool:
         first = self.parts[0]
         same = all(part.feed == first.feed and part.stored == first.stored for part in self.parts)
-        # The store's view of a rectangle is a slice over all of its rows.
-        return same and (self.cache is None or len(self.parts) == len(self.cache.valid))
+        # The store's view of a rectangle is a slice over all of its places.
+        return same and (
+            self.cache is None
+            or [self.cache.place(part.row) for part in self.parts] == list(range(self.cache.places))
+        )
 
     def _open(self) -> bool:
         """Whether short spans at places of their own see all there is: one call of attention then costs less
@@ -99,10 +111,11 @@ class Batch:
     def _staggered(self) -> Staggered:
         assert self.cache is not None
         attend = Staggered(self.cache, self.parts, self.canvas.ids.device)
-        self.ids, self.positions = self.canvas.ids[attend.write], attend.positions
+        rows = torch.tensor([[part.row] for part in self.parts], device=self.canvas.ids.device)
+        self.ids, self.positions = self.canvas.ids[rows, attend.positions], attend.positions
         return attend
 
-    def _packed(self) -> Packed:
+    def _packed(self) -> Attend:
         device = self.canvas.ids.device
         pieces, places, segments = [], [], []
         start = 0
@@ -121,7 +134,7 @@ class Batch:
             torch.cat(pieces).unsqueeze(0),
             torch.tensor(places, device=device).unsqueeze(0),
         )
-        return Packed(segments)
+        return self.kernel.packed(segments)
 
     def _assume(self, model: Transformer) -> None:
         requests = [part.request for part in self.parts]

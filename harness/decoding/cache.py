@@ -8,6 +8,7 @@ be adopted, the others are forgotten.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,10 +68,11 @@ class Valid:
 
 
 class KVCache:
-    """Buffers [rows, capacity, kv_heads, head_dim] per layer, keys after RoPE.
+    """Buffers [places, capacity, kv_heads, head_dim] per layer, keys after RoPE.
 
-    ``buffers`` (keys, values) may be those of an earlier cache of at least this size, whose places in memory
-    stay the same.
+    A row has the place of its number; where there are fewer ``places`` than rows, it takes one (``admit``)
+    and gives it back (``leave``). ``buffers`` (keys, values) may be those of an earlier cache of at least
+    this size, whose addresses stay the same.
     """
 
     def __init__(
@@ -81,19 +83,40 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
         buffers: tuple[list[Tensor], list[Tensor]] | None = None,
+        places: int | None = None,
     ) -> None:
-        shape = (rows, capacity, spec.num_kv_heads, spec.head_dim)
+        self.places = rows if places is None else places
+        shape = (self.places, capacity, spec.num_kv_heads, spec.head_dim)
         if buffers is None:
             buffers = tuple(
                 [torch.zeros(shape, dtype=dtype, device=device) for _ in range(spec.num_layers)]
                 for _ in range(2)
             )  # pyright: ignore[reportAssignmentType]
         assert buffers is not None
-        self.keys = [buffer[:rows] for buffer in buffers[0]]
-        self.values = [buffer[:rows] for buffer in buffers[1]]
+        self.keys = [buffer[: self.places] for buffer in buffers[0]]
+        self.values = [buffer[: self.places] for buffer in buffers[1]]
         self.capacity = capacity
         self.valid = [Valid() for _ in range(rows)]
         self._trials: list[list[Trial]] = [[] for _ in range(rows)]
+        # Of rows that share places: who has which, and those that are free.
+        self._taken: dict[int, int] | None = None if self.places == rows else {}
+        self._free = list(range(self.places))
+
+    def place(self, row: int) -> int:
+        """Where in the buffers a row lies."""
+        return row if self._taken is None else self._taken[row]
+
+    def admit(self, row: int) -> None:
+        """Give a row the first free place."""
+        if self._taken is not None:
+            self._taken[row] = self._free.pop(0)
+
+    def leave(self, row: int) -> None:
+        """Forget a row that is done; its place is free."""
+        if self._taken is not None:
+            bisect.insort(self._free, self._taken.pop(row))
+            self._trials[row].clear()
+            self.clear(row)
 
     def length(self, row: int) -> int:
         """Number of positions of the row whose keys and values are kept."""
@@ -146,9 +169,9 @@ class KVCache:
         """Copy the span that the pass just wrote, as the row's next trial; the store itself stays as it
         was.
         """
-        span = slice(*kept)
+        span, place = slice(*kept), self.place(row)
         layers = [
-            torch.stack([keys[row, span], values[row, span]])
+            torch.stack([keys[place, span], values[place, span]])
             for keys, values in zip(self.keys, self.values, strict=True)
         ]
         self._trials[row].append(Trial(kept, torch.stack(layers), edge))
@@ -163,9 +186,9 @@ class KVCache:
         if adopt is not None:
             if not 0 <= adopt < len(trials):
                 raise ValueError(f"row {row} has {len(trials)} trials, cannot adopt number {adopt}")
-            chosen, span = trials[adopt], slice(*trials[adopt].kept)
+            chosen, span, place = trials[adopt], slice(*trials[adopt].kept), self.place(row)
             for keys, values, content in zip(self.keys, self.values, chosen.content, strict=True):
-                keys[row, span], values[row, span] = content[0], content[1]
+                keys[place, span], values[place, span] = content[0], content[1]
             self.mark(
                 row, range(*chosen.kept), {} if chosen.edge is None else {chosen.kept[1] - 1: chosen.edge}
             )

@@ -8,6 +8,7 @@ own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -23,7 +24,8 @@ from harness.records.schema import StopRule
 class Canvas:
     """A batch of rows with their token ids on the device, the meter and the stop rule.
 
-    ``blocks``: lengths that every row is divided into from the start, empty: one text.
+    ``blocks``: lengths that every row is divided into from the start, empty: one text. ``live``: rows that
+    are decoded at once, the others wait until one of them is done; null: all.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Canvas:
         first_block: int = 8,
         blocks: Sequence[int] = (),
         stops: StopStrings | None = None,
+        live: int | None = None,
     ) -> None:
+        self.live = len(prompts) if live is None else min(live, len(prompts))
         fill_id = mask_id if mask_id is not None else next(iter(eos_ids), 0)
         self.rules = Rules(
             new_tokens, vocab_size, mask_id, frozenset(eos_ids), fill_id, stop_rule, first_block, stops
@@ -59,6 +63,12 @@ class Canvas:
         self.blocks = tuple(blocks)
         for row in self.rows if blocks else []:
             row.divide(blocks)
+
+    def admit(self, row: int) -> None:
+        """A waiting row's turn has come: its own times count from now (called by decoders' loops)."""
+        meter = self.meter
+        if self.live < len(self.rows) and meter.started is not None:
+            meter.rows[row].admitted_s = time.perf_counter() - meter.started
 
     def write(self, row: int, at: Sequence[int], values: Sequence[int]) -> None:
         """Mirror a row's commit on the device (called by Row; not for methods)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
@@ -52,7 +53,8 @@ class Decoder(Protocol):
 class RowDecoder:
     """Runs one ``decode_row`` program per row and joins their requests into shared forward passes.
 
-    Each row sees exactly what it would see alone, so batch size never changes an answer.
+    Each row sees exactly what it would see alone, so batch size never changes an answer. At most
+    ``canvas.live`` programs run at once; one that ends makes room for the next row in the same round.
     """
 
     name: ClassVar[str]
@@ -75,14 +77,35 @@ class RowDecoder:
 
     def decode(self, backbone: Backbone, canvas: Canvas, config: Any) -> None:
         cache: KVCache | None = backbone.new_cache(canvas) if self.uses_cache(config) else None
-        programs = {row.index: self.decode_row(row, backbone.spec, config) for row in canvas.rows}
+        waiting, programs = deque(canvas.rows), dict[int, Program]()
         requests: dict[int, Forward] = {}
-        for index, program in programs.items():
-            _advance(requests, index, program, None, canvas.rows[index])
-        while requests:
-            found = backbone.answer_rows(canvas, requests, cache)
-            for index in list(requests):
-                _advance(requests, index, programs[index], found[index], canvas.rows[index])
+        while waiting or requests:
+            while waiting and len(requests) < canvas.live:
+                row = waiting.popleft()
+                canvas.admit(row.index)
+                if cache is not None:
+                    cache.admit(row.index)
+                programs[row.index] = self.decode_row(row, backbone.spec, config)
+                self._advance(requests, programs, None, row, cache)
+            if requests:
+                found = backbone.answer_rows(canvas, requests, cache)
+                for index in list(requests):
+                    self._advance(requests, programs, found[index], canvas.rows[index], cache)
+
+    def _advance(
+        self,
+        requests: dict[int, Forward],
+        programs: dict[int, Program],
+        answer: Tensor | Candidates | None,
+        row: Row,
+        cache: KVCache | None,
+    ) -> None:
+        """One step of a row's program; a row that is done gives its place in the store back."""
+        _advance(requests, row.index, programs[row.index], answer, row)
+        if row.index not in requests:
+            del programs[row.index]
+            if cache is not None:
+                cache.leave(row.index)
 
 
 def _advance(

@@ -79,12 +79,12 @@ class Layer:
     @property
     def keys(self) -> Tensor:
         """The row's stored keys [length, kv_heads, head_dim], to be written in place."""
-        return self._cache.keys[self.index][self._row]
+        return self._cache.keys[self.index][self._cache.place(self._row)]
 
     @property
     def values(self) -> Tensor:
         """The row's stored values, as ``keys``."""
-        return self._cache.values[self.index][self._row]
+        return self._cache.values[self.index][self._cache.place(self._row)]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention output [n, hidden] behind the output projection; ``key`` and ``value`` are those to

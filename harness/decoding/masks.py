@@ -125,3 +125,17 @@ def flex(mask: Mask, prompt: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], 
     their own positions.
     """
     return lambda batch, head, query, key: mask.allowed(query, key, prompt)
+
+
+def reach(mask: Mask, query: int, prompt: int) -> int | None:
+    """End of the stretch of keys from 0 that is exactly what ``query`` may attend to; -1: it has no end.
+    None: what the mask allows is no such stretch.
+    """
+    if isinstance(mask, Full):
+        return -1
+    if isinstance(mask, Causal):
+        return query + 1
+    if isinstance(mask, BlockCausal):
+        start = prompt if mask.origin is None else mask.origin
+        return start if query < start else start + ((query - start) // mask.size + 1) * mask.size
+    return None

@@ -22,7 +22,8 @@ class RowMeter:
     ``forwards`` holds one [query_len, cached_len, stored_len] (positions) per forward pass the row took part
     in, and ``queries`` which positions were fed, as spans (one list of spans per layer where the layers
     differ); ``fed`` holds the rows that entered the first layer; ``kv_read`` sums the key positions attended
-    to; ``products`` counts multiply-adds of the layers' linear maps.
+    to; ``products`` counts multiply-adds of the layers' linear maps. ``admitted_s``: seconds of the call
+    before the row's turn came (None: it waited for nobody); its other times count from then.
     """
 
     forwards: list[tuple[int, int, int]] = field(default_factory=list)
@@ -31,6 +32,7 @@ class RowMeter:
     products: int = 0
     work: float = 0.0
     kv_read: int = 0
+    admitted_s: float | None = None
     first_block_s: float | None = None
     finished_s: float | None = None
 
@@ -62,6 +64,8 @@ class Meter:
     def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         self.rows = [RowMeter() for _ in range(rows)]
         self.calls = 0
+        # Implementations of attention that ran (harness.decoding.kernels).
+        self.kernels: set[str] = set()
         self.started: float | None = None
         self._cuda = torch.device(device) if torch.device(device).type == "cuda" else None
         self._spans: dict[Part, list[tuple[Any, Any]]] = defaultdict(list)

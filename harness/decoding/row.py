@@ -234,12 +234,13 @@ class Row(Divided):
         if meter.started is None:
             return
         row = meter.rows[self.index]
+        now -= meter.started + (row.admitted_s or 0.0)
         if row.first_block_s is None and (
             self.stopped or self._frontier >= min(self.prompt_length + self._rules.first_block, self._end)
         ):
-            row.first_block_s = now - meter.started
+            row.first_block_s = now
         if row.finished_s is None and self.stopped:
-            row.finished_s = now - meter.started
+            row.finished_s = now
 
     @property
     def prompt(self) -> list[int]:

@@ -60,6 +60,25 @@ Dtype = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        help="auto, sdpa, flash (flash-attn's variable-length kernel on a GPU, extra gpu), flex "
+        "(FlexAttention). auto: flash where it is installed and gives what sdpa gives, sdpa for the masks "
+        "that it lacks and everywhere else.",
+        rich_help_panel=MODEL,
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the layers (torch.compile; CUDA graphs on a GPU). Takes a C++ compiler on a CPU, and "
+        "up to minutes at the start.",
+        rich_help_panel=MODEL,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -73,6 +92,15 @@ BatchSize = Annotated[
     int,
     typer.Option(
         "--batch_size", "--batch-size", "-b", min=1, help="Rows decoded together.", rich_help_panel=DECODING
+    ),
+]
+Continuous = Annotated[
+    bool,
+    typer.Option(
+        "--continuous",
+        help="Continuous batching: a row that is done makes room for the next prompt at once; four prompts "
+        "per row share a decode call.",
+        rich_help_panel=DECODING,
     ),
 ]
 StopRuleOption = Annotated[

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.decoding.backbone import TooManyForwards
-from harness.decoding.decoder import Decoder
+from harness.decoding.decoder import Decoder, RowDecoder
 from harness.decoding.rules import CanvasError
 from harness.decoding.settings import SettingError, build_config, with_text_ids
 from harness.engine.loader import Loaded
@@ -133,8 +133,26 @@ class Generator:
             return encode(self.loaded.tokenizer, prompt, self.loaded.add_bos)
         return list(prompt)
 
-    def run(self, requests: Sequence[Request], batch_size: int) -> Iterator[list[Generation]]:
-        """Decode in order, yielding each batch as soon as it is done.
+    def check_continuous(self) -> None:
+        """SettingError for a decoder whose loop is not the harness' own: rows cannot join it on the way."""
+        if getattr(type(self.decoder), "decode", None) is RowDecoder.decode:
+            return
+        glass = hasattr(self.decoder, "glass")
+        raise SettingError(
+            f"--continuous: {self.decoder.name} "
+            + (
+                "runs behind glass, where every row has a process from the start: use --no-isolate, or leave "
+                "--continuous out"
+                if glass
+                else "has a loop of its own; leave --continuous out, or write it as a RowDecoder"
+            )
+        )
+
+    def run(
+        self, requests: Sequence[Request], batch_size: int, live: int | None = None
+    ) -> Iterator[list[Generation]]:
+        """Decode in order, yielding each batch as soon as it is done. ``live``: rows of a batch that are
+        decoded at once (see harness.decoding.canvas).
 
         Only neighbours with the same canvas, stop strings and settings share a batch. A prompt that does not
         fit, a crash of the decoder, running out of memory or of forward passes is an answer with that status,
@@ -144,13 +162,13 @@ class Generator:
         for request in requests:
             item = Generation(request, self.prompt_ids(request.prompt), None)
             if batch and (len(batch) == batch_size or not _alike(batch[0].request, request)):
-                yield self._decode(batch)
+                yield self._decode(batch, live)
                 batch = []
             batch.append(item)
         if batch:
-            yield self._decode(batch)
+            yield self._decode(batch, live)
 
-    def _decode(self, batch: list[Generation]) -> list[Generation]:
+    def _decode(self, batch: list[Generation], live: int | None = None) -> list[Generation]:
         first = batch[0].request
         config = self.config
         if first.settings:
@@ -170,6 +188,7 @@ class Generator:
                 stops=StopStrings(self.loaded.tokenizer, first.stops)
                 if first.stops and self.loaded.tokenizer is not None
                 else None,
+                live=live,
             )
         except ContextError as error:
             if len(batch) > 1:

@@ -18,6 +18,8 @@ from harness.model.quantize import stored
 class Held:
     """One set of weights; ``size`` is what it takes in memory, bytes. ``load_s``: seconds of the last
     load. ``scheme``: how the blocks' weights are kept in fewer bits than ``dtype`` (harness.model.quantize).
+    ``attention``: how it is computed (harness.decoding.kernels); ``compiled``: layers compiled
+    (harness.model.compiled).
     """
 
     def __init__(
@@ -28,8 +30,11 @@ class Held:
         device: torch.device,
         size: Callable[[], int],
         scheme: str | None = None,
+        attention: str = "sdpa",
+        compiled: bool = False,
     ) -> None:
         self._open, self._size = open_, size
+        self.attention, self.compiled = attention, compiled
         self._spec, self.dtype, self.device, self.scheme = spec, dtype, device, scheme
         self._backbone: Backbone | None = None
         self.load_s = 0.0

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.decoding.backbone import Backbone
+from harness.decoding.kernels import Implementation, choice_name, implementation
 from harness.engine.held import Held
 from harness.model import ModelSpec
 from harness.model.adapter import Adapter
@@ -28,6 +29,7 @@ from harness.model.checkpoint import (
     spec_of,
     transformer_of,
 )
+from harness.model.compiled import check_compiler, compile_layers
 from harness.model.device import pick_device, pick_dtype
 from harness.model.load import load_transformer, resolve, stored_numbers
 from harness.model.quantize import SCHEMES, quantize
@@ -85,13 +87,16 @@ def load(
     dtype: str = "auto",
     device: str | None = None,
     lazy: bool = False,
+    attention: str = "auto",
+    compiled: bool = False,
 ) -> Loaded:
     """Load what ``model`` and the method's requirements call for (weights are shared between calls).
 
     ``adapter`` None takes the model's known companion if the method requires one, "none" takes none; a
     student's checkpoint (all weights) counts as an adapter of the model that its card names. ``lazy`` leaves
-    the weights where they are until they are used. Raises CheckpointError for anything missing or of the
-    wrong kind.
+    the weights where they are until they are used. ``attention``: see harness.decoding.kernels;
+    ``compiled``: see harness.model.compiled. Raises CheckpointError for anything missing or of the wrong
+    kind, AttentionError and CompileError for what cannot be had here.
     """
     started = time.perf_counter()
     needs = frozenset(requires)
@@ -109,7 +114,11 @@ def load(
     found = resolve(folder_of(adapter), "--adapter") if adapter else None
     whole = found is not None and holds_all_weights(found)
     scheme = dtype if dtype in SCHEMES else None
-    held = _held(checkpoint, spec_of(checkpoint), found, merge, pick_dtype(dtype, target), target, scheme)
+    precision = pick_dtype(dtype, target)
+    kernel = _kernel(attention, target, precision, compiled)
+    if compiled:
+        check_compiler(target)
+    held = _held(checkpoint, spec_of(checkpoint), found, merge, precision, target, scheme, kernel, compiled)
     if "mask_token" in needs and held.spec.mask_id is None:
         raise CheckpointError(
             f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, "
@@ -174,6 +183,11 @@ def _tokenizer(folder: Path) -> Any:
 
 
 @lru_cache(maxsize=8)
+def _kernel(attention: str, device: torch.device, dtype: torch.dtype, compiled: bool) -> Implementation:
+    return implementation(attention, device, dtype, compiled)
+
+
+@lru_cache(maxsize=8)
 def _held(
     checkpoint: str,
     spec: ModelSpec,
@@ -182,6 +196,8 @@ def _held(
     dtype: torch.dtype,
     device: torch.device,
     scheme: str | None = None,
+    kernel: Implementation | None = None,
+    compiled: bool = False,
 ) -> Held:
     """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of
     another model.
@@ -198,12 +214,16 @@ def _held(
 
     def opened() -> Backbone:
         backbone = _backbone(checkpoint, spec, folder, merge, dtype, device)
+        backbone.kernel = kernel if kernel is not None else backbone.kernel
         if scheme is not None:
             quantize(backbone._model, scheme)
+        if compiled:
+            compile_layers(backbone._model, device)
         return backbone
 
     told = spec_of(checkpoint, folder) if whole else spec
-    return Held(opened, told, dtype, device, size, scheme)
+    name = "sdpa" if kernel is None else choice_name(kernel)
+    return Held(opened, told, dtype, device, size, scheme, name, compiled)
 
 
 def _backbone(

@@ -89,8 +89,8 @@ def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights, and how they are held; see ``load``. ``family``: a family's file, known in this process
-    from then on.
+    """Which weights, how they are held and computed with; see ``load``. ``family``: a family's file, known in
+    this process from then on.
     """
 
     model: str = "nano"
@@ -99,6 +99,8 @@ class Weights:
     dtype: str = "auto"
     device: str | None = None
     family: str | None = None
+    attention: str = "auto"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -118,6 +120,8 @@ class Weights:
             dtype=self.dtype,
             device=self.device,
             lazy=lazy,
+            attention=self.attention,
+            compiled=self.compiled,
         )
 
 

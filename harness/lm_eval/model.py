@@ -60,6 +60,8 @@ class DiffusionLM(TemplateLM):
         merge: bool | str = True,
         dtype: str = "auto",
         device: str | None = None,
+        attention: str = "auto",
+        compile: bool | str = False,  # the name of the command line's flag
         family: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -74,7 +76,9 @@ class DiffusionLM(TemplateLM):
         self._join_ranks()
         if self._accelerator is not None and self._accelerator.device.type == "cuda":
             device = str(self._accelerator.device)
-        weights = Weights(pretrained, adapter, str(merge).lower() != "false", dtype, device, family)
+        merged = str(merge).lower() != "false"
+        compiled = str(compile).lower() == "true"
+        weights = Weights(pretrained, adapter, merged, dtype, device, family, attention, compiled)
         self.generator = open_engine(
             Wish(method, settings), weights, seed=int(seed), stop_rule=stop_rule
         ).generator

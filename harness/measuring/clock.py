@@ -35,7 +35,7 @@ class Decoded(Measured):
 
     ``queries``: positions fed by each forward, as half-open spans; a list of them per layer where a cache
     policy works inside the layers. ``spans``: blocks of the output, [start, stop) in output positions; one
-    unless the suite or the method divided the row.
+    unless the suite or the method divided the row. ``kernels``: implementations of attention that ran.
     """
 
     # Null in a stored sample where nothing was decoded; never here.
@@ -56,6 +56,7 @@ class Decoded(Measured):
     confidence: list[float | None]
     spans: list[tuple[int, int]]
     checks: list[AuditCheck]
+    kernels: list[str]
 
     @property
     def audit_passed(self) -> bool:
@@ -97,8 +98,9 @@ def decode(
     seeds: Sequence[int] | None = None,
     blocks: Sequence[int] = (),
     stops: StopStrings | None = None,
+    live: int | None = None,
 ) -> list[Decoded]:
-    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``, ``stops``: see
+    """Decode a batch of prompts (ids) and return its rows in order. ``blocks``, ``stops``, ``live``: see
     harness.decoding.canvas.
 
     Raises ContextError before any work; whatever the decoder raises passes through.
@@ -117,6 +119,7 @@ def decode(
         seeds=seeds,
         blocks=blocks,
         stops=stops,
+        live=live,
     )
     before = memory.level(device) if memory.reset_peak(device) else None
     start = Start.of(backbone, canvas)
@@ -178,7 +181,8 @@ def _row(
         queries=meter.queries,
         time_s=elapsed / rows,
         rows=rows,
-        latency_s=meter.finished_s if meter.finished_s is not None else elapsed,
+        admitted_s=meter.admitted_s,
+        latency_s=meter.finished_s if meter.finished_s is not None else elapsed - (meter.admitted_s or 0.0),
         first_block_s=meter.first_block_s,
         forward_s=canvas.meter.forward_s / rows,
         select_s=canvas.meter.select_s / rows,
@@ -186,4 +190,5 @@ def _row(
         call_memory_bytes=memory_bytes[1],
         random=row._rng is not None,
         checks=checks,
+        kernels=sorted(canvas.meter.kernels),
     )

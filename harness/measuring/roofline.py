@@ -16,6 +16,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -117,7 +118,8 @@ class Roofline:
 def passes(samples: Iterable[Sample], batch_size: int) -> list[Pass]:
     """The forward passes of a run: rows that were decoded together share their first, second, ... pass.
 
-    Samples without a batch number: neighbours in the order of decoding made up a batch.
+    Of a call with more than ``batch_size`` rows (continuous batching) the next row begins in the pass after
+    another's last. Samples without a batch number: neighbours in the order of decoding made up a batch.
     """
 
     def number(sample: Sample) -> int:
@@ -128,11 +130,11 @@ def passes(samples: Iterable[Sample], batch_size: int) -> list[Pass]:
         (sample for sample in samples if sample.forwards), key=lambda sample: (number(sample), sample.order)
     )
     for _, group in groupby(ordered, key=number):
-        rows = [sample.forwards for sample in group]
-        for step in range(max(map(len, rows))):
-            joined.append(
-                [(forwards[step][0], forwards[step][1]) for forwards in rows if step < len(forwards)]
-            )
+        waiting, live = deque(sample.forwards for sample in group), list[deque[tuple[int, int, int]]]()
+        while waiting or live:
+            live += [deque(waiting.popleft()) for _ in range(min(len(waiting), batch_size - len(live)))]
+            joined.append([forwards.popleft()[:2] for forwards in live])
+            live = [forwards for forwards in live if forwards]
     return joined
 
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.decoding.backbone import Backbone
 from harness.decoding.candidates import Want
+from harness.decoding.kernels import Implementation
 from harness.decoding.masks import FULL, BlockCausal, Mask
 from harness.errors import UserError
 from harness.measuring import memory
@@ -72,9 +73,11 @@ def mask_of(block_size: int | None) -> Mask:
     return FULL if block_size is None else BlockCausal(block_size)
 
 
-def random_backbone(spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> Backbone:
+def random_backbone(
+    spec: ModelSpec, dtype: torch.dtype, device: torch.device, kernel: Implementation | None = None
+) -> Backbone:
     """A model with random weights on a device, ready to be timed."""
-    return Backbone(random_transformer(spec, dtype, device), device, dtype)
+    return Backbone(random_transformer(spec, dtype, device), device, dtype, kernel)
 
 
 def needed_bytes(spec: ModelSpec, dtype: torch.dtype, batches: Sequence[Sequence[Script]]) -> tuple[int, int]:
@@ -148,7 +151,7 @@ def visit_cell(backbone: Backbone, cell: Cell, repeats: int, warm_up: int, mask:
         return _took(backbone.device, lambda: backbone.forward_rows(canvas, requests, cache))
 
     with roomy(f"{cell.rows} rows of {cell.query} positions behind {cell.cached}"):
-        return _visit(backbone.device, [call] * repeats, [call] * warm_up)
+        return _visit(backbone, [call] * repeats, [call] * warm_up)
 
 
 def visit_replay(
@@ -160,7 +163,7 @@ def visit_replay(
         for batch, lengths in zip(batches, prompts, strict=True)
     ]
     with roomy(f"{len(batches[0])} rows"):
-        return _visit(backbone.device, calls, calls[:1])
+        return _visit(backbone, calls, calls[:1])
 
 
 def _replay(backbone: Backbone, batch: Sequence[Script], prompts: Sequence[int], mask: Mask) -> Took:
@@ -184,10 +187,12 @@ def _took(device: torch.device, work: Callable[[], object]) -> Took:
 
 
 def _visit(
-    device: torch.device, calls: Sequence[Callable[[], Took]], before: Sequence[Callable[[], Took]]
+    backbone: Backbone, calls: Sequence[Callable[[], Took]], before: Sequence[Callable[[], Took]]
 ) -> Visit:
     """Time ``calls`` after the unrecorded ones ``before``, the first of which is watched for its kernels."""
-    kernels = _Kernels()
+    device, kernels = backbone.device, _Kernels()
+    if backbone.kernel.name != "sdpa":
+        kernels.names.add({"flash": "flash-attn"}.get(backbone.kernel.name, backbone.kernel.name))
     memory.reset_peak(device)
     with kernels:
         before[0]()

@@ -7,6 +7,7 @@ names are Qwen2's (loaders rename LLaDA's).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -146,10 +147,21 @@ class Attention(nn.Module):
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention with grouped heads; ``mask`` boolean, true = may attend."""
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    """Scaled dot-product attention with grouped heads; ``mask`` boolean, true = may attend.
+
+    On CUDA no fast kernel takes grouped heads with a mask: there the heads are repeated.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and mask is not None and query.is_cuda:
+        key, value, grouped = repeated(key, query.shape[1]), repeated(value, query.shape[1]), False
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+
+
+def repeated(part: Tensor, heads: int) -> Tensor:
+    """[batch, heads, length, head_dim] of keys or values [batch, kv_heads, length, head_dim], each for its
+    group of queries.
+    """
+    return part.repeat_interleave(heads // part.shape[1], 1)
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -177,7 +189,17 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x), inplace=True).mul_(self.up_proj(x)))
 
 
+Pieces = tuple[Callable[..., tuple[Tensor, Tensor, Tensor]], Callable[..., Tensor]]
+"""``Block.before`` and ``Block.behind``, compiled."""
+
+
 class Block(nn.Module):
+    """One layer. ``compiled``: what stands before and behind attention outside training
+    (harness.model.compiled).
+    """
+
+    compiled: Pieces | None = None
+
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
         self.self_attn = Attention(spec, layer)
@@ -188,9 +210,25 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, attend: Attend | None, matmul: bool
     ) -> Tensor:
+        if self.compiled is not None and not torch.is_grad_enabled():
+            before, behind = self.compiled
+            query, key, value = before(self, x, *rope)
+            layer = self.self_attn.layer
+            mixed = attention(query, key, value, mask) if attend is None else attend(layer, query, key, value)
+            return behind(self, x, mixed)
         x = x + self.self_attn(self.input_layernorm(x), rope, mask, attend, matmul)
         more = self.mlp(self.post_attention_layernorm(x))
         return x + more if torch.is_grad_enabled() else x.add_(more)
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of ``x``, as Attention.project gives them."""
+        return self.self_attn.project(self.input_layernorm(x), (cos, sin))
+
+    def behind(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's output of its input and of mixed values [batch, heads, length, head_dim]."""
+        batch, length = x.shape[:2]
+        x = x + self.self_attn.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Layers(nn.Module):
@@ -251,6 +289,8 @@ class Transformer(nn.Module):
             else int(where.stop if isinstance(where, slice) else where.max() + 1)
         )
         rope = self.rope(where, reach, x)
+        if x.is_cuda:
+            torch.compiler.cudagraph_mark_step_begin()  # compiled layers keep their outputs for one pass
         again = self.gradient_checkpointing and torch.is_grad_enabled()
         for block in self.model.layers:
             if again:

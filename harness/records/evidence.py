@@ -120,7 +120,8 @@ def _times(batch_size: int, sample: Sample) -> Iterator[str]:
     if (sample.forward_s or 0.0) + (sample.select_s or 0.0) > SLACK * sample.time_s:
         yield f"forward_s and select_s exceed time_s {sample.time_s}"
     call = sample.time_s * (sample.rows or batch_size)
-    if sample.latency_s is not None and not 0 <= sample.latency_s <= SLACK * call:
+    ended = (sample.admitted_s or 0.0) + (sample.latency_s or 0.0)
+    if sample.latency_s is not None and not 0 <= sample.latency_s <= ended <= SLACK * call:
         yield f"latency_s {sample.latency_s} lies outside the call of {call} s"
     # Alone in its call, a row is finished when the call is, or earlier where the method goes on.
     if (

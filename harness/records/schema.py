@@ -95,7 +95,11 @@ class Plan(Record):
     device: str = Field(description="torch device: cpu, cuda:0")
     device_name: str = Field(description="device slug, first folder of the run's path")
     dtype: str
-    attention: str = Field(description="attention kernel")
+    attention: str = Field(
+        description="implementation of attention: sdpa, flash, flex; flash+sdpa: sdpa where flash has no "
+        "kernel for a mask"
+    )
+    compiled: bool = Field(default=False, description="layers compiled (harness.model.compiled)")
     threads: int | None = None
     seed: int = 0
     stop_strings: list[str] = Field(
@@ -112,6 +116,15 @@ class Plan(Record):
         description="hash of what the configuration of model and adapter adds to the weights (RoPE, heads, "
         "scale); null: they ship with the package, or a run from before this was recorded",
     )
+    stream: int = Field(
+        default=0,
+        description="continuous batching: prompts of one decode call, batch_size of them at a time; 0: none",
+    )
+
+    @property
+    def rows(self) -> int:
+        """Prompts of one decode call."""
+        return self.stream or self.batch_size
 
     engine: str | None = Field(
         default=None,
@@ -124,7 +137,7 @@ class Plan(Record):
         return {name: value for name, value in handler(self).items() if value or name not in _LATER}
 
 
-_LATER = ("stop_strings", "family_source", "overrides", "config_hash", "engine")
+_LATER = ("stop_strings", "family_source", "overrides", "config_hash", "engine", "stream", "compiled")
 
 
 class AuditCheck(Record):
@@ -227,6 +240,11 @@ class Run(Record):
         description="of answers that are programs: which jail graded them, and what it cannot do on this "
         "machine",
     )
+    kernels: list[str] | None = Field(
+        default=None,
+        description="implementations of attention that ran (plan.attention names what was chosen); null: not "
+        "recorded",
+    )
     load_s: float | None = None
     wall_s: float | None = Field(
         default=None, description="end-to-end seconds of this process, loading and grading included"
@@ -258,10 +276,18 @@ class Measured(Record):
     )
     kv_read: int | None = Field(default=None, description="key positions attended to, summed over forwards")
     time_s: float | None = Field(
-        default=None, description="decode seconds; in a batch the batch's wall time divided by its rows"
+        default=None,
+        description="decode seconds; where rows share a decode call its wall time divided by their number",
     )
     rows: int | None = Field(default=None, description="rows of the decode call, which share its clock")
-    latency_s: float | None = Field(default=None, description="seconds until this row was finished")
+    admitted_s: float | None = Field(
+        default=None,
+        description="continuous batching: seconds of the decode call before this row's turn came; null: it "
+        "waited for no row",
+    )
+    latency_s: float | None = Field(
+        default=None, description="seconds until this row was finished, from when its turn came"
+    )
     first_block_s: float | None = None
     forward_s: float | None = Field(default=None, description="part of time_s spent inside the model")
     select_s: float | None = Field(

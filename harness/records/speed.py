@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from harness.records.evidence import seal_fits, sealed
 from harness.records.files import LineFile, digest, whole_lines, write_atomic
@@ -65,6 +65,13 @@ class SpeedPlan(Record):
     prompt_tokens: int | None = Field(
         default=None, description="prompt length put in front of every replayed canvas; null: as recorded"
     )
+
+    compiled: bool = Field(default=False, description="layers compiled (harness.model.compiled)")
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``compiled`` is named only where it is set, so that the ids of tables made before it stay."""
+        return {name: value for name, value in handler(self).items() if value or name != "compiled"}
 
     @property
     def id(self) -> str:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
 
+STREAM = 4
+"""Prompts of a decode call per row that it decodes at once, with continuous batching (docs/log.md)."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -53,6 +56,12 @@ class Options:
     limit: int | None = None
     fresh: bool = False
     protocol: Protocol = PROTOCOLS["quick"]
+    continuous: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Prompts of one decode call."""
+        return self.batch_size * (STREAM if self.continuous else 1)
 
 
 @dataclass
@@ -73,9 +82,11 @@ class Cell:
     folder: RunFolder = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.options.continuous:
+            self.generator.check_continuous()
         self.canvas = self.generator.canvas(self.suite.canvas, self.suite.blocks)
         self.keys = self.options.protocol.keys(
-            [item.doc_id for item in self.items], self.options.repeats, self.options.batch_size
+            [item.doc_id for item in self.items], self.options.repeats, self.options.rows
         )
         self.folder = RunFolder(self.options.output_path, self._run(), self.options.fresh)
         try:
@@ -104,6 +115,7 @@ class Cell:
             stops=self.suite.stop,
         )
         plan.protocol = options.protocol.name
+        plan.stream = options.rows if options.continuous else 0
         plan = self.told(plan)
         shared = comparability(plan)
         return Run(
@@ -162,7 +174,7 @@ class Cell:
 
     def chunks(self) -> Iterator[list[Key]]:
         """Missing samples, in batches of the same documents in every pass and from run to run."""
-        size, missing = self.options.batch_size, set(self.pending)
+        size, missing = self.options.rows, set(self.pending)
         place = {item.doc_id: index // size for index, item in enumerate(self.items)}
         for _, keys in groupby(self.keys, key=lambda key: (key[1], place[key[0]])):
             chunk = [key for key in keys if key in missing]
@@ -208,7 +220,7 @@ class Cell:
         while not self.options.protocol.warm(times):
             rows = [
                 generation.row
-                for batch in self.generator.run(requests, len(requests))
+                for batch in self.generator.run(requests, len(requests), self.options.batch_size)
                 for generation in batch
             ]
             if any(row is None for row in rows):
@@ -222,12 +234,15 @@ class Cell:
         requests = [self._request(items[doc_id], repeat) for doc_id, repeat in chunk]
         keys, left = iter(chunk), 0
         number = self.folder.next_batch - 1
-        for batch in self.generator.run(requests, self.options.batch_size):
+        for batch in self.generator.run(requests, self.options.rows, self.options.batch_size):
             for generation in batch:
                 # Rows that did not fit together were decoded one by one, each by its own clock.
                 if left == 0:
                     number, left = number + 1, (generation.row.rows or 1) if generation.row else 1
                 left -= 1
+                if generation.decoded is not None:
+                    run = self.folder.run
+                    run.kernels = sorted({*(run.kernels or []), *generation.decoded.kernels})
                 doc_id, repeat = next(keys)
                 self.folder.append(self._sample(items[doc_id], repeat, generation, number, jail))
 

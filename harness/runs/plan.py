@@ -82,7 +82,8 @@ def make_plan(
         device=str(device),
         device_name=device_name(device),
         dtype=loaded.held.precision,
-        attention="sdpa",
+        attention=loaded.held.attention,
+        compiled=loaded.held.compiled,
         threads=torch.get_num_threads() if device.type == "cpu" else None,
         seed=generator.seed,
         stop_strings=list(stops) if generator.stop_rule == "harness" else [],
@@ -114,7 +115,7 @@ def planned_fields(plan: Plan) -> dict[str, Any]:
     }
     unusual |= {
         name: value
-        for name in ("stop_strings", "family_source", "overrides", "engine")
+        for name in ("stop_strings", "family_source", "overrides", "engine", "stream", "compiled")
         if (value := getattr(plan, name))
     }
     unusual |= {"template": plan.template} if plan.template != "default" else {}

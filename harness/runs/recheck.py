@@ -139,7 +139,7 @@ def same_keys(stored: Stored, documents: Sequence[int]) -> None:
         raise Difference(
             f"{SAMPLES} holds {len(stored.samples)} samples, and the plan asks for {asked}{more}"
         )
-    wanted = set(protocol(plan.protocol).keys(documents, plan.repeats, plan.batch_size))
+    wanted = set(protocol(plan.protocol).keys(documents, plan.repeats, plan.rows))
     there = {(sample.doc_id, sample.repeat) for sample in stored.samples}
     for what, keys in (("lacks", wanted - there), ("has beyond its plan", there - wanted)):
         if keys:

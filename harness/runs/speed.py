@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from harness.decoding.backbone import Backbone
+from harness.decoding.kernels import choice_name, implementation
 from harness.measuring.environment import capture, device_name, git_state
 from harness.measuring.protocol import interleaved
 from harness.measuring.roofline import RETRIES, Roofline, roofline_for
@@ -29,6 +30,7 @@ from harness.measuring.speed import (
     visit_replay,
 )
 from harness.measuring.windows import Script, chosen, scripts, windows_hash, with_prompt
+from harness.model.compiled import check_compiler, compile_layers
 from harness.model.shapes import shape_spec
 from harness.model.spec import ModelSpec
 from harness.records.evidence import read_evidence
@@ -55,6 +57,8 @@ class Asked:
     replays: list[Path] = field(default_factory=list)
     answers: int = 8
     prompt_tokens: int | None = None
+    attention: str = "auto"
+    compiled: bool = False
 
 
 class Unit(Protocol):
@@ -104,9 +108,12 @@ class Table:
 
     def __init__(self, asked: Asked) -> None:
         self.asked, self.spec = asked, shape_spec(asked.shape, asked.layers)
+        self.kernel = implementation(asked.attention, asked.device, asked.dtype, asked.compiled)
+        if asked.compiled:
+            check_compiler(asked.device)
         self.units: dict[Key, Unit] = {}
         replays = [] if not asked.replays else self._replays()
-        self.plan = _plan(asked, self.spec, replays)
+        self.plan = _plan(asked, self.spec, replays, choice_name(self.kernel))
         if not replays:
             for rows, query, cached, _, turn in self.plan.visits():
                 assert query is not None
@@ -154,7 +161,10 @@ class Table:
     def load(self) -> Backbone:
         """The model; checks the memory before it is allocated."""
         self.check_memory()
-        return random_backbone(self.spec, self.asked.dtype, self.asked.device)
+        backbone = random_backbone(self.spec, self.asked.dtype, self.asked.device, self.kernel)
+        if self.asked.compiled:
+            compile_layers(backbone._model, self.asked.device)
+        return backbone
 
     def measure(self, folder: SpeedFolder, backbone: Backbone, progress: Callable[[], None]) -> None:
         """Visit what is missing, A B B A over all cells; then settle the roof and finish."""
@@ -243,7 +253,7 @@ def _told(run: Run, found: Sequence[Script]) -> Replayed:
     )
 
 
-def _plan(asked: Asked, spec: ModelSpec, replays: list[Replayed]) -> SpeedPlan:
+def _plan(asked: Asked, spec: ModelSpec, replays: list[Replayed], attention: str) -> SpeedPlan:
     on_cpu = asked.device.type == "cpu"
     grid = {"query": asked.query, "cached": asked.cached} if not replays else {}
     replayed = (
@@ -257,7 +267,8 @@ def _plan(asked: Asked, spec: ModelSpec, replays: list[Replayed]) -> SpeedPlan:
         layers=spec.num_layers,
         of_layers=shape_spec(asked.shape).num_layers,
         dtype=str(asked.dtype).removeprefix("torch."),
-        attention="sdpa",
+        attention=attention,
+        compiled=asked.compiled,
         block_size=asked.block_size,
         logits=asked.logits,
         device=str(asked.device),

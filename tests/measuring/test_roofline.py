@@ -201,3 +201,12 @@ def test_a_real_decode_stays_below_its_roof(tmp_path: Path, monkeypatch: pytest.
     share = roof_share(run, [sample(0, row.forwards, row.time_s)], roofline)
     assert share is not None
     assert 0 < share < 1
+
+
+def test_a_waiting_row_begins_in_the_pass_after_anothers_last() -> None:
+    samples = [
+        sample(order, [(order + 1, step, 0) for step in range(count)], 1.0).model_copy(update={"batch": 0})
+        for order, count in enumerate((1, 3, 2, 1))
+    ]
+    assert passes(samples, 2) == [[(1, 0), (2, 0)], [(2, 1), (3, 0)], [(2, 2), (3, 1)], [(4, 0)]]
+    assert len(passes(samples, 4)) == 3

@@ -67,7 +67,7 @@ class ServedHeld(Held):
 class ServedGenerator(Generator):
     """Answers by an engine. Batches, prompts, text and useful tokens are the harness' as for every run."""
 
-    def _decode(self, batch: list[Generation]) -> list[Generation]:
+    def _decode(self, batch: list[Generation], live: int | None = None) -> list[Generation]:
         held, first = cast("ServedHeld", self.loaded.held), batch[0].request
         questions = [
             Question(str(item.request.prompt), item.prompt_ids, seed)
@@ -138,6 +138,8 @@ def _refuse(engine: Engine, weights: Weights) -> str:
         raise EngineError(f"{who} serves whole checkpoints: leave --adapter out and pass --model FOLDER")
     if weights.family is not None:
         raise EngineError(f"{who} builds the layers itself: leave --family out")
+    if weights.attention != "auto" or weights.compiled:
+        raise EngineError(f"{who} has kernels of its own: leave --attention and --compile out")
     if pick_device(weights.device).index:
         raise EngineError(f"{who} takes the first card that it sees: set CUDA_VISIBLE_DEVICES, not --device")
     return dtype
