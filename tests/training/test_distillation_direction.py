@@ -117,7 +117,9 @@ def few_step(model: nn.Module, steps: int) -> Quality:
     generator = seeded(3)
     z = torch.full((SAMPLES, 3 * WORDS), MASK)
     for step in range(steps):
-        log_p, hidden = log_probs(model, z), z == MASK
+        # All rows are masked at first, and one tells what all get.
+        log_p = log_probs(model, z if step else z[:1]).expand(len(z), -1, -1)
+        hidden = z == MASK
         drawn = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(z)
         shown = torch.rand(z.shape, generator=generator) < 1 / (steps - step)
         z = (
