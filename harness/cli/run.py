@@ -19,6 +19,7 @@ from harness.engine.flags import (
     Compile,
     Continuous,
     Device,
+    DeviceMap,
     Dtype,
     Engine,
     Family,
@@ -103,6 +104,7 @@ def run_command(
     batch_size: BatchSize = 1,
     continuous: Continuous = False,
     device: Device = None,
+    device_map: DeviceMap = None,
     dtype: Dtype = "auto",
     attention: Attention = "auto",
     compiled: Compile = False,
@@ -191,7 +193,7 @@ def run_command(
     methods = _split(method) or ([] if engine else list(QUICK_METHODS))
     suites = [name for text in suite or QUICK_SUITES for name in text.split(",")]
     prompting = Prompting(template, num_fewshot, fewshot_seed, apply_chat_template, fewshot_as_multiturn)
-    weights = Weights(model, adapter, not no_merge, dtype, device, family, attention, compiled)
+    weights = Weights(model, adapter, not no_merge, dtype, device, family, attention, compiled, device_map)
     asked = Asked(
         methods,
         suites,

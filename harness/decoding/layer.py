@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.decoding.cache import KVCache
+from harness.decoding.settings import SettingError
 from harness.model.transformer import Block, Transformer, attention
 
 
@@ -126,6 +127,11 @@ def run_layers(
     """Final hidden states [fed, hidden] of ``ids`` [fed] (or embeddings) at ``positions``, and what
     ``policy`` did in the layers.
     """
+    if model.spread_over > 1:
+        raise SettingError(
+            "a cache that works inside the layers needs them on one device: leave --device-map out, or "
+            "change --set cache"
+        )
     count = LayerCount([[] for _ in model.model.layers])
     x = ids if ids.is_floating_point() else model.model.embed_tokens(ids)
     for index, block in enumerate(model.model.layers):

@@ -51,6 +51,17 @@ Device = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda, cuda:N; default: cuda if there is one.", rich_help_panel=MODEL),
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map",
+        "--device_map",
+        help="auto: spread the blocks over all cards that are seen (CUDA_VISIBLE_DEVICES), for a model "
+        "larger than one. Untested until two GPUs have run it. Default: one device.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

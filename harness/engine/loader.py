@@ -35,6 +35,7 @@ from harness.model.load import load_transformer, resolve, stored_numbers
 from harness.model.quantize import SCHEMES, quantize
 from harness.model.recognise import family_source
 from harness.model.spec import CheckpointError
+from harness.model.spread import devices_for, placed, spread
 from harness.model.tokenizer import load_tokenizer, tokenizer_hash
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Loaded:
     family_source: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     config_hash: str | None = None
+    devices: int | None = None
 
     @property
     def backbone(self) -> Backbone:
@@ -89,6 +91,7 @@ def load(
     lazy: bool = False,
     attention: str = "auto",
     compiled: bool = False,
+    device_map: str | None = None,
 ) -> Loaded:
     """Load what ``model`` and the method's requirements call for (weights are shared between calls).
 
@@ -118,7 +121,12 @@ def load(
     kernel = _kernel(attention, target, precision, compiled)
     if compiled:
         check_compiler(target)
-    held = _held(checkpoint, spec_of(checkpoint), found, merge, precision, target, scheme, kernel, compiled)
+    devices = _devices(
+        device_map, target, f"--dtype {scheme}" if scheme else "--compile" if compiled else None
+    )
+    held = _held(
+        checkpoint, spec_of(checkpoint), found, merge, precision, target, scheme, kernel, compiled, devices
+    )
     if "mask_token" in needs and held.spec.mask_id is None:
         raise CheckpointError(
             f"{checkpoint} has no mask token: this method needs a diffusion model (--model nano, "
@@ -152,6 +160,7 @@ def load(
         family_source=family_source(held.spec.family),
         overrides=known.overrides(),
         config_hash=configuration_hash(checkpoint, adapter),
+        devices=devices,
     )
     if not lazy:
         held.get()
@@ -177,6 +186,19 @@ def _companion_adapter(
     return None
 
 
+def _devices(device_map: str | None, device: torch.device, unfit: str | None) -> int | None:
+    """How many devices the blocks are to lie on; None: one, and nothing was asked. ``unfit``: what else was
+    asked that needs one device.
+    """
+    if device_map is None:
+        return None
+    if device_map != "auto":
+        raise CheckpointError(f"--device-map {device_map!r} is unknown; use auto, or leave it out")
+    if unfit is not None:
+        raise CheckpointError(f"--device-map auto and {unfit} do not go together: leave one out")
+    return devices_for(device)
+
+
 @lru_cache(maxsize=4)
 def _tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
@@ -198,6 +220,7 @@ def _held(
     scheme: str | None = None,
     kernel: Implementation | None = None,
     compiled: bool = False,
+    devices: int | None = None,
 ) -> Held:
     """One copy for all methods that compute with the same weights. Raises CheckpointError for an adapter of
     another model.
@@ -213,7 +236,11 @@ def _held(
         return stored_numbers(stored) * torch.empty(0, dtype=dtype).element_size()
 
     def opened() -> Backbone:
-        backbone = _backbone(checkpoint, spec, folder, merge, dtype, device)
+        first = device if devices is None else torch.device("cpu")
+        backbone = _backbone(checkpoint, spec, folder, merge, dtype, first)
+        if devices is not None:
+            backbone.device = torch.device("cuda", 0)
+            spread(backbone._model, backbone.device, placed(backbone._model))
         backbone.kernel = kernel if kernel is not None else backbone.kernel
         if scheme is not None:
             quantize(backbone._model, scheme)

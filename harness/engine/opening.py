@@ -90,7 +90,7 @@ def check_targets(shared: Mapping[str, Any], chosen: Collection[str]) -> None:
 @dataclass(frozen=True)
 class Weights:
     """Which weights, how they are held and computed with; see ``load``. ``family``: a family's file, known in
-    this process from then on.
+    this process from then on; ``device_map``: auto spreads the blocks over all cards.
     """
 
     model: str = "nano"
@@ -101,6 +101,7 @@ class Weights:
     family: str | None = None
     attention: str = "auto"
     compiled: bool = False
+    device_map: str | None = None
 
     def __post_init__(self) -> None:
         if self.family is None:
@@ -122,6 +123,7 @@ class Weights:
             lazy=lazy,
             attention=self.attention,
             compiled=self.compiled,
+            device_map=self.device_map,
         )
 
 

@@ -247,6 +247,7 @@ class Transformer(nn.Module):
 
     ``matmul_attention``: plain products in place of the fused kernel. ``gradient_checkpointing``: where
     gradients are taken, a block keeps its input alone and is computed again in the backward pass.
+    ``spread_over``: devices that the blocks lie on (harness.model.spread).
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -258,6 +259,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.matmul_attention = False
         self.gradient_checkpointing = False
+        self.spread_over = 1
 
     def rope(self, positions: Tensor | slice, longest: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Tables of RoPE at ``positions`` (a slice, [query] or [batch, query]), all below ``longest``, for

@@ -131,13 +131,26 @@ class Plan(Record):
         description="name and version of the engine that decoded by itself; null: the harness' own loop",
     )
 
+    devices: int | None = Field(
+        default=None, description="cards that the model's blocks are spread over; null: one device"
+    )
+
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Later fields are named only where they are set, so that the ids of runs made before them stay."""
         return {name: value for name, value in handler(self).items() if value or name not in _LATER}
 
 
-_LATER = ("stop_strings", "family_source", "overrides", "config_hash", "engine", "stream", "compiled")
+_LATER = (
+    "stop_strings",
+    "family_source",
+    "overrides",
+    "config_hash",
+    "engine",
+    "stream",
+    "compiled",
+    "devices",
+)
 
 
 class AuditCheck(Record):

@@ -60,6 +60,7 @@ def make_plan(
         "merged",
         "tokenizer_hash",
         "config_hash",
+        "devices",
     )
     return Plan(
         **{name: getattr(loaded, name) for name in provenance},
@@ -115,7 +116,7 @@ def planned_fields(plan: Plan) -> dict[str, Any]:
     }
     unusual |= {
         name: value
-        for name in ("stop_strings", "family_source", "overrides", "engine", "stream", "compiled")
+        for name in ("stop_strings", "family_source", "overrides", "engine", "stream", "compiled", "devices")
         if (value := getattr(plan, name))
     }
     unusual |= {"template": plan.template} if plan.template != "default" else {}

@@ -140,6 +140,8 @@ def _refuse(engine: Engine, weights: Weights) -> str:
         raise EngineError(f"{who} builds the layers itself: leave --family out")
     if weights.attention != "auto" or weights.compiled:
         raise EngineError(f"{who} has kernels of its own: leave --attention and --compile out")
+    if weights.device_map is not None:
+        raise EngineError(f"{who} places its layers itself: leave --device-map out")
     if pick_device(weights.device).index:
         raise EngineError(f"{who} takes the first card that it sees: set CUDA_VISIBLE_DEVICES, not --device")
     return dtype
