@@ -95,7 +95,8 @@ def label_points(
             if (place := field.best(centre, size, taken)) is not None:
                 chosen[number] = place
     for number, place in sorted(chosen.items()):
-        note(axes, points[number], texts[number], colours[number], place)
+        box = _box(centres[number], sizes[number], place, pixel)
+        note(axes, points[number], texts[number], colours[number], place, _edge(centres[number], box))
     return sorted(chosen)
 
 
@@ -141,13 +142,14 @@ class _Field:
         return covered + 300.0 * crossed + 5.0 * place.reach
 
 
-def note(axes: Axes, point: Point, text: str, colour: str, place: Place) -> Annotation:
-    """A name with a white halo, and a thin line to its point once it lies away from it."""
-    leader = (
-        {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
-        if place.reach > 18
-        else None
-    )
+def note(
+    axes: Axes, point: Point, text: str, colour: str, place: Place, edge: Point = (0.5, 0.5)
+) -> Annotation:
+    """A name with a white halo, and a thin line to its point once it lies away from it; the line begins at
+    ``edge``, in shares of the text's box.
+    """
+    look = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 1, "shrinkB": 4}
+    leader = {**look, "relpos": edge} if place.reach > 18 else None
     made = axes.annotate(
         text,
         point,
@@ -178,6 +180,12 @@ def _box(centre: Any, size: Bbox, place: Place, pixel: float) -> Bbox:
     left = centre[0] + place.dx * pixel - size.width * {"left": 0.0, "center": 0.5, "right": 1.0}[place.align]
     low = centre[1] + place.dy * pixel - size.height * {"bottom": 0.0, "center": 0.5, "top": 1.0}[place.side]
     return Bbox.from_bounds(left, low, size.width, size.height)
+
+
+def _edge(point: Any, box: Bbox) -> Point:
+    """Where the line from a point meets its name, in shares of the name's box."""
+    x, y = np.clip(point, [box.x0, box.y0], [box.x1, box.y1])
+    return float((x - box.x0) / box.width), float((y - box.y0) / box.height)
 
 
 def _leader(point: Any, box: Bbox) -> list[Any]:
