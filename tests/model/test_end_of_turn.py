@@ -17,7 +17,7 @@ from harness.engine.generator import Generator, Request
 from harness.model import catalog
 from harness.model.catalog import Entry
 from harness.model.recognise import read_spec
-from methods.training.grpo.rollout import _scored
+from methods.training.grpo.rollout import scored_places
 from tests.tokenizers_tiny import DIFFUCODER, EOS, IM_END, PAD, letters, with_tokenizer
 
 CANVAS = 16
@@ -67,7 +67,7 @@ def test_training_scores_nothing_behind_the_end_of_the_turn(diffucoder: Path) ->
     item = answer(diffucoder, AllAtOnce())
     ends = loader.load(str(diffucoder)).spec.eos_ids
     assert item.useful == 3
-    assert _scored(item.decoded, ends) == [True] * 4 + [False] * 12
+    assert scored_places(item.decoded, ends) == [True] * 4 + [False] * 12
 
 
 def test_ends_of_a_tokenizer_join_those_of_the_configuration(diffucoder: Path) -> None:

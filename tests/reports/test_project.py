@@ -84,7 +84,8 @@ def test_comparison() -> None:
     assert Comparison("s", "m", "H100", "e", 235, None, False, 237).share is None
 
 
-def test_command_labels_bounds_and_compares(tmp_path: Path) -> None:
+def test_command_labels_bounds_and_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     folder = write_fake(tmp_path, Fake("d2f", tokens_per_forward=2.35))
     command = ["project", str(folder), "--device", "h100,a100-40", "--model", "dream-7b"]
     done = bench(*command)

@@ -49,7 +49,10 @@ def sglang(spoken: engines.Spoken, monkeypatch: pytest.MonkeyPatch) -> engines.S
     return spoken
 
 
-def test_an_engine_is_clocked_and_graded_and_nothing_else(lmdeploy: engines.Spoken, tmp_path: Path) -> None:
+def test_an_engine_is_clocked_and_graded_and_nothing_else(
+    lmdeploy: engines.Spoken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     done = bench("run", "--engine", "lmdeploy", *LIMIT, "--set", "block_length=4", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     run, samples = stored(tmp_path)

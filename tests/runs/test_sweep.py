@@ -183,7 +183,10 @@ def test_time_limit_is_a_recorded_cell(tmp_path: Path) -> None:
     assert state.outcomes[cell.key].status == "timeout"
 
 
-def test_killed_sweep_continues_and_a_refused_cell_is_recorded(tmp_path: Path) -> None:
+def test_killed_sweep_continues_and_a_refused_cell_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     path, output = sweep_of(SMALL, tmp_path), tmp_path / "killed"
     process = started("sweep", path, "-o", output)
     wait_until(lambda: bool(_lines(output)), process)
