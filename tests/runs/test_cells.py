@@ -47,7 +47,7 @@ def test_warm_up_runs_the_batches_that_will_be_measured(
     asked: list[list[Request]] = []
     real = cell.generator.run
     monkeypatch.setattr(
-        cell.generator, "run", lambda requests, size: asked.append(list(requests)) or real(requests, size)
+        cell.generator, "run", lambda requests, *sizes: asked.append(list(requests)) or real(requests, *sizes)
     )
     cell.warm_up()
     prompts = [[request.prompt for request in batch] for batch in asked]
