@@ -52,7 +52,9 @@ class LongOptions(RecipeOptions):
     """The recipe; see `nano.NanoOptions` for what the fields mean.
 
     ``short_until``: share of the parent's steps over which short items give way to full ones; ``short_rest``:
-    the share of short batches that stays. ``gate``: least mean pass@1 of the parent. ``check_items`` per
+    the share of short batches that stays; ``short_parallel``: share of parallel tasks among the short items. A
+    list is a tenth of the tokens of a problem, and copying, which everything else rests on, is learned from
+    lists first (docs/nano-log.md). ``gate``: least mean pass@1 of the parent. ``check_items`` per
     suite are decoded every ``validate_every`` steps on a canvas of ``check_canvas``. ``tokens`` of a phase
     are those of one of the ``accumulate`` batches of a step.
     """
@@ -60,14 +62,23 @@ class LongOptions(RecipeOptions):
     pool_items: int = 150_000
     short_until: float = 0.4
     short_rest: float = 0.1
+    short_parallel: float = 0.7
     parent: Phase[LongMix] = field(
         default_factory=lambda: Phase(
-            LoopOptions(2400, decay=0.5, save_every=50, accumulate=2), 0.02, 3e-3, LongMix(), 1536
+            LoopOptions(7000, decay=0.5, save_every=50, accumulate=2),
+            0.02,
+            3e-3,
+            LongMix(gsm=0.22, drills=0.05, parallel=0.5),
+            1536,
         )
     )
     conversion: Phase[LongMix] = field(
         default_factory=lambda: Phase(
-            LoopOptions(4000, decay=0.7, save_every=50, accumulate=2), 0.005, 8e-4, LongMix(drills=0.03), 1536
+            LoopOptions(4000, decay=0.7, save_every=50, accumulate=2),
+            0.005,
+            8e-4,
+            LongMix(gsm=0.24, drills=0.02, parallel=0.45),
+            1536,
         )
     )
     gate: float = 0.6
@@ -103,7 +114,7 @@ def course_of(
     """The batches of one phase; ``until`` as in `Course`, as a share of the phase's steps."""
     streams = []
     for short in (False, True):
-        mix = replace(phase.mix, short=short)
+        mix = phase.mix.shortened(options.short_parallel) if short else phase.mix
         pool = cached_pool(
             options.work, tokenizer, options.seed + 1, options.pool_items // (2 if short else 1), mix, items
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer
 
@@ -31,6 +31,11 @@ class LongMix:
     parallel: float = 0.24
     sheet: int = 6
     short: bool = False
+
+    def shortened(self, parallel: float) -> LongMix:
+        """Short items, with another share of parallel tasks; the others keep their proportions."""
+        keep = (1 - parallel) / (1 - self.parallel)
+        return replace(self, short=True, parallel=parallel, gsm=self.gsm * keep, drills=self.drills * keep)
 
 
 def items(seed: int, count: int, mix: LongMix) -> Iterator[tuple[str, str]]:
