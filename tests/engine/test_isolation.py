@@ -5,12 +5,14 @@ through.
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ from harness.engine.generator import Generator, Request
 from harness.engine.isolation.decoder import replay
 from harness.engine.isolation.explained import Offers
 from harness.engine.isolation.finding import find_method
-from harness.engine.isolation.glass import glass_for
+from harness.engine.isolation.glass import Glass, glass_for
 from harness.engine.isolation.messages import Bounds, BrokenMessage, CannotCross, receive, request_out, send
 from harness.engine.isolation.rehearsal import rehearse
 from harness.engine.loader import load
@@ -203,6 +205,19 @@ def test_nothing_is_in_reach(written: Any, backend: Backend, monkeypatch: pytest
         assert error is not None, attempt
         assert error.startswith("DecoderError: "), error
     glass_for.cache_clear()
+
+
+@jailed
+def test_a_jail_that_is_gone_or_starved_is_one_clear_line() -> None:
+    origin = {"kind": "installed", "name": "vanilla"}
+    for signal_, seconds, words in ((signal.SIGKILL, 20.0, "has ended"), (signal.SIGSTOP, 0.2, "within 0 s")):
+        glass = Glass()
+        for process in psutil.Process(glass._running.process.pid).children(recursive=True):
+            process.send_signal(signal_)
+        glass._control.settimeout(seconds)
+        with pytest.raises(JailError, match=f"jail for decoders .*{words}.*--no-isolate"):
+            glass.child(origin, {"kind": "desk"})
+        glass.close()
 
 
 @jailed

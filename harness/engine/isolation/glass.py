@@ -8,6 +8,8 @@ import importlib.util
 import json
 import os
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,9 @@ class Glass:
         except (OSError, wire.WireError):
             hello = None
         if not isinstance(hello, dict):
-            words = self._running.ending(1)
+            words = None
+            with suppress(TimeoutError):
+                words = self._running.ending(1)
             self.close()
             raise JailError(
                 f"the jail for decoders did not start: {': '.join((words or ['', '', 'it ended'])[1:])}; or "
@@ -166,17 +170,34 @@ class Glass:
         here.settimeout(SECONDS)
         board = Board(capacity)
         with there:
-            socket.send_fds(self._control, [b"."], [there.fileno(), board.handle])
-            wire.send(self._control, ["fork", origin, task])
-            pid = wire.receive(self._control, 1 << 16)
+            pid = self._ordered(["fork", origin, task], [there.fileno(), board.handle])
         return Child(self, int(pid), here, board)
 
     def end(self, pid: int) -> None:
         """Kill a child, and remove its work folder."""
-        self._control.sendall(b".")
-        wire.send(self._control, ["end", pid])
-        if wire.receive(self._control, 1 << 16) is not True:
+        if self._ordered(["end", pid]) is not True:
             raise JailError("a decoder left files behind that cannot be removed")
+
+    def _ordered(self, order: list[Any], handles: Sequence[int] = ()) -> Any:
+        """What the server answers. Raises JailError for one that is gone or does not come back."""
+        try:
+            socket.send_fds(self._control, [b"."], list(handles))
+            wire.send(self._control, order)
+            answer = wire.receive(self._control, 1 << 16)
+        except TimeoutError:
+            seconds = self._control.gettimeout() or 0.0
+            raise self._gone(f"did not answer within {seconds:.0f} s (is the machine overloaded?)") from None
+        except (OSError, wire.WireError):
+            answer = None
+        if answer is None:
+            raise self._gone("has ended (was it killed, or is memory short?)")
+        return answer
+
+    @staticmethod
+    def _gone(problem: str) -> JailError:
+        return JailError(
+            f"the jail for decoders {problem}: run again with less beside it, or pass --no-isolate"
+        )
 
     def close(self) -> None:
         """End the jail with everything in it."""
