@@ -52,9 +52,9 @@ class LongOptions(RecipeOptions):
     """The recipe; see `nano.NanoOptions` for what the fields mean.
 
     ``short_until``: share of the parent's steps over which short items give way to full ones; ``short_rest``:
-    the share of short batches that stays; ``short_parallel``: share of parallel tasks among the short items: a
+    the share of short batches that stays; ``short_parallel``: share of parallel tasks among short items (a
     list is a tenth of the tokens of a problem, and copying, which all else rests on, is learned from lists
-    first (docs/nano-log.md). ``gate``: least mean pass@1 of the parent. ``check_items`` per
+    first; docs/nano-log.md). ``gate``: least mean pass@1 of the parent. ``check_items`` per
     suite are decoded every ``validate_every`` steps on a canvas of ``check_canvas``. ``tokens`` of a phase
     are those of one of the ``accumulate`` batches of a step.
     """
