@@ -9,15 +9,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from harness.cli.bars import counting
 from harness.cli.cells import Asked, plan_cells
 from harness.engine.isolation.finding import find_method
 from harness.engine.opening import Wish
@@ -115,19 +108,12 @@ def _execute(cells: list[Cell], allow_unsafe: bool, wandb: bool) -> None:
 
         log = RunLog(cells)
     waiting = [cell for cell in cells if cell.pending]
-    parts = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     with ExitStack() as stack:
         jail = None
         if any(cell.suite.needs_code for cell in waiting):
             jail = stack.enter_context(open_jail(allow_unsafe=allow_unsafe))
             _note_jail(waiting, jail)
-        progress = stack.enter_context(Progress(*parts, console=Console(stderr=True)))
+        progress = stack.enter_context(counting())
         tasks = {}
         for cell in cells:
             done = len(cell.keys) - len(cell.pending)

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from harness.cli.bars import counting
 from harness.cli.options import STORING, TIMING, OutputPath, Threads
 from harness.engine.flags import Attention, Compile, Device, Dtype
 from harness.errors import Interrupted, UserError
@@ -212,16 +205,9 @@ def _measure(table: Table, root: Path, fresh: bool) -> Path:
         return path
     backbone = table.load()
     folder = table.open(root, backbone, fresh)
-    parts = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     total = len(table.plan.visits())
     try:
-        with Progress(*parts, console=Console(stderr=True)) as progress:
+        with counting() as progress:
             task = progress.add_task(table.plan.shape, total=total, completed=total - len(folder.missing()))
             table.measure(folder, backbone, lambda: progress.advance(task))
     except KeyboardInterrupt:
