@@ -21,6 +21,8 @@ Boxes = NDArray[np.float64]
 
 GAP = 2.0
 """Points (1/72 inch) kept free around a name: another renderer draws the same text a little wider."""
+DOT = 5.0
+"""Points around the middle of a marker that it covers."""
 _ROUNDS = 3
 _REACHES = (1.0, 1.6, 2.4, 3.4, 4.6, 6.0, 8.0, 11.0, 15.0, 20.0, 27.0)
 _DIRECTIONS = 16
@@ -67,7 +69,8 @@ def label_points(
     """Write each text beside its (x, y) point; earlier ones choose first. Returns the indices of those that
     found a place.
 
-    A text lies wholly inside the axes and on no other text; a text that cannot is left out. Among the places
+    A text lies wholly inside the axes, on no other text, on no other's line to its point and not on its own
+    point; a text that cannot is left out. Among the places
     that are free, one that covers few of ``points``, ``others`` and drawn ``lines`` and is near wins. The
     figure's layout is frozen, since places hold for it alone.
     """
@@ -79,7 +82,7 @@ def label_points(
     drawn.set_layout_engine("none")
     pixel = drawn.dpi / 72
     centres = [axes.transData.transform(point) for point in points]
-    dots = [_square(centre, 5 * pixel) for centre in [*centres, *map(axes.transData.transform, others)]]
+    dots = [_square(centre, DOT * pixel) for centre in [*centres, *map(axes.transData.transform, others)]]
     walls = [_square(at, 2 * pixel) for line in lines for at in _along(axes.transData.transform(line), 6)]
     field = _Field(axes.get_window_extent(), np.array([*dots, *walls]).reshape(-1, 4), len(dots), pixel)
     sizes = [_size(axes, canvas, text) for text in texts]
@@ -116,18 +119,18 @@ class _Field:
         names.
         """
         boxes = np.array([box.extents for _, box in taken]).reshape(-1, 4)
-        leaders = [at for point, box in taken for at in _leader(point, box)]
+        leaders = np.array([at for point, box in taken for at in _leader(point, box)]).reshape(-1, 2)
+        own = np.array([_square(centre, DOT * self.pixel)])
         best, least = None, float("inf")
         for place in PLACES:
             box = _box(centre, size, place, self.pixel)
             wide = box.padded(GAP * self.pixel)
-            if not _within(wide, self.frame) or _touching(wide, boxes).any():
+            if not _within(wide, self.frame) or _touching(wide, boxes).any() or _touching(box, own).any():
                 continue
-            if any(_holds(other, at) for at in _leader(centre, box) for other in boxes):
+            leader = np.array(_leader(centre, box)).reshape(-1, 2)
+            if _through(leader, boxes) or _through(leaders, np.array([box.extents])):
                 continue
-            cost = self._cost(centre, box, place) + 400 * sum(
-                _holds(np.array(box.extents), at) for at in leaders
-            )
+            cost = self._cost(centre, box, place)
             if cost < least:
                 best, least = place, cost
         return best
@@ -191,7 +194,7 @@ def _edge(point: Any, box: Bbox) -> Point:
 def _leader(point: Any, box: Bbox) -> list[Any]:
     """Pixels every few along the line from a point to the nearest edge of its name."""
     end = np.clip(point, [box.x0, box.y0], [box.x1, box.y1])
-    return _along([point, end], 6)[1:-1]
+    return _along([point, end], 2)[1:-1]
 
 
 def _square(centre: Any, half: float) -> tuple[float, float, float, float]:
@@ -218,5 +221,7 @@ def _within(box: Bbox, frame: Bbox) -> bool:
     return box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
 
 
-def _holds(box: Any, at: Any) -> bool:
-    return bool(box[0] <= at[0] <= box[2] and box[1] <= at[1] <= box[3])
+def _through(spots: NDArray[np.float64], boxes: Boxes) -> bool:
+    """Whether any of [n, 2] spots lies in any of [m, (x0, y0, x1, y1)] boxes."""
+    inside = (boxes[None, :, :2] <= spots[:, None]) & (spots[:, None] <= boxes[None, :, 2:])
+    return bool(inside.all(2).any())

@@ -74,13 +74,25 @@ def title(axes: Axes, text: str, below: str = "") -> None:
 def fit(text: str, width: float, size: float = 8.0, lines: int = 1, weight: str = "normal") -> str:
     """At most so many lines of so many points (1/72 inch) at a font size, the rest an ellipsis.
 
-    What would start a formula is shown as it is.
+    What would start a formula is shown as it is. Lines end behind words; a word too long for a line breaks
+    behind its underscores, or anywhere if it has none.
     """
-    font, plain = FontProperties(size=size, weight=weight), " ".join(printable(text).split())
-    for characters in range(max(2, int(3 * width / size)), 1, -1):
-        parts = textwrap.wrap(plain, characters, max_lines=lines, placeholder="\u2026")
-        if all(text_to_path.get_text_width_height_descent(part, font, False)[0] <= width for part in parts):
-            return "\n".join(parts).replace(r"\$", "$").replace("$", r"\$")
+    font = FontProperties(size=size, weight=weight)
+
+    def wide(part: str) -> bool:
+        return text_to_path.get_text_width_height_descent(part, font, False)[0] > width
+
+    words = printable(text).split()
+    # A blank behind an underscore is where textwrap may break; lines lose it again.
+    broken = " ".join(word.replace("_", "_ ") if wide(word) else word for word in words)
+    for plain, whole in ((broken, True), (" ".join(words), False)):
+        for characters in range(max(2, int(3 * width / size)), 1, -1):
+            found = textwrap.wrap(
+                plain, characters, max_lines=lines, placeholder="\u2026", break_long_words=not whole
+            )
+            parts = [part.replace("_ ", "_") if whole else part for part in found]
+            if not any(map(wide, parts)):
+                return "\n".join(parts).replace(r"\$", "$").replace("$", r"\$")
     return "\u2026"
 
 

@@ -15,10 +15,11 @@ from PIL import Image
 
 from harness.records.schema import read_samples
 from reports.cells import columns
+from reports.labels import DOT
 from reports.load import load
 from reports.plots import PLOTS, draw, drawable, quality_speed, write
 from reports.scatter import NAMED, figure_point, named, pareto
-from reports.style import FAINT, encode, looks
+from reports.style import FAINT, encode, fit, looks
 from reports.table import Table, build
 from tests.synthetic_runs import Fake, write_fake, write_table
 
@@ -77,6 +78,32 @@ def assert_tidy(figure: Figure) -> None:
         assert np.all(box.max <= high), f"{name!r} leaves the picture"
     for (name, box), (other, there) in combinations(boxes.items(), 2):
         assert not box.overlaps(there), f"{name!r} covers {other!r}"
+    assert_names_apart(figure)
+
+
+def assert_names_apart(figure: Figure) -> None:
+    """No name lies on its own point, and no line from a name to its point runs through another name."""
+    notes = [
+        (axes, note)
+        for axes in figure.axes
+        for note in axes.texts
+        if isinstance(note, Annotation) and note.get_text()
+    ]
+    for axes, note in notes:
+        centre = axes.transData.transform(note.xy)
+        half = DOT * figure.dpi / 72
+        marker = Bbox([centre - half, centre + half])
+        assert not Text.get_window_extent(note).overlaps(marker), f"{note.get_text()!r} covers its point"
+        if note.arrow_patch is None:
+            continue
+        line = note.arrow_patch.get_transform().transform_path(note.arrow_patch.get_path()).vertices
+        start, end = line[0], line[-1]
+        spots = [start + (end - start) * share for share in np.linspace(0, 1, 60)]
+        for other in (there for _, there in notes if there is not note):
+            box = Text.get_window_extent(other)
+            assert not any(box.contains(*spot) for spot in spots), (
+                f"the line of {note.get_text()!r} runs through {other.get_text()!r}"
+            )
 
 
 def names(figure: Figure) -> list[str]:
@@ -125,6 +152,19 @@ def test_names_of_any_length_and_formulas_fit(tmp_path: Path) -> None:
         figure = PLOTS[name](made)
         assert figure is not None
         assert_tidy(figure)
+
+
+def test_long_names_break_behind_words_then_underscores_then_anywhere() -> None:
+    assert fit("slow_fast k=2 very_high_confidence_threshold=0.95", 100, lines=3).split("\n") == [
+        "slow_fast k=2 very_",
+        "high_confidence_",
+        "threshold=0.95",
+    ]
+    assert fit("one two", 200, lines=2) == "one two"
+    cut = fit("several words that are too many for two lines of this width", 60, lines=2)
+    assert cut.endswith("\u2026")
+    assert cut.count("\n") == 1
+    assert "W\nW" in fit("W" * 40, 60, lines=3)
 
 
 def test_plots_are_known_before_they_are_drawn(table: Table) -> None:
