@@ -96,7 +96,8 @@ def assert_names_apart(figure: Figure) -> None:
         assert not Text.get_window_extent(note).overlaps(marker), f"{note.get_text()!r} covers its point"
         if note.arrow_patch is None:
             continue
-        line = note.arrow_patch.get_transform().transform_path(note.arrow_patch.get_path()).vertices
+        path = note.arrow_patch.get_transform().transform_path(note.arrow_patch.get_path())
+        line = np.asarray(path.vertices, float)
         start, end = line[0], line[-1]
         spots = [start + (end - start) * share for share in np.linspace(0, 1, 60)]
         for other in (there for _, there in notes if there is not note):
