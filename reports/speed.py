@@ -24,6 +24,12 @@ from reports.table import setting_text
 IDLE = 0.95
 """Share of the timed calls in which a process on an idle machine has its processor."""
 
+ON_PAGES_ONLY = {
+    "forward": {"least", "10% - 90%"},
+    "replay": {"least - most", "processor", "roof"},
+}
+"""Columns that a terminal has no room for."""
+
 NOTES = {
     "forward": "ms: one forward pass, from its request to an idle device; median, least and 10th to 90th "
     "percentile of all calls. Processor: ms that a call kept the processor busy, mean. Roof: least time that "
@@ -275,18 +281,29 @@ def markdown(tables: Iterable[SpeedTable], pictures: str = "plots") -> str:
 
 
 def grid(table: SpeedTable) -> Grid:
-    """The table on a terminal."""
+    """The table on a terminal of 80 columns: without spreads, which the report has, and with the kernel
+    beside the facts where all lines share it.
+    """
+    names = headings(table)
+    kernels = {line.kernels for line in table.lines}
+    left_out = {*ON_PAGES_ONLY[table.run.plan.kind], *(["kernel"] if len(kernels) == 1 else [])}
+    chosen = [i for i, name in enumerate(names) if name not in left_out]
+    used = [f"Kernel: {', '.join(kernels.pop()) or 'unknown'}."] if len(kernels) == 1 else []
     shown = Grid(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         title=table.heading,
         title_justify="left",
-        caption=" ".join(table.facts),
+        caption=" ".join([*table.facts, *used]),
         caption_justify="left",
     )
-    for name in headings(table):
-        shown.add_column(name, justify="left" if name in ("method", "kernel") else "right", overflow="fold")
+    for name in (names[i] for i in chosen):
+        if name in ("method", "kernel"):
+            shown.add_column(name, overflow="fold")
+        else:
+            shown.add_column(name, justify="right", no_wrap=True)
     for line in table.lines:
-        shown.add_row(*(text for text, _ in cells(table, line)))
+        told = cells(table, line)
+        shown.add_row(*(told[i][0] for i in chosen))
     return shown

@@ -10,7 +10,7 @@ from harness.model.spec import CheckpointError
 
 def pick_device(name: str | None) -> torch.device:
     """A usable torch device; CheckpointError for CUDA where there is none, which would give the CPU's figures
-    under a GPU's name.
+    under a GPU's name, and for a device that holds no numbers or that nothing here times (meta, mps).
     """
     if name in (None, "auto"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -18,10 +18,18 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or "cpu")
     except RuntimeError:
         raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise CheckpointError(
+            f"--device {name}: nothing is measured on {device.type!r}; use cpu, cuda or cuda:N"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise CheckpointError(
             f"--device {name}: torch {torch.__version__} finds no CUDA device here; use --device cpu, or "
             "leave it out"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckpointError(
+            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices, from cuda:0"
         )
     return device
 

@@ -49,6 +49,11 @@ def _commit(stored: Stored) -> str:
 
 def _isolation(stored: Stored) -> str:
     plan, audit = stored.run.plan, stored.run.audit
+    if plan.family_source is not None:
+        raise Difference(
+            f"{RUN}: plan.family_source is {brief(plan.family_source)}: a family from a file or a package "
+            "computes in the harness' process, where figures can be forged; run a model of a built-in family"
+        )
     if plan.engine is not None:
         raise Difference(
             f"{RUN}: plan.engine is {brief(plan.engine)}: what an engine computes is not audited"

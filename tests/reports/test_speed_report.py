@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness.measuring.roofline import Hardware, ModelCost, Roofline
 from harness.records.evidence import sealed
 from harness.records.schema import RecordError
 from harness.records.speed import HEADER, LINES, Replayed, SpeedPlan, SpeedRun, Timing
-from reports.speed import SpeedTable, load_speed, markdown
+from reports.cells import UNKNOWN
+from reports.speed import SpeedTable, grid, headings, load_speed, markdown
 from reports.speed_page import draw, write_report
 from tests.reports.test_reports_plots import assert_tidy
 
@@ -147,6 +150,19 @@ def test_a_busy_machine_is_named(had_s: float, busy: bool) -> None:
     assert line.processor == pytest.approx(had_s / 2)
     assert made.processor_share == pytest.approx(2 * had_s / 14e-3)
     assert ("a busy machine" in " ".join(made.facts)) == busy
+
+
+def test_the_terminal_has_room_for_every_heading_in_80_columns() -> None:
+    for table in (forward_table(), replay_table(), *load_speed(ROOT / "results" / "speed")):
+        console = Console(width=80, record=True, file=StringIO())
+        console.print(grid(table))
+        lines = console.export_text().splitlines()
+        top = next(line for line in lines if " rows " in f" {line} ")
+        shown = [name for name in headings(table) if name in top]
+        assert {"rows", "share of roof", "memory"} <= set(shown), top
+        values = lines[lines.index(top) + 2].split()
+        assert values[-1] in ("MiB", "GiB", UNKNOWN), values
+        assert any(value.endswith("%") for value in values[-3:]), values
 
 
 def test_committed_tables_are_whole_clean_and_small() -> None:

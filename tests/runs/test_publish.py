@@ -318,6 +318,11 @@ REFUSED: list[tuple[Told, str, str]] = [
     ({**STRANGER, "isolated": True}, "isolation", "says nothing of the jail"),
     ({**STRANGER, "isolated": True, "isolation": GLASS}, "isolation", "audit lacks weights_unchanged"),
     ({"engine": "sglang 0.5.9"}, "isolation", "what an engine computes is not audited"),
+    (
+        {"family_source": "sha256:0123456789abcdef"},
+        "isolation",
+        "where figures can be forged; run a model of",
+    ),
     ({"method": "mine"}, "isolation", "'mine' is none of the project's own decoders"),
     ({"model": "/home/me/models/dream"}, "private", "plan.model holds the path '/home/me/models/dream'"),
     (

@@ -68,6 +68,17 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("gpu0")
 
 
+def test_a_device_that_holds_no_numbers_or_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("meta", "mps"):
+        with pytest.raises(CheckpointError, match=rf"--device {name}: .*use cpu, cuda or cuda:N"):
+            pick_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(CheckpointError, match=r"--device cuda:2: torch finds 2 CUDA devices, from cuda:0"):
+        pick_device("cuda:2")
+
+
 def test_an_adapter_whose_card_names_another_base(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(GOLDEN / "dream_lora_tiny", folder)
