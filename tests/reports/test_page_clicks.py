@@ -18,6 +18,10 @@ from tests.browser import Browser, find_chromium
 from tests.synthetic_runs import Fake, fake_samples, write_fake, write_table
 
 PROGRAM = "def solve():\n    return '</script><b id=evil>'"
+OVERFULL = (
+    "[...document.querySelectorAll('.sortable td')].filter(c => c.scrollWidth > c.clientWidth)"
+    ".map(c => c.textContent)"
+)
 LOADED = "JSON.stringify(Store.loaded().filter(name => name.startsWith('samples')))"
 
 
@@ -240,6 +244,7 @@ def test_a_phone_shows_all_without_sideways_scrolling(browser: Browser) -> None:
         browser.evaluate(f"location.hash = {place!r}")
         settle(browser)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
+        assert browser.evaluate(OVERFULL) == []
     for labels in (("d2f",), ("d2f", "3")):
         go(browser, *labels)
         assert browser.evaluate("document.documentElement.scrollWidth") == 390
