@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo:
 	@echo 'make demo: installs into $(VENV) if it is not there (fetches up to 3 GB, some minutes), then about 2 minutes on one quiet core'
 	@$(MAKE) --no-print-directory $(STAMP)
-	$(BIN)/bench run
+	$(BIN)/bench run --threads 1
 	$(BIN)/bench report runs
 
 boards: $(STAMP)
