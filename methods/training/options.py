@@ -35,8 +35,9 @@ class StudentOptions:
     ``warmup`` steps, then a constant rate that falls over the share ``fall`` (``shape``). ``decay`` of the
     running average that is delivered; 0 delivers the raw student. ``first``, ``every``, ``rounds``: see
     RoundSchedule. ``gradient_checkpointing`` keeps of every block its input alone and computes it again in
-    the backward pass: the same weights, a third more time. ``fit`` makes the batches of a step as large as
-    the estimate lets the device hold, and as few.
+    the backward pass: the same weights, a third more time. ``shard`` divides all weights, their gradients and
+    moments among the ranks (FSDP2). ``fit`` makes the batches of a step as large as the estimate lets the
+    device hold, and as few.
     """
 
     output: Path
@@ -79,12 +80,17 @@ class StudentOptions:
     validation_items: int = 0
     wandb: bool = False
     gradient_checkpointing: bool = False
+    shard: bool = False
     fit: bool = False
 
     def __post_init__(self) -> None:
         if self.muon_lr and self.rank:
             raise TrainingError(
                 "muon_lr trains whole matrices: --set rank=0, or --set muon_lr=0 for an adapter"
+            )
+        if self.shard and self.rank:
+            raise TrainingError(
+                "shard divides weights that train, and an adapter's are few: --set rank=0, or no shard"
             )
 
     @property

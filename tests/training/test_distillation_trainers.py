@@ -83,8 +83,10 @@ def test_adapter_loads_and_a_run_cut_three_times_ends_at_the_same_weights(
     assert card["data"]["rows"] > 0
     again, real = smoke(name, base, tmp_path / "cut", accumulate=2, dropout=0.1), core.save_checkpoint
 
-    def save_and_die(path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float) -> None:
-        real(path, model, optimisers, step, seconds)
+    def save_and_die(
+        path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float, ranks: Any
+    ) -> None:
+        real(path, model, optimisers, step, seconds, ranks)
         if step < 4:
             raise Cut
 
@@ -110,8 +112,10 @@ def test_all_weights_by_muon_cut_once_end_at_the_same_weights(
     whole = TRAINERS["cfd"].train(smoke("cfd", base, tmp_path / "whole", **given))
     again, real = smoke("cfd", base, tmp_path / "cut", **given), core.save_checkpoint
 
-    def save_and_die(path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float) -> None:
-        real(path, model, optimisers, step, seconds)
+    def save_and_die(
+        path: Path, model: nn.Module, optimisers: Any, step: int, seconds: float, ranks: Any
+    ) -> None:
+        real(path, model, optimisers, step, seconds, ranks)
         assert [type(one).__name__ for one in optimisers] == ["Muon", "AdamW"]
         if step < 3:
             raise Cut

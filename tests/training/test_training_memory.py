@@ -145,6 +145,21 @@ def test_batches_are_as_large_as_the_device_holds() -> None:
     assert [line.count("tokens") for line in estimate.on_gpus(SEVEN_B, step)] == [3, 3]
 
 
+def test_weights_divided_among_gpus_take_their_share() -> None:
+    whole = replace(
+        SEVEN_B, rank=0, frozen=0, trained=SEVEN_B.frozen, targets=frozenset(), checkpointing=True
+    )
+    alone, eight = (estimate.memory(replace(whole, shards=shards)) for shards in (1, 8))
+    assert alone.gathered == 0
+    assert alone.trained == 8 * eight.trained == 24 * whole.trained
+    ends = 2 * DREAM.vocab_size * DREAM.hidden_size
+    assert eight.gathered == 8 * ends + 12 * (whole.trained - ends) / DREAM.num_layers
+    assert estimate.fitted(whole, 32_768, 8, 80 * GB) is None
+    lines = estimate.on_gpus(replace(whole, shards=1), 32_768)
+    assert [line.count("does not fit") for line in lines] == [2, 1]
+    assert [line.count("does not fit") for line in estimate.on_gpus(whole, 32_768)] == [3, 3]
+
+
 def test_fit_chooses_rows_and_accumulation(base: Path, tmp_path: Path) -> None:
     student = made("cfd", base, tmp_path, tokens=512, accumulate=4, fit=True)
     run = estimate.run_of(student)

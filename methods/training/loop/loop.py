@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from pickle import PickleError
 from typing import Any
@@ -28,6 +27,7 @@ from harness.records.files import whole_lines
 from harness.records.outside import parse_json, reason
 from methods.training.loop.optim import Shape, schedule, set_rates
 from methods.training.loop.ranks import Ranks
+from methods.training.loop.shards import divided_model, divided_optimiser, whole_state
 
 
 def generator_for(seed: int, step: int, stream: int = 0) -> np.random.Generator:
@@ -80,10 +80,15 @@ class Hooks:
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], step: int, seconds: float
+    path: Path,
+    model: nn.Module,
+    optimisers: list[torch.optim.Optimizer],
+    step: int,
+    seconds: float,
+    ranks: Ranks | None = None,
 ) -> None:
     """Write everything needed to go on after ``step`` finished steps (``seconds`` so far); never leaves a
-    torn file.
+    torn file. With ``ranks`` all of them call it and the first one writes, undivided what they share.
     """
     state = {
         "model": model.state_dict(),
@@ -92,6 +97,10 @@ def save_checkpoint(
         "seconds": seconds,
         "rng": torch.get_rng_state(),
     }
+    if ranks is not None:
+        state = whole_state(state, ranks.first) if ranks.sharded else state
+        if not ranks.first:
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     torch.save(state, temporary)
@@ -99,18 +108,18 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer]
+    path: Path, model: nn.Module, optimisers: list[torch.optim.Optimizer], sharded: bool = False
 ) -> tuple[int, float]:
     """Restore a checkpoint; returns finished steps and seconds spent on them, 0 and 0 if there is none.
-    LoopError for a file that is none.
+    LoopError for a file that is none. ``sharded``: it holds undivided what the model holds divided.
     """
     if not path.exists():
         return 0, 0.0
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=sharded or None)
+        model.load_state_dict(divided_model(state["model"], model) if sharded else state["model"])
         for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict(divided_optimiser(saved, optimiser) if sharded else saved)
         torch.set_rng_state(state["rng"])
         return int(state["step"]), float(state["seconds"])
     # A torn or foreign file ends torch in errors of every kind.
@@ -234,13 +243,13 @@ def train_loop(
     """Run (or continue) ``options.steps`` steps; ``every(step)`` adds validation figures to the log.
 
     ``loss_at`` is called with the number of the batch: step * accumulate + 0 .. accumulate - 1. Of several
-    ranks each takes its share of these, and the first one writes, logs and validates.
+    ranks each takes its share of these, and the first one writes and logs; ``every`` is called on all.
 
     Returns the seconds spent, those of interrupted runs up to their last checkpoint included.
     """
     ranks, path = hooks.ranks or Ranks(), folder / "checkpoint.pt"
     set_rates(optimisers, 1.0)
-    done, earlier = load_checkpoint(path, model, optimisers)
+    done, earlier = load_checkpoint(path, model, optimisers, ranks.sharded)
     ranks.totals([0.0])  # no rank writes before all have read
     started = time.perf_counter()
     log = LossLog(folder / "log.jsonl", done, hooks.row) if ranks.first else None
@@ -255,16 +264,15 @@ def train_loop(
                 if log is not None:
                     log.write(**row)
             if every and every_steps and (finished % every_steps == 0 or finished == options.steps):
-                figures = ranks.on_first(partial(every, finished), {})
+                figures = every(finished)
                 if log is not None:
                     log.write(step=step, **figures)
                     print(f"{title}: step {finished}: {json.dumps(figures)}", flush=True)
                 meter.pause()
             if finished % options.save_every == 0 or finished == options.steps:
                 ranks.check_equal(trained(optimisers))
-                if ranks.first:
-                    spent = earlier + time.perf_counter() - started
-                    save_checkpoint(path, model, optimisers, finished, spent)
+                spent = earlier + time.perf_counter() - started
+                save_checkpoint(path, model, optimisers, finished, spent, ranks)
     return earlier + time.perf_counter() - started
 
 

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from methods.training.loop.shards import part_of, whole
 from methods.training.precision import product_dtype
 
 Shape = Literal["linear", "cosine"]
@@ -57,13 +59,20 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                updates = orthogonalise(
-                    torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
-                )
+                updates = self._updates(parameters, group["momentum"])
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update.to(parameter.dtype), alpha=-group["lr"] * scale)
+
+    def _updates(self, parameters: list[nn.Parameter], momentum: float) -> Iterable[Tensor]:
+        """Orthogonalised momenta of matrices of one shape; divided ones are gathered one at a time, and every
+        rank does the same work.
+        """
+        found = (self._momentum(p, momentum) for p in parameters)
+        if isinstance(parameters[0], DTensor):
+            return (part_of(orthogonalise(whole(one)[None])[0], one) for one in found)
+        return orthogonalise(torch.stack(list(found)))
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         assert parameter.grad is not None

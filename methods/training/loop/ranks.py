@@ -59,13 +59,14 @@ def join(device: torch.device, precision: Literal["bf16", "no"] = "no") -> Accel
 
 class Ranks:
     """The ranks of the running process group, or the one process there is. ``device`` is where sums are
-    taken.
+    taken; ``sharded`` tells that each holds its part of the weights, whose gradients are added up elsewhere.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
         joined = dist.is_available() and dist.is_initialized()
         self.index, self.count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         self.device = device or torch.device("cpu")
+        self.sharded = False
 
     @property
     def first(self) -> bool:
@@ -103,7 +104,7 @@ class Ranks:
         """Add up the gradients over the ranks, in place. A parameter that has one on some ranks only counts
         as zero on the others; one that has none anywhere keeps none.
         """
-        if self.count == 1:
+        if self.count == 1 or self.sharded:
             return
         present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
         present = present.to(self.device)
@@ -120,8 +121,10 @@ class Ranks:
 
     @torch.no_grad()
     def check_equal(self, parameters: Sequence[Tensor]) -> None:
-        """RankError if the ranks no longer hold the same weights, which only a fault of a machine can do."""
-        if self.count == 1:
+        """RankError if the ranks no longer hold the same weights, which only a fault of a machine can do.
+        Parts of weights have nothing to be compared with.
+        """
+        if self.count == 1 or self.sharded:
             return
         sums = torch.stack([p.detach().double().sum() for p in parameters]).to(self.device).nan_to_num()
         ends = torch.stack([sums, -sums])

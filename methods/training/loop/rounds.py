@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods.training.loop.shards import Shards
+
 
 @dataclass(frozen=True)
 class RoundSchedule:
@@ -119,12 +121,14 @@ class AdapterRounds(_Life):
     average.
 
     The base is no part of the state: a checkpoint holds the three sets. ``model`` computes as the student
-    except inside ``teacher()`` and ``average()``.
+    except inside ``teacher()`` and ``average()``; with ``shards`` all ranks enter these together.
     """
 
-    def __init__(self, model: nn.Module, schedule: RoundSchedule, decay: float = 0.999) -> None:
+    def __init__(
+        self, model: nn.Module, schedule: RoundSchedule, decay: float = 0.999, shards: Shards | None = None
+    ) -> None:
         super().__init__(schedule, decay)
-        self._hidden = [model]
+        self._hidden, self._shards = [model], [shards]
         self.student = nn.ParameterList([p for p in model.parameters() if p.requires_grad])
         for i, parameter in enumerate(self.student):
             self.register_buffer(f"teacher_{i}", parameter.detach().clone())
@@ -137,17 +141,29 @@ class AdapterRounds(_Life):
     @contextmanager
     def _swapped(self, name: str) -> Iterator[None]:
         model, training = self._hidden[0], self._hidden[0].training
-        own = [parameter.data for parameter in self.student]
-        for i, parameter in enumerate(self.student):
-            parameter.data = self.get_buffer(f"{name}_{i}")
+        self._exchange(name)
         model.eval()
         try:
             with torch.no_grad():
                 yield
         finally:
-            for parameter, data in zip(self.student, own, strict=True):
-                parameter.data = data
+            self._exchange(name)
             model.train(training)
+
+    @torch.no_grad()
+    def _exchange(self, name: str) -> None:
+        """The model's tensors and the set's change places."""
+        shards = self._shards[0]
+        for i, parameter in enumerate(self.student):
+            other = self.get_buffer(f"{name}_{i}")
+            if shards is None:
+                parameter.data, other.data = other.data, parameter.data
+                continue
+            held = parameter.detach().clone()  # FSDP gathers from storages that it knows
+            parameter.copy_(other)
+            other.copy_(held)
+        if shards is not None:
+            shards.regather()
 
     def teacher(self) -> AbstractContextManager[None]:
         """The model computes as the teacher: eval mode, no gradients."""

@@ -53,7 +53,8 @@ READINGS = {
 @dataclass(frozen=True)
 class Memory:
     """Bytes by purpose; an estimate from shapes, not a measurement. ``copies`` are those of the weights in
-    the type of the products, which the backward pass keeps.
+    the type of the products, which the backward pass keeps; ``gathered`` what divided weights, and their
+    gradients, take while they compute.
     """
 
     base: float
@@ -61,16 +62,18 @@ class Memory:
     trained: float
     activations: float
     logits: float
+    gathered: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.base + self.copies + self.trained + self.activations + self.logits
+        return self.base + self.copies + self.trained + self.activations + self.logits + self.gathered
 
 
 @dataclass(frozen=True)
 class Run:
     """What decides the memory of one batch on one device: shapes, counted numbers, kind of device. ``row``:
-    tokens of the longest row, of which a share ``masked`` is read.
+    tokens of the longest row, of which a share ``masked`` is read. ``shards`` the trained sets are divided
+    into, 0 where they are not.
     """
 
     spec: ModelSpec
@@ -86,6 +89,7 @@ class Run:
     bf16: bool
     checkpointing: bool
     cpu: bool
+    shards: int = 0
 
     @property
     def base_bytes(self) -> int:
@@ -110,6 +114,7 @@ def run_of(student: Student[Any]) -> Run:
         bf16=options.precision == "bf16",
         checkpointing=options.gradient_checkpointing,
         cpu=student.device.type == "cpu",
+        shards=student.ranks.count if options.shard else 0,
     )
 
 
@@ -139,10 +144,26 @@ def memory(run: Run) -> Memory:
     return Memory(
         base=run.frozen * run.base_bytes,
         copies=_copies(run),
-        trained=4.0 * (SETS * run.trained + EXTRA_SETS * run.extra),
+        trained=4.0 * (SETS * run.trained / max(1, run.shards) + EXTRA_SETS * run.extra),
         activations=reading.graphs * graph,
         logits=logits,
+        gathered=_gathered(run),
     )
+
+
+def _gathered(run: Run) -> float:
+    """Of divided weights: embeddings and head with their gradients, and two blocks (one computes, the next is
+    on its way) with one's gradients.
+    """
+    if run.shards < 2:
+        return 0.0
+    ends = _ends(run.spec)
+    return 4.0 * (2 * ends + 3 * (run.trained - ends) / run.spec.num_layers)
+
+
+def _ends(spec: ModelSpec) -> int:
+    """Numbers of embeddings and head."""
+    return spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
 
 
 def _copies(run: Run) -> float:
@@ -151,9 +172,7 @@ def _copies(run: Run) -> float:
     if not run.bf16 or run.base_bytes == 2:
         return 0.0
     head = spec.vocab_size * spec.hidden_size
-    blocks = max(
-        0, run.frozen + (run.trained if not run.rank else 0) - head * (1 if spec.tie_embeddings else 2)
-    )
+    blocks = max(0, run.frozen + (run.trained if not run.rank else 0) - _ends(spec))
     return 2.0 * (head + blocks / (spec.num_layers if run.checkpointing else 1))
 
 
@@ -239,7 +258,12 @@ def describe(student: Student[Any]) -> str:
     need = memory(run)
     total = sum(p.numel() for p in student.model.parameters())
     shapes = sorted({f"{tuple(p.shape)}" for p in student.rounds.student}, key=len)
-    what = "all weights" if options.rank == 0 else f"LoRA rank {options.rank} on {', '.join(options.targets)}"
+    divided = ", divided among the ranks" if student.shards is not None else ""
+    what = (
+        f"all weights{divided}"
+        if options.rank == 0
+        else f"LoRA rank {options.rank} on {', '.join(options.targets)}"
+    )
     rows = [
         f"{student.method}: {spec.family} model of {spec.num_layers} layers, hidden {spec.hidden_size}, "
         f"vocabulary {spec.vocab_size}, "
@@ -251,7 +275,8 @@ def describe(student: Student[Any]) -> str:
         f"batch: {options.tokens} tokens x {options.accumulate} per step, {student.ranks.count} rank(s); "
         f"{options.rounds} round(s) of {options.every} steps",
         f"memory, estimated: base {need.base / GB:.3f} GB, its copies {need.copies / GB:.3f}, trained sets "
-        f"{need.trained / GB:.3f}, activations {need.activations / GB:.3f}, logits {need.logits / GB:.3f}, "
+        f"{need.trained / GB:.3f}, gathered {need.gathered / GB:.3f}, "
+        f"activations {need.activations / GB:.3f}, logits {need.logits / GB:.3f}, "
         f"together {need.total / GB:.3f} GB",
     ]
     return "\n".join([*rows, *on_gpus(run, options.tokens * options.accumulate)])
@@ -263,7 +288,7 @@ def on_gpus(run: Run, step: int) -> list[str]:
     for size in GPUS:
         told = []
         for ranks in (1, 2, 8):
-            found = fitted(there, step, ranks, size * GB)
+            found = fitted(replace(there, shards=ranks if run.shards else 0), step, ranks, size * GB)
             if found is None:
                 told.append(f"{ranks}: does not fit")
                 continue

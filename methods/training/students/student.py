@@ -30,6 +30,7 @@ from methods.training.loop.loop import generator_for
 from methods.training.loop.optim import build_optimisers
 from methods.training.loop.ranks import Ranks, join, rank_device
 from methods.training.loop.rounds import AdapterRounds
+from methods.training.loop.shards import Shards
 from methods.training.losses.masks import aligned, token_log_probs
 from methods.training.options import StudentOptions, TrainingError, plain
 
@@ -43,6 +44,7 @@ PLACES = (
     "validation_items",
     "wandb",
     "gradient_checkpointing",
+    "shard",
     "fit",
 )
 
@@ -88,7 +90,10 @@ class Student(Generic[Options]):
         self.model.matmul_attention = self.device.type == "cpu"
         self.model.gradient_checkpointing = options.gradient_checkpointing
         self.net = self._adapted()
-        self.rounds = AdapterRounds(self.net, options.schedule, options.decay)
+        divided = options.shard and self.ranks.count > 1
+        self.shards = Shards(self.model, self.device, self.ranks.count) if divided else None
+        self.ranks.sharded = divided
+        self.rounds = AdapterRounds(self.net, options.schedule, options.decay, self.shards)
         self.groups: list[tuple[nn.ParameterList, float]] = [(self.rounds.student, options.lr)]
         with self.ranks.first_alone():
             self.data = training_data(options, self.folder, self.model.spec, self.ranks.first)
@@ -135,6 +140,25 @@ class Student(Generic[Options]):
                 yield
         finally:
             self.net.train()
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Where weights are divided, ``model`` and ``net`` of the first rank are an undivided copy; all ranks
+        enter.
+        """
+        if self.shards is None:
+            yield
+            return
+        own, state = (self.model, self.net), self.shards.gathered(self.ranks.first)
+        if self.ranks.first:
+            copy = transformer_of(self.options.model, torch.float32, self.device)
+            copy.load_state_dict(state)
+            copy.matmul_attention = self.model.matmul_attention
+            self.model = self.net = copy
+        try:
+            yield
+        finally:
+            self.model, self.net = own
 
     def rows(self, batch: int) -> Rows:
         """The rows of a batch: prompts untouched, the canvas behind them padded with eos."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -72,7 +73,13 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
             )
     state = nn.ModuleList([student.rounds, *(group for group, _ in student.groups[1:])])
     optimisers = student.optimisers()
-    check = lambda _: validate(student, modes, 64)  # noqa: E731
+    if student.shards is not None:
+        loss_at = partial(student.shards.loss, loss_at)
+
+    def check(_: int) -> dict[str, float]:
+        with student.whole():
+            return ranks.on_first(lambda: validate(student, modes, 64), {})
+
     watched = options.wandb and ranks.first
     watch = start(f"train-{student.method}", plain(options), "train") if watched else None
     hooks = Hooks(student.rounds.begin, watch and watch.log, student.take_tokens, ranks)
@@ -83,10 +90,10 @@ def train(student: Student[Any], loss_at: LossAt, modes: tuple[Mode | D2FMode, .
     student.rounds.finish()
 
     def finish() -> None:
-        with student.rounds.average():
-            deliver(student, seconds, validate(student, modes, options.validation_items))
+        deliver(student, seconds, validate(student, modes, options.validation_items))
 
-    ranks.on_first(finish, None)
+    with student.rounds.average(), student.whole():
+        ranks.on_first(finish, None)
     if watch is not None:
         watch.finish()
     return options.output
