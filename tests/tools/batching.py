@@ -64,14 +64,22 @@ def cells(method: str, batches: Sequence[int], documents: int) -> list[Cell]:
 
 def visit(generator: Generator, cell: Cell, prompts: Sequence[str]) -> tuple[Visit, list[Generation]]:
     canvas = generator.canvas(load_suite("nano-gsm").canvas)
-    requests = [Request(prompt, canvas) for prompt in prompts[: cell.documents]]
+    return timed(
+        generator, [Request(prompt, canvas) for prompt in prompts[: cell.documents]], cell.rows, cell.live
+    )
+
+
+def timed(
+    generator: Generator, requests: Sequence[Request], rows: int = 1, live: int = 1
+) -> tuple[Visit, list[Generation]]:
+    """The answers, every audit passed, and what they took (seconds; share outside forwards)."""
     wall, processor = time.perf_counter(), time.process_time()
-    found = [one for batch in generator.run(requests, cell.rows, cell.live) for one in batch]
+    found = [one for batch in generator.run(requests, rows, live) for one in batch]
     took = time.perf_counter() - wall, time.process_time() - processor
-    rows = [one.decoded for one in found if one.decoded is not None]
-    assert len(rows) == len(requests), next(one.error for one in found if one.error)
-    assert all(row.audit_passed for row in rows)
-    outside = 1 - sum(row.forward_s for row in rows) / sum(row.time_s for row in rows)
+    decoded = [one.decoded for one in found if one.decoded is not None]
+    assert len(decoded) == len(requests), next(one.error for one in found if one.error)
+    assert all(row.audit_passed for row in decoded)
+    outside = 1 - sum(row.forward_s for row in decoded) / sum(row.time_s for row in decoded)
     return Visit(*took, outside), found
 
 
