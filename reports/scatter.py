@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from harness.decoding.settings import setting_text
 from harness.statistics.summary import tps_interval
+from reports.ideal import IDEAL, WORDS
 from reports.labels import Point, label_points
 from reports.style import FAINT, GREY, figure, fit, log_ticks, looks, title
 from reports.table import BASELINE_METHOD, Table, TableRow, unusual
@@ -73,6 +74,8 @@ def scatter(table: Table, field: str, x_label: str, heading: str, with_intervals
         lines += _whiskers(axes, points[id(row)], row, colour, with_intervals)
     if not rest:
         lines += _dials(axes, rows, points, style)
+    if field == "tpf" and table.suite in IDEAL:
+        lines.append(_ideal_line(axes, IDEAL[table.suite]))
     span(axes, [x for x, _ in points.values()])
     axes.margins(y=0.16)
     axes.set_xlabel(f"{x_label}  (right is better)")
@@ -124,6 +127,21 @@ def _front_line(axes: Axes, points: Sequence[Point]) -> list[Point]:
             label="Pareto front: no row of this table is better in both",
         )
     return corners
+
+
+def _ideal_line(axes: Axes, shares: Sequence[float]) -> list[Point]:
+    """Draw what an ideal factorised decoder reaches, and return the points of the line."""
+    line = [(float(words), 100 * share) for words, share in zip(WORDS, shares, strict=True)]
+    axes.plot(
+        [x for x, _ in line],
+        [y for _, y in line],
+        color="#0f766e",
+        linestyle=":",
+        linewidth=1.6,
+        zorder=1,
+        label="ideal decoder that draws the words of a pass independently",
+    )
+    return line
 
 
 def _dials(

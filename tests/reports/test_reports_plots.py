@@ -15,9 +15,10 @@ from PIL import Image
 
 from harness.records.schema import read_samples
 from reports.cells import columns
+from reports.ideal import IDEAL
 from reports.labels import DOT
 from reports.load import load
-from reports.plots import PLOTS, draw, drawable, quality_speed, write
+from reports.plots import PLOTS, draw, drawable, quality_parallelism, quality_speed, write
 from reports.scatter import NAMED, figure_point, named, pareto
 from reports.style import FAINT, encode, fit, looks
 from reports.table import Table, build
@@ -41,6 +42,19 @@ def test_every_plot_is_written_as_png_and_svg(table: Table, tmp_path: Path) -> N
             assert len(image.convert("L").getcolors() or []) > 20
         else:
             assert file.read_text().count("<path") > 20
+
+
+def test_parallel_suites_have_the_line_of_an_ideal_decoder(tmp_path: Path) -> None:
+    for place, (method, per_forward) in enumerate((("vanilla", 1.0), ("d2f", 2.5), ("lopa", 4.0))):
+        fake = Fake(
+            method, suite="parallel-shuffle", tokens_per_forward=per_forward, accuracy=0.9 - place / 4
+        )
+        write_fake(tmp_path, fake)
+    drawn = quality_parallelism(build(load(tmp_path))[0])
+    assert drawn is not None
+    (line,) = [one for one in drawn.axes[0].get_lines() if str(one.get_label()).startswith("ideal decoder")]
+    assert list(np.asarray(line.get_ydata())) == [100 * share for share in IDEAL["parallel-shuffle"]]
+    assert_tidy(drawn)
 
 
 def test_the_same_runs_give_the_same_picture(table: Table) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from methods.training.data.corpus_long import LongMix, items, train_tokenizer
+from reports.ideal import IDEAL, WORDS
 from suites.generators import SPLITS, Split, code_long, frozen, gsm, gsm_long, parallel
 from suites.suite import load_suite
 
@@ -198,3 +199,10 @@ def test_reference_line_falls_with_the_tokens_per_pass() -> None:
     line = [parallel.reference_line(rows, per_step) for per_step in (1, 2, 4, 8)]
     assert line[0] == pytest.approx(1)
     assert all(first > second for first, second in itertools.pairwise(line))
+
+
+def test_the_line_in_plots_is_that_of_the_frozen_sets() -> None:
+    for suite, shares in IDEAL.items():
+        rows = frozen.load(suite, "test")
+        assert shares == pytest.approx([parallel.reference_line(rows, words) for words in WORDS], abs=6e-4)
+    assert set(IDEAL) == {f"parallel-{task}" for task in parallel.TASKS}
