@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.model import device
+
 CARD = torch.device("meta")
 MOVES = {"_to_copy", "copy_", "_local_scalar_dense"}
 INDEXES = {"index", "index_put", "index_put_"}
@@ -188,6 +190,8 @@ class Card(TorchDispatchMode):
         self._stack = ExitStack()
         self._stack.enter_context(_FromValues())
         self._stack.enter_context(mock.patch.object(torch, "Generator", CardGenerator))
+        measured = (*device.MEASURED, CARD.type)  # no user may ask for it
+        self._stack.enter_context(mock.patch.object(device, "MEASURED", measured))
         for name in ("__enter__", "__exit__"):
             self._stack.enter_context(
                 mock.patch.object(torch.inference_mode, name, getattr(_Plain, name.strip("_")))

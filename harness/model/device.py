@@ -7,6 +7,9 @@ import torch
 from harness.model.quantize import SCHEMES
 from harness.model.spec import CheckpointError
 
+MEASURED = ("cpu", "cuda")
+"""Kinds of device that this harness times."""
+
 
 def pick_device(name: str | None) -> torch.device:
     """A usable torch device; CheckpointError for CUDA where there is none, which would give the CPU's figures
@@ -18,7 +21,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or "cpu")
     except RuntimeError:
         raise CheckpointError(f"--device {name!r} is no torch device; use cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in MEASURED:
         raise CheckpointError(
             f"--device {name}: nothing is measured on {device.type!r}; use cpu, cuda or cuda:N"
         )

@@ -20,6 +20,7 @@ from methods.training.students.student import Student
 from methods.training.students.trainers import TRAINERS
 from tests.allocated import Allocated, tensors_of
 from tests.ranks import tiny_base
+from tests.students import gradient, made
 
 GB = estimate.GB
 DREAM = ModelSpec("dream", 152_064, 3584, 18_944, 28, 28, 4, 128, qkv_bias=True)
@@ -34,28 +35,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def made(method: str, base: Path, folder: Path, **given: Any) -> Student[Any]:
-    where = {"model": str(base), "output": folder / "out", "work": folder / "work"}
-    asked = {"answers": 0, "pool_items": 60, "precision": "no", "dropout": 0.1, **given}
-    found = Student(options.preset(TRAINERS[method].options, method, "smoke", {**where, **asked}), method)
-    found.net.train()
-    with torch.no_grad():
-        for parameter in found.rounds.student:
-            parameter.add_(0.01)
-    return found
-
-
-def gradient(student: Student[Any]) -> tuple[float, Tensor]:
-    """Loss and gradient of one batch."""
-    found, total = TRAINERS[student.method].build(student)(3), 0.0
-    for loss in [found] if isinstance(found, Tensor) else found:
-        loss.backward()
-        total += float(loss.detach())
-    trained = [p for group, _ in student.groups for p in group]
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
-    return total, torch.cat([part.flatten() for part in parts])
-
-
 # d3llm's forward is that of cfd.
 @pytest.mark.parametrize("method", [name for name in TRAINERS if name != "d3llm"])
 def test_blocks_computed_again_give_the_same_gradient(method: str, base: Path, tmp_path: Path) -> None:
@@ -66,19 +45,31 @@ def test_blocks_computed_again_give_the_same_gradient(method: str, base: Path, t
     assert float(plain.abs().max()) > 0
 
 
-@pytest.mark.parametrize("method", ["cfd", "d2f", "lockstep"])
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("cfd", {}),
+        ("d2f", {}),
+        ("lockstep", {}),
+        ("sdtt", {}),
+        ("sdtt", {"rank": 0}),
+        ("dcd", {"beta": 0.5}),
+        ("dcd", {"shown": "anchor"}),
+        ("dimo", {"beta": -0.2}),
+    ],
+)
 def test_logits_in_pieces_give_the_same_loss_and_gradient(
-    method: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, given: dict[str, Any], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss, whole = gradient(made(method, base, tmp_path, tokens=2048))
+    loss, whole = gradient(made(method, base, tmp_path, tokens=2048, **given))
     monkeypatch.setattr(places, "STEP", 64)
     monkeypatch.setattr(places, "NUMBERS", 64 * 1024)
     calls, read = [], Student.read
     monkeypatch.setattr(Student, "read", lambda self, states: calls.append(len(states)) or read(self, states))
-    pieces, cut = gradient(made(method, base, tmp_path, tokens=2048))
+    pieces, cut = gradient(made(method, base, tmp_path, tokens=2048, **given))
     assert set(calls) == {64}
     assert len(calls) > 4
-    assert pieces == pytest.approx(loss, rel=1e-5)
+    assert pieces == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(cut, whole, rtol=1e-3, atol=1e-5)
 
 

@@ -52,7 +52,7 @@ def join(device: torch.device, precision: Literal["bf16", "no"] = "no") -> Accel
     if found.distributed_type not in PARALLEL:
         raise RankError(
             f"the launcher asks for {found.distributed_type.value}: students train data parallel only; use "
-            "torchrun, or accelerate launch --multi_gpu (--cpu)"
+            "torchrun, or accelerate launch --multi_gpu (on processors too)"
         )
     return found
 

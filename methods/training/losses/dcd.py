@@ -44,9 +44,19 @@ def masked_dcd_loss(
         loss = loss + DIVERGENCES[direction](student[pair.hidden], teacher.detach()[pair.hidden]).mean()
     if shown == "none" or not pair.shown.any():
         return loss
+    wanted = None if anchor is None else anchor.detach()[pair.shown]
+    at_shown = shown_losses(student[pair.shown], clean[pair.shown], direction, shown, wanted)
+    return loss + weight * at_shown.mean()
+
+
+def shown_losses(
+    student: Tensor, clean: Tensor, direction: Direction, shown: Shown, anchor: Tensor | None = None
+) -> Tensor:
+    """What is learnt at each place of class B [places], from log-probabilities [places, vocab] and the clean
+    tokens [places]. ValueError for "anchor" without one.
+    """
     if shown == "ce":
-        chosen = student[pair.shown].gather(-1, clean[pair.shown].unsqueeze(-1))
-        return loss - weight * chosen.mean()
+        return -student.gather(-1, clean.unsqueeze(-1)).squeeze(-1)
     if anchor is None:
         raise ValueError("shown='anchor' needs the teacher's log-probabilities at z_t")
-    return loss + weight * DIVERGENCES[direction](student[pair.shown], anchor.detach()[pair.shown]).mean()
+    return DIVERGENCES[direction](student, anchor)

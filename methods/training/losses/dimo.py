@@ -93,13 +93,17 @@ def surrogate(logits: Tensor, gradient: Tensor, masked: Tensor) -> Tensor:
     ``logits`` z [rows, length, vocab] are the generator's at its start state, ``gradient`` g is taken at the
     re-masked sample.
     """
-    step = torch.where(masked.unsqueeze(-1), gradient.detach(), torch.zeros_like(gradient))
-    target = (logits - step).detach()
+    return place_surrogate(logits[masked], gradient[masked]).sum() / len(logits)
+
+
+def place_surrogate(logits: Tensor, gradient: Tensor) -> Tensor:
+    """0.5 ||z - sg(z - g)||^2 [places] of ``logits`` and ``gradient`` [places, vocab]."""
+    target = (logits - gradient).detach()
     finite = torch.isfinite(logits)
     gap = torch.where(finite, logits, torch.zeros_like(logits)) - torch.where(
         finite, target, torch.zeros_like(target)
     )
-    return 0.5 * gap.square().sum() / len(logits)
+    return 0.5 * gap.square().sum(-1)
 
 
 def auxiliary_loss(logits: Tensor, sample: Tensor, masked: Tensor, smoothing: float = 0.01) -> Tensor:
@@ -109,7 +113,12 @@ def auxiliary_loss(logits: Tensor, sample: Tensor, masked: Tensor, smoothing: fl
     The release smooths labels by 0.1; over 152 000 classes that spreads a tenth of the mass on nonsense, so
     the default is 0.01.
     """
-    return F.cross_entropy(logits[masked], sample[masked], label_smoothing=smoothing)
+    return place_auxiliary(logits[masked], sample[masked], smoothing).mean()
+
+
+def place_auxiliary(logits: Tensor, sample: Tensor, smoothing: float = 0.01) -> Tensor:
+    """The same at each place [places]."""
+    return F.cross_entropy(logits, sample, label_smoothing=smoothing, reduction="none")
 
 
 def freeze_embeddings(model: nn.Module) -> None:

@@ -75,6 +75,15 @@ def aligned(logits: Tensor, shift: bool) -> Tensor:
     return torch.cat([logits[:, :1], logits[:, :-1]], dim=1) if shift else logits
 
 
+def drawn(log_probs: Tensor, u: Tensor) -> Tensor:
+    """Tokens [places] of distributions [places, vocab], each by one uniform number ``u`` [places], float64,
+    in [0, 1): what is drawn depends on its own place alone, however many are drawn together.
+    """
+    ends = log_probs.exp().cumsum(-1, dtype=torch.float64)
+    found = torch.searchsorted(ends, (u * ends[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
+    return found.clamp(max=log_probs.shape[-1] - 1)
+
+
 def token_log_probs(logits: Tensor, mask_id: int, tokens: int | None = None) -> Tensor:
     """Log-probabilities [..., vocab] with no mass on MASK, nor on rows from ``tokens`` on (padding of the
     vocabulary).

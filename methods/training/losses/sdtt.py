@@ -15,10 +15,15 @@ import torch
 from torch import Tensor
 
 from methods.training.losses.divergences import DIVERGENCES, Kind
+from methods.training.losses.masks import drawn
 
 END = 1e-5
 LogProbs = Callable[[Tensor], Tensor]
 """ids [rows, length] -> log-probabilities [rows, length, vocab] of each place's token, none on MASK."""
+Look = Callable[[Tensor], Tensor]
+"""ids [rows, length] -> what the teacher makes of the places masked at the start [places, width]."""
+Draw = Callable[[Tensor, Tensor], Tensor]
+"""such [n, width] and uniform numbers [n] -> tokens [n]."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,16 @@ class Targets:
 
     log_probs: Tensor
     masked: Tensor
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class Walk:
+    """``seen`` [places, width]: what the teacher made of each place when it was revealed, or last; ``z``
+    [rows, length] its last state.
+    """
+
+    seen: Tensor
     z: Tensor
 
 
@@ -52,6 +67,32 @@ def reveal_share(tau: Tensor, delta: float) -> Tensor:
 
 
 @torch.no_grad()
+def teacher_walk(
+    look: Look,
+    draw: Draw,
+    z: Tensor,
+    masked: Tensor,
+    t: Tensor,
+    delta: float,
+    k: int = 2,
+    generator: torch.Generator | None = None,
+) -> Walk:
+    """k steps of ``delta`` from ids ``z`` and its masks ``masked`` [rows, length] at times ``t`` [rows]."""
+    hidden, kept = masked.clone(), None
+    for tau in teacher_times(t, delta, k).to(z.device):
+        seen = look(z)
+        kept = seen if kept is None else torch.where(hidden[masked].unsqueeze(-1), seen, kept)
+        dice = torch.rand(z.shape, dtype=torch.float64, generator=generator, device=z.device)
+        shown = hidden & (dice < reveal_share(tau, delta).unsqueeze(-1))
+        if shown.any():
+            u = torch.rand(int(shown.sum()), dtype=torch.float64, generator=generator, device=z.device)
+            z = z.masked_scatter(shown, draw(seen[shown[masked]], u))
+        hidden = hidden & ~shown
+    assert kept is not None
+    return Walk(kept, z)
+
+
+@torch.no_grad()
 def sdtt_targets(
     teacher: LogProbs,
     z: Tensor,
@@ -61,25 +102,16 @@ def sdtt_targets(
     k: int = 2,
     generator: torch.Generator | None = None,
 ) -> Targets:
-    """Teacher targets for ids ``z`` [rows, length] at times ``t`` [rows], k steps of ``delta``.
+    """Teacher targets for ids ``z`` [rows, length] at times ``t`` [rows], k steps of ``delta``: whole rows
+    of a small vocabulary.
 
     A revealed position keeps the distribution it was drawn from, never the one-hot of the drawn token.
     """
     masked = z == mask_id
-    hidden, log_probs = masked.clone(), None
-    for tau in teacher_times(t, delta, k).to(z.device):
-        current = teacher(z)
-        log_probs = torch.where(
-            hidden.unsqueeze(-1), current, torch.zeros_like(current) if log_probs is None else log_probs
-        )
-        dice = torch.rand(z.shape, dtype=torch.float64, generator=generator, device=z.device)
-        shown = hidden & (dice < reveal_share(tau, delta).unsqueeze(-1))
-        if shown.any():
-            drawn = torch.multinomial(current[shown].double().exp(), 1, generator=generator)
-            z = z.masked_scatter(shown, drawn.squeeze(-1))
-        hidden = hidden & ~shown
-    assert log_probs is not None
-    return Targets(log_probs, masked, z)
+    walk = teacher_walk(lambda ids: teacher(ids)[masked], drawn, z, masked, t, delta, k, generator)
+    log_probs = walk.seen.new_zeros(*z.shape, walk.seen.shape[-1])
+    log_probs[masked] = walk.seen
+    return Targets(log_probs, masked, walk.z)
 
 
 def sdtt_loss(student: Tensor, targets: Targets, kind: Kind = "reverse") -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from methods.training.loop.loop import LossAt, generator_for
 from methods.training.loop.places import by_places
-from methods.training.options import StudentOptions, TrainingError
+from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
 from methods.training.validation import D2FMode
@@ -116,9 +116,7 @@ def d2f_loss(student: Student[D2FOptions], rows: Rows, noisy: Corrupted) -> Tens
 
 
 def build(student: Student[D2FOptions]) -> LossAt:
-    """TrainingError for an adapter on the head, which teacher and student share."""
-    if "lm_head" in student.options.targets:
-        raise TrainingError("d2f reads teacher and student by one head: take lm_head out of --set targets")
+    student.check_head()
     return lambda batch: loss_of_batch(student, batch)
 
 

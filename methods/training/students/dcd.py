@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from methods.training.loop.loop import LossAt
-from methods.training.losses.certainty import certainty
-from methods.training.losses.dcd import Direction, Shown, masked_dcd_loss
+from methods.training.loop.places import by_places
+from methods.training.losses.certainty import place_certainty
+from methods.training.losses.dcd import Direction, Shown, shown_losses
+from methods.training.losses.divergences import DIVERGENCES
 from methods.training.losses.integral_cache import IntegralCache, cached, window
-from methods.training.losses.masks import Clock, keep_at, nested_pair
+from methods.training.losses.masks import Clock, NestedPair, keep_at, nested_pair, token_log_probs
 from methods.training.options import StudentOptions
 from methods.training.students.sdtt import FEW_STEPS
-from methods.training.students.student import Student, antithetic
+from methods.training.students.student import Reader, Rows, Student, antithetic
 from methods.training.students.trainer import Trainer
 
 
@@ -51,17 +54,56 @@ def loss_of_batch(student: Student[DCDOptions], cache: IntegralCache | None, bat
     t = (antithetic(len(rows.ids), random) + dt).clamp(max=1.0)
     keep_t, keep_s = (keep_at(time, options.clock, cache) for time in (t, (t - dt).clamp(min=0.0)))
     pair = nested_pair(rows.ids, rows.region, keep_t, keep_s, student.mask_id, random)
+    return pair_loss(student, rows, pair)
+
+
+def pair_loss(student: Student[DCDOptions], rows: Rows, pair: NestedPair) -> Tensor:
+    """`losses.dcd.masked_dcd_loss`, with the logits of a bounded number of places at a time."""
+    options, shown = student.options, student.options.shown or "none"
     with student.rounds.teacher():
-        teacher = student.log_probs(pair.z_s, rows.visible)
-        anchor = student.log_probs(pair.z_t, rows.visible) if options.shown == "anchor" else None
-    own = student.log_probs(pair.z_t, rows.visible)
-    loss = masked_dcd_loss(
-        own, teacher, rows.ids, pair, options.direction, options.shown or "none", options.weight, anchor
-    )
-    return loss + options.beta * certainty(own, rows.ids, pair.hidden).entropy if options.beta else loss
+        read = student.reader()
+        teacher = student.states(pair.z_s, rows.visible, pair.hidden)
+        anchor = student.states(pair.z_t, rows.visible, pair.shown) if shown == "anchor" else None
+    either = pair.hidden | pair.shown
+    own = student.states(pair.z_t, rows.visible, either)
+    at_hidden, at_shown = own[pair.hidden[either]], own[pair.shown[either]]
+    loss = own.sum() * 0.0
+    if len(at_hidden):
+        loss = loss + _hidden_loss(student, read, at_hidden, teacher, rows.ids[pair.hidden])
+    if shown == "none" or not len(at_shown):
+        return loss
+
+    def work(own: Tensor, clean: Tensor, *wanted: Tensor) -> tuple[Tensor]:
+        log_probs = token_log_probs(student.read(own), student.mask_id)
+        known = token_log_probs(read(wanted[0]), student.mask_id) if wanted else None
+        return (shown_losses(log_probs, clean, options.direction, shown, known),)
+
+    given = () if anchor is None else (anchor,)
+    (told,) = by_places(work, student.model.spec.vocab_size, at_shown, rows.ids[pair.shown], *given)
+    return loss + options.weight * told.mean()
+
+
+def _hidden_loss(
+    student: Student[DCDOptions], read: Reader, own: Tensor, teacher: Tensor, clean: Tensor
+) -> Tensor:
+    """Mean divergence from the teacher at places of class C, and the tempered entropy of the right ones."""
+    options = student.options
+
+    def work(own: Tensor, teacher: Tensor, clean: Tensor) -> tuple[Tensor, ...]:
+        log_probs = token_log_probs(student.read(own), student.mask_id)
+        wanted = token_log_probs(read(teacher), student.mask_id)
+        apart = DIVERGENCES[options.direction](log_probs, wanted)
+        return (apart, *place_certainty(log_probs, clean)[1:]) if options.beta else (apart,)
+
+    apart, *sure = by_places(work, student.model.spec.vocab_size, own, teacher, clean)
+    if not sure or not sure[1].any():
+        return apart.mean()
+    entropy, right = sure
+    return apart.mean() + options.beta * torch.where(right, entropy, 0.0).sum() / right.sum()
 
 
 def build(student: Student[DCDOptions]) -> LossAt:
+    student.check_head()
     cache = clock_cache(student)
     return lambda batch: loss_of_batch(student, cache, batch)
 

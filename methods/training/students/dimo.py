@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.training.loop.loop import LossAt
+from methods.training.loop.places import by_places
 from methods.training.losses import dimo
-from methods.training.losses.masks import token_log_probs
+from methods.training.losses.masks import drawn, token_log_probs
 from methods.training.options import StudentOptions
 from methods.training.students.student import Rows, Student
 from methods.training.students.trainer import Trainer
@@ -40,11 +41,24 @@ class DiMOOptions(StudentOptions):
     psi_lr: float = 2e-4
 
 
+@dataclass(frozen=True)
+class Play:
+    """The generator's ``states`` [places, hidden] at the places that are ``masked`` [rows, length] in its
+    ``sample``, and the sample so masked: the ``state``.
+    """
+
+    states: Tensor
+    sample: Tensor
+    masked: Tensor
+    state: Tensor
+
+
 class Trio:
     """Teacher, generator and auxiliary model over one base."""
 
     def __init__(self, student: Student[DiMOOptions]) -> None:
-        self.student, self.options = student, student.options
+        self.student, self.options, self.vocab = student, student.options, student.model.spec.vocab_size
+        student.check_head()
         torch.manual_seed(self.options.seed + 1)
         student.adapter.add_adapter("psi", student.lora())
         student.adapter.set_adapter("psi")
@@ -53,10 +67,13 @@ class Trio:
         student.groups.append((self.psi, self.options.psi_lr))
         dimo.freeze_embeddings(student.model)
 
-    def logits(self, ids: Tensor, rows: Rows) -> Tensor:
-        """Logits with MASK far below all others, but finite."""
-        banned = torch.arange(self.student.model.spec.vocab_size, device=ids.device) == self.student.mask_id
-        return self.student.logits(ids, rows.visible).masked_fill(banned, FLOOR)
+    def read(self, states: Tensor) -> Tensor:
+        """Logits [places, vocab] of states, MASK far below all others, but finite."""
+        banned = torch.arange(self.vocab, device=states.device) == self.student.mask_id
+        return self.student.read(states).masked_fill(banned, FLOOR)
+
+    def log_probs(self, states: Tensor) -> Tensor:
+        return token_log_probs(self.read(states), self.student.mask_id)
 
     @contextmanager
     def as_psi(self) -> Iterator[None]:
@@ -67,12 +84,10 @@ class Trio:
         finally:
             self.student.adapter.set_adapter("default")
 
-    def play(self, rows: Rows, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(theta's logits at a fresh start, its sample, which places are masked again, that state)."""
+    def play(self, rows: Rows, random: torch.Generator) -> Play:
+        """A row of the generator's from a fresh start, masked again."""
         options, mask_id = self.options, self.student.mask_id
-        start = dimo.hybrid_start(
-            rows.ids, rows.region, mask_id, self.student.model.spec.vocab_size, options.start_masks, random
-        )
+        start = dimo.hybrid_start(rows.ids, rows.region, mask_id, self.vocab, options.start_masks, random)
         embedding = self.student.model.model.embed_tokens
 
         def shake(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -80,35 +95,51 @@ class Trio:
 
         hook = embedding.register_forward_hook(shake)
         try:
-            logits = self.logits(start, rows)
+            states = self.student.states(start, rows.visible, rows.region)
         finally:
             hook.remove()
-        drawn = torch.multinomial(
-            logits.detach().double().softmax(-1).flatten(0, 1), 1, generator=random
-        ).view_as(start)
-        sample = torch.where(rows.region, drawn, rows.ids)
+        sample = rows.ids.masked_scatter(rows.region, self.draw(states.detach(), random))
         ratio = dimo.mask_ratio(torch.rand(len(start), generator=random, device=start.device), options.ratio)
         masked = dimo.exact_masks(rows.region, ratio, random)
-        return logits, sample, masked, torch.where(masked, mask_id, sample)
+        return Play(states[masked[rows.region]], sample, masked, torch.where(masked, mask_id, sample))
+
+    @torch.no_grad()
+    def draw(self, states: Tensor, random: torch.Generator) -> Tensor:
+        """One token per place."""
+
+        def work(states: Tensor, u: Tensor) -> tuple[Tensor]:
+            return (drawn(self.read(states).log_softmax(-1), u),)
+
+        u = torch.rand(len(states), dtype=torch.float64, generator=random, device=states.device)
+        return by_places(work, self.vocab, states, u)[0]
 
     def loss(self, batch: int) -> Tensor:
         """Generator's surrogate; the auxiliary model's cross-entropy takes its gradient here. Each reaches
         its own adapter only.
         """
         random, rows = self.student.random(batch), self.student.rows(batch)
-        logits, _, masked, state = self.play(rows, random)
+        own = self.play(rows, random)
         with torch.no_grad():
             with self.as_psi():
-                psi = token_log_probs(self.logits(state, rows), self.student.mask_id)
+                psi = self.student.states(own.state, rows.visible, own.masked)
             with self.student.base():
-                phi = token_log_probs(self.logits(state, rows), self.student.mask_id)
-            gradient = dimo.jeffrey_gradient(psi, phi, self.options.beta)
-            _, sample, again, other = self.play(rows, random)
-        surrogate = dimo.surrogate(logits, gradient, masked)
+                phi = self.student.states(own.state, rows.visible, own.masked)
+            other = self.play(rows, random)
+
+        def surrogate(own: Tensor, psi: Tensor, phi: Tensor) -> tuple[Tensor]:
+            with torch.no_grad():
+                gradient = dimo.jeffrey_gradient(self.log_probs(psi), self.log_probs(phi), self.options.beta)
+            return (dimo.place_surrogate(self.read(own), gradient),)
+
+        def auxiliary(states: Tensor, sample: Tensor) -> tuple[Tensor]:
+            return (dimo.place_auxiliary(self.read(states), sample, self.options.smoothing),)
+
         with self.as_psi():
-            auxiliary = dimo.auxiliary_loss(self.logits(other, rows), sample, again, self.options.smoothing)
-            (auxiliary / self.options.accumulate).backward()
-        return surrogate
+            states = self.student.states(other.state, rows.visible, other.masked)
+            (told,) = by_places(auxiliary, self.vocab, states, other.sample[other.masked])
+            (told.mean() / self.options.accumulate).backward()
+        (moved,) = by_places(surrogate, self.vocab, own.states, psi, phi)
+        return moved.sum() / len(rows.ids)
 
 
 def build(student: Student[DiMOOptions]) -> LossAt:

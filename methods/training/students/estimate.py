@@ -31,11 +31,10 @@ USABLE = 0.9
 @dataclass(frozen=True)
 class Reading:
     """How a loss reads its logits: ``copies`` in float32 alive at the peak (measured), of the places worked
-    on together (``pieces``) or of all tokens of the batch; ``graphs`` of the blocks that are kept at once.
+    on together; ``graphs`` of the blocks that are kept at once.
     """
 
     copies: float
-    pieces: bool = True
     graphs: int = 1
 
 
@@ -44,9 +43,9 @@ READINGS = {
     "d3llm": Reading(5.25),
     "d2f": Reading(5.0),
     "lockstep": Reading(3.0),
-    "sdtt": Reading(5.0, pieces=False),
-    "dcd": Reading(4.25, pieces=False),
-    "dimo": Reading(11.5, pieces=False, graphs=2),
+    "sdtt": Reading(7.0),
+    "dcd": Reading(7.0),
+    "dimo": Reading(10.0, graphs=2),
 }
 
 
@@ -131,11 +130,11 @@ def _masked_share(options: StudentOptions) -> float:
 def memory(run: Run) -> Memory:
     """Weights, optimiser state, and what one batch keeps for its backward pass."""
     spec, tokens = run.spec, max(run.tokens, run.row)
-    reading = READINGS.get(run.method, Reading(12.0, pieces=False, graphs=2))
+    reading = READINGS[run.method]
     block = tokens * layer_bytes(run)
     residual = tokens * spec.hidden_size * (4 if run.cpu or not run.rank else 2)
     places = -(-round(tokens * run.masked) // STEP) * STEP
-    rows = min(piece_of(spec.vocab_size), places) if reading.pieces else tokens
+    rows = min(piece_of(spec.vocab_size), places)
     logits = reading.copies * rows * spec.vocab_size * 4
     if run.checkpointing:  # a block is computed again when the logits are gone
         graph = spec.num_layers * residual + max(0.0, WITH_GRADIENTS * block - logits) / reading.graphs

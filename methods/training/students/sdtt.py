@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from methods.training.loop.loop import LossAt
+from methods.training.loop.places import by_places
 from methods.training.losses.couplings import mask_coupling
-from methods.training.losses.divergences import Kind
-from methods.training.losses.sdtt import sdtt_loss, sdtt_targets
+from methods.training.losses.divergences import DIVERGENCES, Kind
+from methods.training.losses.masks import drawn, token_log_probs
+from methods.training.losses.sdtt import teacher_walk
 from methods.training.options import StudentOptions
 from methods.training.students.student import Student, antithetic
 from methods.training.students.trainer import Trainer
@@ -35,14 +37,40 @@ def loss_of_batch(student: Student[SDTTOptions], batch: int) -> Tensor:
     t = antithetic(len(rows.ids), random).clamp(min=1e-3)
     noisy = mask_coupling(rows.ids, student.mask_id, random).at((1 - t).unsqueeze(-1))
     z, delta = torch.where(rows.region, noisy, rows.ids), options.dt(batch)
+    masked, vocab = z == student.mask_id, student.model.spec.vocab_size
     with student.rounds.teacher():
-        targets = sdtt_targets(
-            lambda ids: student.log_probs(ids, rows.visible), z, t, delta, student.mask_id, options.k, random
+        read = student.reader()
+
+        def draw(states: Tensor, u: Tensor) -> Tensor:
+            def work(states: Tensor, u: Tensor) -> tuple[Tensor]:
+                return (drawn(token_log_probs(read(states), student.mask_id), u),)
+
+            return by_places(work, vocab, states, u)[0]
+
+        walk = teacher_walk(
+            lambda ids: student.states(ids, rows.visible, masked),
+            draw,
+            z,
+            masked,
+            t,
+            delta,
+            options.k,
+            random,
         )
-    return sdtt_loss(student.log_probs(z, rows.visible), targets, options.divergence)
+    own = student.states(z, rows.visible, masked)
+    if not len(own):
+        return own.sum() * 0.0
+
+    def work(own: Tensor, seen: Tensor) -> tuple[Tensor]:
+        log_probs = token_log_probs(student.read(own), student.mask_id)
+        wanted = token_log_probs(read(seen), student.mask_id)
+        return (DIVERGENCES[options.divergence](log_probs, wanted),)
+
+    return by_places(work, vocab, own, walk.seen)[0].mean()
 
 
 def build(student: Student[SDTTOptions]) -> LossAt:
+    student.check_head()
     return lambda batch: loss_of_batch(student, batch)
 
 

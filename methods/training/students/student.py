@@ -6,7 +6,7 @@ and a loss: a function of this and of the number of the batch. Device and precis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from harness.model.catalog import location
 from harness.model.checkpoint import transformer_of
@@ -31,10 +32,12 @@ from methods.training.loop.optim import build_optimisers
 from methods.training.loop.ranks import Ranks, join, rank_device
 from methods.training.loop.rounds import AdapterRounds
 from methods.training.loop.shards import Shards
-from methods.training.losses.masks import aligned, token_log_probs
+from methods.training.losses.masks import aligned
 from methods.training.options import StudentOptions, TrainingError, plain
 
 Options = TypeVar("Options", bound=StudentOptions)
+Reader = Callable[[Tensor], Tensor]
+"""States [places, hidden] -> logits [places, vocab], float32."""
 PLACES = (
     "output",
     "threads",
@@ -199,12 +202,6 @@ class Student(Generic[Options]):
         torch.manual_seed(key)
         return torch.Generator(self.device).manual_seed(key)
 
-    def logits(self, ids: Tensor, visible: Tensor) -> Tensor:
-        """Aligned logits [rows, length, vocab], float32."""
-        with self.accelerator.autocast():
-            raw = self.model.head(self.model.hidden(ids, mask=visible))
-        return aligned(raw, self.model.spec.shift).float()
-
     def states(self, ids: Tensor, visible: Tensor, at: Tensor) -> Tensor:
         """Hidden states [places, hidden] that speak of the tokens ``at`` [rows, length], for `by_places`."""
         with self.accelerator.autocast():
@@ -216,9 +213,25 @@ class Student(Generic[Options]):
         with self.accelerator.autocast():
             return self.model.head(states).float()
 
-    def log_probs(self, ids: Tensor, visible: Tensor) -> Tensor:
-        """Aligned log-probabilities without MASK."""
-        return token_log_probs(self.logits(ids, visible), self.mask_id)
+    def reader(self) -> Reader:
+        """Reads states as the model does now, without gradients; also when it computes otherwise again."""
+        weight = self.model.lm_head.weight
+        if weight.requires_grad:
+            weight = weight.detach().clone()
+
+        @torch.no_grad()
+        def read(states: Tensor) -> Tensor:
+            with self.accelerator.autocast():
+                return functional.linear(states, weight).float()
+
+        return read
+
+    def check_head(self) -> None:
+        """TrainingError for an adapter on the head, which teacher and student share."""
+        if self.options.rank and "lm_head" in self.options.targets:
+            raise TrainingError(
+                f"{self.method} reads teacher and student by one head: take lm_head out of --set targets"
+            )
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """AdamW per group of tensors; Muon on the student's matrices where ``muon_lr`` says so."""
