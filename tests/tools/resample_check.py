@@ -4,8 +4,8 @@ python -m tests.tools.resample_check [--suite nano-code] [--seconds 240] [--resa
 
 Per seed one run without and one with ``--resample``; both stop at the first step that ends behind so many
 seconds of this process' time. Printed is the held-out pass@1 (greedy, the first documents of the suite) at
-the half and at the end. Preset nano with 8 problems of 8 answers, float32, at a constant rate. Needs verl; Ray
-is not started.
+the half and at the end. Preset nano with 8 problems of 8 answers, float32, at a constant rate. Needs verl;
+Ray is not started.
 """
 
 from __future__ import annotations
