@@ -72,10 +72,9 @@ def run(options: GRPOOptions, seconds: float, documents: int) -> Iterator[Mark]:
             spent += time.process_time() - before
             if spent >= marks[0]:
                 marks = [mark for mark in marks if mark > spent]
-                group.export(str(options.output))
-                yield Mark(
-                    steps, spent, held_out(options, str(options.output), documents), *means(options.work)
-                )
+                place = f"{options.output}-{steps}"  # models are loaded once per folder
+                group.export(place)
+                yield Mark(steps, spent, held_out(options, place, documents), *means(options.work))
 
 
 def means(work: Path) -> tuple[float, float]:
