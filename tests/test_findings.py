@@ -31,12 +31,12 @@ def _rows() -> dict[str, dict[str, str]]:
 
 def _cited() -> list[tuple[str, str, str]]:
     """(run id, column, figure) of every figure in the findings."""
-    text = (DOCS / "findings.md").read_text()
-    return [
-        (run, *pair.split())
-        for run, told in CITED.findall(text)
-        for pair in re.split(r",\s+", " ".join(told.split()))
-    ]
+    found: list[tuple[str, str, str]] = []
+    for run, told in CITED.findall((DOCS / "findings.md").read_text()):
+        for pair in " ".join(told.split()).split(", "):
+            column, figure = pair.split()
+            found.append((run, column, figure))
+    return found
 
 
 @pytest.mark.parametrize(("run", "column", "figure"), _cited())
