@@ -7,6 +7,7 @@ yields ``Forward`` requests, receives logits and commits tokens) and ``METHOD = 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import cache
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -104,10 +105,16 @@ def filtered(logits: Tensor, top_p: float | None, top_k: int | None) -> Tensor:
     return logits
 
 
+@cache
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """``value`` as a tensor of that type holds it, so that it compares as it would there."""
+    return torch.tensor(value, dtype=dtype).item()
+
+
 def above_threshold(confidence: Tensor, threshold: float) -> list[int]:
     """Indices to accept: the most confident one always, and all others not below the threshold."""
     values = confidence.tolist()
-    limit = torch.tensor(threshold, dtype=confidence.dtype).item()
+    limit = rounded(threshold, confidence.dtype)
     best = max(range(len(values)), key=values.__getitem__)
     return [k for k, value in enumerate(values) if k == best or not value < limit]
 

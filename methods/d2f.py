@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from harness.decoding.forward import Forward
@@ -27,7 +26,7 @@ from methods.base import (
     Score,
     SettingError,
     ask,
-    commit_indices,
+    rounded,
 )
 
 SCORES: dict[str, Score] = {
@@ -131,7 +130,7 @@ class Pipeline:
 
     def fill(self, at: list[int], candidates: Candidates) -> None:
         """Commit, block by block, what is above the threshold; a full block commits its best one at least."""
-        limit = torch.tensor(self.config.skip_threshold, dtype=candidates.probability.dtype).item()
+        limit = rounded(self.config.skip_threshold, candidates.probability.dtype)
         probability, ids = candidates.probability.tolist(), candidates.ids.tolist()
         chosen: list[int] = []
         first = 0
@@ -144,7 +143,9 @@ class Pipeline:
                 accepted = [indices.start + int(scores.argmax())]
             block.left -= len(accepted)
             chosen += accepted
-        commit_indices(self.row, at, candidates, chosen)
+        if chosen:
+            written, tokens = [at[k] for k in chosen], [ids[k] for k in chosen]
+            self.row.commit(written, tokens, [probability[k] for k in chosen])
         self.ended = self.ended or any(self.row.ends_answer(at[k], ids[k]) for k in chosen)
 
     def retire(self) -> None:

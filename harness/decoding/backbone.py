@@ -225,7 +225,7 @@ class Backbone:
             cache.check(
                 index,
                 part.feed,
-                [] if request.trial else part.keep,
+                range(0) if request.trial else part.keep,
                 None if request.see is None else part.stored,
             )
         return part
@@ -236,14 +236,17 @@ class Backbone:
             raise ValueError(
                 f"feed {request.feed} is empty or outside row {row.index} of length {row.length}"
             )
-        behind = [position for position in feed if position >= row.prompt_length]
+        changes = bool(request.assume or request.soft)
+        fed = set(feed) if changes and not isinstance(feed, range) else feed
         for position, token in (request.assume or {}).items():
-            if not (position in behind and 0 <= token < self.spec.vocab_size):
+            known = position in fed and position >= row.prompt_length
+            if not (known and 0 <= token < self.spec.vocab_size):
                 raise ValueError(
                     f"assumed token {token} at {position}: only fed positions behind the prompt and known "
                     "ids can be assumed"
                 )
-        if stray := [position for position in request.soft if position not in behind]:
+        soft = request.soft
+        if stray := [place for place in soft if place not in fed or place < row.prompt_length]:
             raise ValueError(
                 f"soft input at {stray[0]}: only fed positions behind the prompt can be mixtures"
             )
@@ -291,7 +294,8 @@ class Backbone:
             first = sources[0] - feed.start
             if sources[-1] - sources[0] == len(sources) - 1:
                 return hidden[first : first + len(sources)]
-            return hidden[torch.tensor(sources, device=hidden.device) - feed.start]
+            slots = torch.tensor([source - feed.start for source in sources], device=hidden.device)
+            return hidden.index_select(0, slots)
         slots = {position: slot for slot, position in enumerate(feed)}
         slots |= {length + k: len(feed) + k for k in range(part.shadows)}
         found = []

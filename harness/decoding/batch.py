@@ -102,8 +102,10 @@ class Batch:
         )
         keys = _span(first, self.cache is not None)
         masks = [dense(part, keys, ids.device) for part in self.parts]
-        mask = None
-        if any(one is not None for one in masks):
+        mask = masks[0]
+        if len(masks) == 1 and mask is not None:
+            mask = mask[None, None]
+        elif any(one is not None for one in masks):
             whole = torch.ones(len(first.feed), len(keys), dtype=torch.bool, device=ids.device)
             mask = torch.stack([whole if one is None else one for one in masks]).unsqueeze(1)
         return Rectangle(self.cache, first.feed, keys.stop, mask)

@@ -93,8 +93,10 @@ class KVCache:
                 for _ in range(2)
             )  # pyright: ignore[reportAssignmentType]
         assert buffers is not None
-        self.keys = [buffer[: self.places] for buffer in buffers[0]]
-        self.values = [buffer[: self.places] for buffer in buffers[1]]
+        whole = len(buffers[0][0]) == self.places
+        self.keys, self.values = (
+            side if whole else [buffer[: self.places] for buffer in side] for side in buffers
+        )
         self.capacity = capacity
         self.valid = [Valid() for _ in range(rows)]
         self._trials: list[list[Trial]] = [[] for _ in range(rows)]
@@ -134,29 +136,23 @@ class KVCache:
         """ValueError for a pass that overwrites stored keys without keeping them, keeps what is not fed, or
         leaves a hole unseen.
         """
-        valid, fed = self.valid[row], set(feed)
-        if stray := [position for position in keep if position not in fed]:
-            raise ValueError(f"keep names position {stray[0]}, which is not fed: feed it or leave it out")
-        kept = set(keep)
-        if lost := [position for position in valid.among(feed) if position not in kept]:
+        valid = self.valid[row]
+        stray, lost, hole = (
+            _faults_of_spans(valid.prefix, feed, keep)
+            if isinstance(feed, range) and isinstance(keep, range) and not valid.others
+            else _faults(valid, feed, keep)
+        )
+        if stray is not None:
+            raise ValueError(f"keep names position {stray}, which is not fed: feed it or leave it out")
+        if lost is not None:
             raise ValueError(
-                f"the pass overwrites the stored position {lost[0]} without keeping it: name it in keep, or "
+                f"the pass overwrites the stored position {lost} without keeping it: name it in keep, or "
                 "ask for fresh"
             )
-        if see is None:
-            hole = next(
-                (
-                    position
-                    for position in range(valid.prefix, feed[-1])
-                    if position not in fed and position not in valid
-                ),
-                None,
+        if see is None and hole is not None:
+            raise ValueError(
+                f"position {hole} is neither fed nor stored: feed it, or name in see what may be attended to"
             )
-            if hole is not None:
-                raise ValueError(
-                    f"position {hole} is neither fed nor stored: feed it, or name in see what may be "
-                    "attended to"
-                )
 
     def mark(self, row: int, kept: Sequence[int], edge: dict[int, Tensor]) -> None:
         """Make kept positions valid; ``edge``: hidden states of the last positions of kept stretches."""
@@ -170,11 +166,9 @@ class KVCache:
         was.
         """
         span, place = slice(*kept), self.place(row)
-        layers = [
-            torch.stack([keys[place, span], values[place, span]])
-            for keys, values in zip(self.keys, self.values, strict=True)
-        ]
-        self._trials[row].append(Trial(kept, torch.stack(layers), edge))
+        layers = zip(self.keys, self.values, strict=True)
+        content = torch.stack([part[place, span] for layer in layers for part in layer])
+        self._trials[row].append(Trial(kept, content.unflatten(0, (-1, 2)), edge))
 
     def settle_trials(self, row: int, adopt: int | None, go_on: bool) -> None:
         """Before a pass: keep one trial's span if asked to; trials end with an adoption or a pass that is
@@ -194,3 +188,33 @@ class KVCache:
             )
         if adopt is not None or not go_on:
             trials.clear()
+
+
+Faults = tuple[int | None, int | None, int | None]
+"""The first position that is kept and not fed, that is overwritten and not kept, that is neither fed nor
+stored before the last fed one.
+"""
+
+
+def _faults(valid: Valid, feed: Sequence[int], keep: Sequence[int]) -> Faults:
+    fed, kept = set(feed), set(keep)
+    behind = range(valid.prefix, feed[-1])
+    return (
+        next((position for position in keep if position not in fed), None),
+        next((position for position in valid.among(feed) if position not in kept), None),
+        next((position for position in behind if position not in fed and position not in valid), None),
+    )
+
+
+def _faults_of_spans(prefix: int, feed: range, keep: range) -> Faults:
+    """The same where what is fed, kept and stored are three stretches, whatever their lengths: asked at every
+    pass.
+    """
+    stray = lost = None
+    if keep and not (feed.start <= keep.start and keep.stop <= feed.stop):
+        stray = keep.start if keep.start < feed.start else max(feed.stop, keep.start)
+    end = min(feed.stop, prefix)
+    if feed.start < end:
+        after = max(keep.stop, feed.start) if keep and keep.start <= feed.start else feed.start
+        lost = after if after < end else None
+    return stray, lost, prefix if prefix < feed.start else None

@@ -50,8 +50,10 @@ def greedy(logits: Tensor, mask_id: int | None, want: Want) -> Candidates:
     probs = logits.softmax(-1, dtype=torch.float64 if want.double else None)
     score = ranking(probs, want.score)
     if mask_id is not None:
-        probs = without_mask(probs, logits, mask_id)
+        probs[:, mask_id] = 0.0
     chosen, ids = probs.max(-1)
+    if mask_id is not None and not chosen.all():
+        chosen, ids = without_mask(probs, logits, mask_id).max(-1)
     return Candidates(ids, chosen, chosen if score is None else score)
 
 

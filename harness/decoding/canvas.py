@@ -52,6 +52,7 @@ class Canvas:
         self.meter = Meter(len(prompts), device)
         width = max(len(prompt) for prompt in prompts) + new_tokens
         self.ids = torch.full((len(prompts), width), fill_id, dtype=torch.long, device=device)
+        self._lines = self.ids.unbind()
         for index, prompt in enumerate(prompts):
             self.ids[index, : len(prompt)] = torch.tensor(prompt, dtype=torch.long, device=device)
         seeds = seeds if seeds is not None else range(len(prompts))
@@ -73,4 +74,4 @@ class Canvas:
     def write(self, row: int, at: Sequence[int], values: Sequence[int]) -> None:
         """Mirror a row's commit on the device (called by Row; not for methods)."""
         device = self.ids.device
-        self.ids[row].index_copy_(0, torch.tensor(at, device=device), torch.tensor(values, device=device))
+        self._lines[row].index_copy_(0, torch.tensor(at, device=device), torch.tensor(values, device=device))

@@ -7,7 +7,7 @@ boolean tensor, true = may attend; ``flex`` turns it into the four-argument form
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,8 +74,9 @@ class BlockCausal:
         return (position - start).clamp(min=-1).div(self.size, rounding_mode="floor")
 
     def allowed(self, query: Tensor, key: Tensor, prompt: int) -> Tensor:
+        # A key belongs to the query's block or an earlier one if it lies before that block's end.
         start = prompt if self.origin is None else self.origin
-        return self._block(key, start) <= self._block(query, start)
+        return key < (self._block(query, start) + 1) * self.size + start
 
     def trivial(self, queries: tuple[int, int], keys: tuple[int, int], prompt: int) -> bool:
         start = prompt if self.origin is None else self.origin
@@ -127,15 +128,15 @@ def flex(mask: Mask, prompt: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], 
     return lambda batch, head, query, key: mask.allowed(query, key, prompt)
 
 
-def reach(mask: Mask, query: int, prompt: int) -> int | None:
-    """End of the stretch of keys from 0 that is exactly what ``query`` may attend to; -1: it has no end.
+def reaches(mask: Mask, queries: Sequence[int], prompt: int) -> list[int] | None:
+    """End of the stretch of keys from 0 that is exactly what each query may attend to; -1: it has no end.
     None: what the mask allows is no such stretch.
     """
     if isinstance(mask, Full):
-        return -1
+        return [-1] * len(queries)
     if isinstance(mask, Causal):
-        return query + 1
+        return [query + 1 for query in queries]
     if isinstance(mask, BlockCausal):
-        start = prompt if mask.origin is None else mask.origin
-        return start if query < start else start + ((query - start) // mask.size + 1) * mask.size
+        start, size = prompt if mask.origin is None else mask.origin, mask.size
+        return [max(start, query + size - (query - start) % size) for query in queries]
     return None

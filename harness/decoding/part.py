@@ -58,7 +58,7 @@ class Part:
 def resolve(canvas: Canvas, row: int, request: Forward, cache: KVCache | None) -> Part:
     """A request with its positions spelled out; ValueError for positions that do not ascend."""
     feed = positions_of(request.feed)
-    keep = [] if request.keep is None else positions_of(request.keep)
+    keep = range(0) if request.keep is None else positions_of(request.keep)
     stored: Sequence[int] = []
     if cache is not None and request.cached:
         valid = cache.valid[row]

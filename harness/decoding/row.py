@@ -192,12 +192,15 @@ class Row(Divided):
 
     def _take_back(self, at: Sequence[int]) -> None:
         self._forget(at)
+        moved = self._eos in at
         for position in at:
             slot = position - self.prompt_length
             self._tokens[position], self._step[slot], self._confidence[slot] = self.fill_id, -1, None
             self._frontier = min(self._frontier, position)
         self._mirror(at, [self.fill_id] * len(at))
         self._meter.rows[self.index].finished_s = None
+        if moved:
+            self._seek_eos()
         self._advance()
 
     def _write(
@@ -210,6 +213,7 @@ class Row(Divided):
             raise CanvasError(f"commit of {len(at)} positions with {len(values)} ids")
         step = max(self.nfe - 1, 0)
         self._forget(at)
+        eos, moved = rules.eos_ids, self._eos in at
         for k, (position, value) in enumerate(zip(at, values, strict=True)):
             if not 0 <= value < rules.vocab_size or value == rules.mask_id:
                 raise CanvasError(
@@ -218,18 +222,23 @@ class Row(Divided):
             slot = position - self.prompt_length
             self._tokens[position], self._step[slot] = value, step
             self._confidence[slot] = None if scores is None else float(scores[k])
+            if value in eos and (self._eos is None or position < self._eos):
+                self._eos = position
+        if moved:
+            self._seek_eos()
         if at:
             self._mirror(at, values)
         self._advance()
 
+    def _seek_eos(self) -> None:
+        """Look for the first written end-of-text where the one known is written over or taken back."""
+        eos, offset = self._rules.eos_ids, self.prompt_length
+        region = range(offset, self._end)
+        self._eos = next((p for p in region if self._tokens[p] in eos and self._step[p - offset] >= 0), None)
+
     def _advance(self) -> None:
         while self._frontier < self._end and self._step[self._frontier - self.prompt_length] >= 0:
             self._frontier += 1
-        eos = self._rules.eos_ids
-        region = range(self.prompt_length, self._end)
-        self._eos = next(
-            (p for p in region if self._tokens[p] in eos and self._step[p - self.prompt_length] >= 0), None
-        )
         meter, now = self._meter, time.perf_counter()
         if meter.started is None:
             return

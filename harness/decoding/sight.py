@@ -8,8 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from harness.decoding.masks import Full
+from harness.decoding.masks import Full, reaches
 from harness.decoding.part import Part
+
+SHORT = 128
+"""Longest span whose ends are counted on the host."""
 
 
 def dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | None:
@@ -19,7 +22,13 @@ def dense(part: Part, keys: Sequence[int], device: torch.device) -> Tensor | Non
         (part.feed[0], part.feed[-1]), (keys[0], keys[-1]), part.prompt
     ):
         return None
-    query, key = tensor(part.feed, device), tensor(keys, device)
+    key = tensor(keys, device)
+    if len(part.feed) <= SHORT:
+        # The ends are cheap to say here; a mask computed on the device is a dozen small operations.
+        ends = reaches(mask, part.feed, part.prompt)
+        if ends is not None:
+            return key < torch.tensor(ends, device=device).unsqueeze(1)
+    query = tensor(part.feed, device)
     return mask.allowed(query.unsqueeze(1), key.unsqueeze(0), part.prompt)
 
 

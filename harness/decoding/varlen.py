@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.decoding.attend import Segment
-from harness.decoding.masks import reach
+from harness.decoding.masks import reaches
 from harness.decoding.part import Part
 
 PAGE = 256
@@ -30,13 +30,8 @@ def stretches(part: Part) -> list[tuple[int, int]] | None:
     """
     if part.shadows:
         return None
-    mask, prompt = part.request.mask, part.prompt
-    if reach(mask, part.feed[0], prompt) == -1:
-        return [(len(part.feed), -1)]
-    ends = [reach(mask, position, prompt) for position in part.feed]
-    if any(end is None for end in ends):
-        return None
-    return [(len(list(run)), end) for end, run in groupby(ends) if end is not None]
+    ends = reaches(part.request.mask, part.feed, part.prompt)
+    return None if ends is None else [(len(list(run)), end) for end, run in groupby(ends)]
 
 
 @dataclass(frozen=True)

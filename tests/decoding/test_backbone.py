@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.decoding.backbone import TooManyForwards
-from harness.decoding.cache import KVCache
+from harness.decoding.cache import KVCache, Valid, _faults, _faults_of_spans
 from harness.decoding.forward import Forward
 from harness.decoding.masks import CAUSAL, BlockCausal
 from harness.model.adapter import Adapter
@@ -203,3 +203,15 @@ def test_missing_weights_are_named(tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text((GOLDEN / "dream_tiny" / "config.json").read_text())
     with pytest.raises(CheckpointError, match=r"model\.safetensors not found"):
         load_transformer(tmp_path, torch.float32, CPU)
+
+
+def test_stretches_are_checked_as_positions_are() -> None:
+    spans = [range(start, stop) for start in range(5) for stop in range(start, 6)]
+    for prefix in range(6):
+        for feed in filter(len, spans):
+            for keep in spans:
+                wanted = _faults(Valid(prefix), feed, keep)
+                found = _faults_of_spans(prefix, feed, keep)
+                # What is kept without being fed ends the pass; the other two are not asked then.
+                assert found[0] == wanted[0]
+                assert wanted[0] is not None or found == wanted, (prefix, feed, keep)

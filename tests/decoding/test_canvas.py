@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from harness.decoding.canvas import Canvas
@@ -179,6 +181,15 @@ def test_revising_to_the_mask_id_takes_tokens_back() -> None:
         row.revise([1], [19])
     with pytest.raises(CanvasError, match="2 positions with 1 ids"):
         row.revise([2, 3], [4])
+
+
+def test_first_end_of_text_after_every_kind_of_write() -> None:
+    row, draw = make(new_tokens=8).rows[0], random.Random(0)
+    for _ in range(300):
+        at = draw.sample(range(2, 10), draw.randint(1, 3))
+        row.revise(at, [draw.choice([3, 18, 19]) for _ in at])
+        ends = [position for position in range(2, 10) if row.token(position) == 18]
+        assert row.eos_position == (ends[0] if ends else None)
 
 
 def test_model_without_mask_token() -> None:

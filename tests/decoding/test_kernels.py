@@ -15,7 +15,7 @@ from harness.decoding.backbone import Backbone
 from harness.decoding.cache import KVCache
 from harness.decoding.forward import Forward, Shadow
 from harness.decoding.kernels import AttentionError, Flash, Flex, Implementation, Sdpa, implementation
-from harness.decoding.masks import CAUSAL, FULL, LEAVE_ONE_OUT, BlockCausal, Mask, reach
+from harness.decoding.masks import CAUSAL, FULL, LEAVE_ONE_OUT, BlockCausal, Mask, reaches
 from harness.decoding.registry import load_method
 from harness.decoding.settings import build_config
 from harness.decoding.varlen import PAGE
@@ -100,13 +100,12 @@ def test_every_implementation_gives_the_same_ids(case: dict[str, Any], kernel: I
 
 @pytest.mark.parametrize("mask", [FULL, CAUSAL, BlockCausal(4), BlockCausal(4, origin=2)], ids=str)
 def test_the_reach_of_a_mask_is_what_it_allows(mask: Mask) -> None:
-    places = torch.arange(20)
-    for query in range(20):
-        end = reach(mask, query, 5)
-        assert end is not None
+    places, ends = torch.arange(20), reaches(mask, range(20), 5)
+    assert ends is not None
+    for query, end in enumerate(ends):
         allowed = mask.allowed(torch.tensor(query), places, 5)
         assert torch.equal(allowed, places < (len(places) if end < 0 else end))
-    assert reach(LEAVE_ONE_OUT, 3, 5) is None
+    assert reaches(LEAVE_ONE_OUT, [3], 5) is None
 
 
 def _passes(model: Backbone, masks: list[Mask]) -> list[Tensor]:
