@@ -27,13 +27,19 @@ def test_the_steps_fit_into_ten_minutes_and_have_names_of_their_own(tmp_path: Pa
 def test_steps_run_on_the_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Plots have tests of their own, and no tensors.
     monkeypatch.setattr("reports.speed_page.write_report", lambda *_: [])
-    names = ("dream7b-replay", "dream7b-compiled", "dream7b-block-causal", "tests")
+    names = ("dream7b-replay", "dream7b-compiled", "dream7b-block-causal", "tests", "nano-run-16")
     words = [str(tmp_path), "--dry-run", *(word for name in names for word in ("--only", name))]
     status = gpu.main(words)
     summary = json.loads((tmp_path / "summary.json").read_text())
     logs = "\n".join(path.read_text() for path in (tmp_path / "logs").iterdir())
     assert (status, summary["dry_run"]) == (0, True), logs
-    assert [step["status"][:7] for step in summary["steps"]] == ["ok", "not run", "not run", "ok"]
+    assert [step["status"][:7] for step in summary["steps"]] == [
+        "ok",
+        "not run",
+        "not run",
+        "ok",
+        "ok",
+    ]
     assert "nothing here is a measurement" in (tmp_path / "summary.md").read_text()
     tables = load_speed(tmp_path / "speed")
     assert {table.run.plan.device for table in tables} == {"meta"}

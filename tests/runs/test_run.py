@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,11 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.cli.running import _note_jail
+from harness.engine.generator import Request
+from harness.engine.opening import open_engine
 from harness.records.schema import find_runs, read_run, read_samples
 from harness.sandbox import launch
+from suites.suite import load_suite
 from tests.commands import answers, bench, started
 from tests.helpers import wait_until
 from tests.ranks import run_ranks
@@ -312,4 +316,11 @@ def test_two_ranks_share_the_documents(tmp_path: Path) -> None:
         for line in path.read_text().splitlines()
     ]
     assert sorted(line["doc_id"] for line in logged) == [0, 1, 2]
-    assert all(line["dllm_bench"]["nfe"] > 0 for line in logged)
+    alone = open_engine("d2f", "nano").generator
+    suite = load_suite("nano-gsm")
+    requests = [Request(suite.prompt(doc), alone.canvas(suite.canvas)) for _, doc in suite.docs(3)]
+    (answers,) = alone.run(requests, 3)
+    for line, answer in zip(sorted(logged, key=itemgetter("doc_id")), answers, strict=True):
+        assert answer.decoded is not None
+        told = line["resps"][0][0], line["dllm_bench"]["nfe"], line["dllm_bench"]["positions"]
+        assert told == (answer.text, answer.decoded.nfe, answer.decoded.positions)
