@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo:
-	@echo 'make demo: installs into $(VENV) if it is not there (fetches up to 3 GB, some minutes), then about 2 minutes on one quiet core'
+	@echo 'make demo: installs into $(VENV) if it is not there (fetches up to 3 GB, some minutes), then 1 to 2 minutes on one quiet core'
 	@$(MAKE) --no-print-directory $(STAMP)
 	$(BIN)/bench run --threads 1
 	$(BIN)/bench report runs

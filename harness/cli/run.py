@@ -42,7 +42,7 @@ QUICK_METHODS = ("vanilla", "fast_dllm", "d2f", "ar")
 QUICK_SUITES = ("nano-gsm", "nano-code")
 QUICK_LIMIT = 32
 QUICK_TIME = (
-    "quickstart: 4 methods, 2 suites, 32 problems each: about 2 minutes on one quiet core, "
+    "quickstart: 4 methods, 2 suites, 32 problems each: 1 to 2 minutes on one quiet core, "
     "on a busy one many times as long"
 )
 
@@ -206,7 +206,7 @@ def run_command(
         isolate,
         engine,
     )
-    announce(asked, chosen_limit, QUICK_TIME if quick and model == "nano" else None)
+    announce(asked, chosen_limit, protocol == "standard", QUICK_TIME if quick and model == "nano" else None)
     run(asked, options, allow_unsafe_code, wandb)
 
 

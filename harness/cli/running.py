@@ -34,11 +34,13 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def announce(asked: Asked, limit: int | None, further: str | None) -> None:
-    """Say what a hub model will fetch, whether the machine is busy, and one ``further`` line."""
+def announce(asked: Asked, limit: int | None, turns: bool, further: str | None) -> None:
+    """Say what a hub model will fetch, whether the machine is busy (methods take ``turns`` already?), and one
+    ``further`` line.
+    """
     for line in _download(asked, limit):
         _tell(line)
-    for line in (warning(look()), further):
+    for line in (warning(look(), torch.get_num_threads(), turns), further):
         if line:
             _tell(line)
 

@@ -45,12 +45,18 @@ def look(seconds: float = 0.2) -> Business:
     return Business(sum(mine) / 100, len(mine), load)
 
 
-def warning(seen: Business) -> str | None:
-    """What to say before a measurement on a busy machine; None: it is quiet."""
+def warning(seen: Business, threads: int = 2, turns: bool = False) -> str | None:
+    """What to say before a measurement on a busy machine, naming the flags that are not given yet: one of
+    torch's ``threads``, methods in ``turns``. None: it is quiet.
+    """
     if not seen.busy:
         return None
+    flags = [
+        *(["--threads 1"] if threads > 1 else []),
+        *(["--protocol standard (methods in turns, times repeated)"] if not turns else []),
+    ]
+    advice = f", or give {' and '.join(flags)}" if flags else ""
     return (
         f"warning: this machine is busy ({seen.text}): speeds will be too low and methods may change "
-        "places; wait until it is quiet, or give --threads 1 and --protocol "
-        "standard (methods in turns, times repeated)"
+        f"places; wait until it is quiet{advice}"
     )

@@ -16,6 +16,15 @@ def test_a_busy_machine_is_told_with_the_flags_to_use() -> None:
     assert told is not None
     assert "other processes use 1.7 of 2 cores, load 9.5" in told
     assert "--threads 1 and --protocol standard" in told
+    fewer = [
+        warning(Business(1.7, 2, 9.5), threads, turns)
+        for threads, turns in ((1, False), (2, True), (1, True))
+    ]
+    assert [str(one).partition("quiet")[2] for one in fewer] == [
+        ", or give --protocol standard (methods in turns, times repeated)",
+        ", or give --threads 1",
+        "",
+    ]
     assert warning(Business(0.3, 2, 0.4)) is None
     assert warning(Business(0.3, 2, None)) is None
 
