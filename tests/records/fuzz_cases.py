@@ -309,7 +309,7 @@ def _timing_bytes(root: Path) -> st.SearchStrategy[bytes]:
     return line_bytes([json.loads(line) for line in lines])
 
 
-SPEED = "speed/cpu-amd-epyc/nano-float32-replay-a886e2f2"
+SPEED = "speed/cpu-intel-xeon-processor/nano-float32-replay-95cdb278"
 STORED = "runs/test-cpu/nano-gsm/one"
 PACKED = "packed/test-cpu/nano-gsm/one"
 
