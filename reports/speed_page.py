@@ -43,7 +43,7 @@ def _passes(table: SpeedTable) -> Figure:
         axes.vlines(query, low, high, color=colour, alpha=0.5, linewidth=3)
         axes.plot(query, [1000 * line.roof for line in mine], "--", color=colour, linewidth=1)
     log_ticks(axes)
-    axes.set_yscale("log")
+    log_ticks(axes, "y")
     axes.set_xlabel("positions fed per row")
     axes.set_ylabel("milliseconds per forward pass  (down is better)")
     axes.legend(frameon=False, fontsize=8.5, title="dashed: the roof", title_fontsize=8.5)

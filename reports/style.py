@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import seaborn as sns
 from matplotlib import rc_context
@@ -96,12 +96,13 @@ def fit(text: str, width: float, size: float = 8.0, lines: int = 1, weight: str 
     return "\u2026"
 
 
-def log_ticks(axes: Axes) -> None:
-    """A logarithmic x axis with plain numbers at 1, 2 and 5."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def log_ticks(axes: Axes, side: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5."""
+    (axes.set_xscale if side == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(drawn: Figure, stem: Path, mark: str = "") -> list[Path]:

@@ -126,7 +126,10 @@ def test_plot_and_page_show_every_line(table: SpeedTable, tmp_path: Path) -> Non
 
 def test_no_text_of_a_plot_leaves_it_or_covers_another() -> None:
     for table in (forward_table(), replay_table(), *load_speed(ROOT / "results" / "speed")):
-        assert_tidy(draw(table))
+        drawn = draw(table)
+        assert_tidy(drawn)
+        ticks = [label.get_text() for axes in drawn.axes for label in axes.get_yticklabels(which="both")]
+        assert not any("mathdefault" in text for text in ticks), "powers of ten where plain numbers are read"
 
 
 def test_a_roof_that_is_not_the_headers_is_refused(tmp_path: Path) -> None:
