@@ -233,6 +233,6 @@ def load_transformer(
     model.load_state_dict(state, strict=False, assign=True)
     if spec.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.rotary.to_empty(device=device)
+    model.model.rotary.clear(device)
     _check_rotary(model, folder)
     return model.eval().requires_grad_(False)

@@ -78,7 +78,7 @@ def random_transformer(spec: ModelSpec, dtype: torch.dtype, device: torch.device
     model.load_state_dict(state, strict=False, assign=True)
     if spec.tie_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.rotary.to_empty(device=device)
+    model.model.rotary.clear(device)
     return model.eval().requires_grad_(False)
 
 

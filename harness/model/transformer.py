@@ -50,6 +50,12 @@ class Rotary(nn.Module):
         self.register_buffer("cos", torch.empty(0, spec.head_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, spec.head_dim), persistent=False)
 
+    def clear(self, device: torch.device) -> None:
+        """Empty tables on ``device``; a module's own ``to_empty`` imports a symbolic algebra for tensors on
+        meta, half a second of every start.
+        """
+        self.cos, self.sin = (torch.empty(0, self.spec.head_dim, device=device) for _ in range(2))
+
     def grow(self, length: int, device: torch.device, dtype: torch.dtype) -> None:
         """Make the tables cover positions below ``length``; a model in training that was decoded from may go
         on with them.
