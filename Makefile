@@ -31,6 +31,8 @@ boards: $(STAMP)
 	$(BIN)/bench report results/lockstep --readme docs/lockstep.md
 	$(BIN)/bench report results/decoders
 	$(BIN)/bench report results/decoders --readme docs/decoders.md
+	$(BIN)/bench report results/batches
+	$(BIN)/bench report results/batches --readme docs/batches.md
 	$(BIN)/bench speed --report -o results/speed
 	$(BIN)/bench train grpo-curves results/grpo/* --picture docs/grpo.png --page docs/grpo.md
 

@@ -192,6 +192,7 @@ def test_a_readme_without_its_markers_is_refused(runs_folder: Path, tmp_path: Pa
         ("students", "docs/students.md", "none"),
         ("lockstep", "docs/lockstep.md", "none"),
         ("decoders", "docs/decoders.md", "none"),
+        ("batches", "docs/batches.md", "none"),
     ],
 )
 def test_the_repository_agrees_with_its_results(board: str, page: str, published: str) -> None:
