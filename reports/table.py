@@ -82,9 +82,13 @@ class Table:
 
     @property
     def heading(self) -> str:
-        """Suite, how its prompts were written, and what sets the table apart from another of its key."""
+        """Suite, how its prompts were written, prompts per call if more than one, and what sets the table
+        apart from another of its key.
+        """
         told = (f"{name} {UNTOLD if value is None else value}" for name, value in self.apart.items())
-        return ", ".join([self.suite, *([self.prompt] if self.prompt else []), *told])
+        rows = self.rows[0].stored.run.plan.batch_size
+        batch = [f"batch {rows}"] if rows > 1 else []
+        return ", ".join([self.suite, *([self.prompt] if self.prompt else []), *batch, *told])
 
     @property
     def comparability(self) -> dict[str, Any]:
