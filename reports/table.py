@@ -86,9 +86,13 @@ class Table:
         apart from another of its key.
         """
         told = (f"{name} {UNTOLD if value is None else value}" for name, value in self.apart.items())
-        rows = self.rows[0].stored.run.plan.batch_size
-        batch = [f"batch {rows}"] if rows > 1 else []
+        batch = [f"batch {self.batch_size}"] if self.batch_size > 1 else []
         return ", ".join([self.suite, *([self.prompt] if self.prompt else []), *batch, *told])
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts per decode call, of every row."""
+        return self.rows[0].stored.run.plan.batch_size
 
     @property
     def comparability(self) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def build(runs: Sequence[StoredRun]) -> list[Table]:
         replace(_table(key, group), apart=apart)
         for (key, group), apart in zip(groups.items(), set_apart(groups.values()), strict=True)
     ]
-    return sorted(tables, key=lambda table: (table.near_zero, table.suite, table.prompt))
+    return sorted(tables, key=lambda table: (table.near_zero, table.suite, table.prompt, table.batch_size))
 
 
 def choose_baseline(runs: Sequence[StoredRun]) -> StoredRun | None:
