@@ -26,6 +26,7 @@ from methods.base import (
     Score,
     SettingError,
     ask,
+    commit_indices,
     rounded,
 )
 
@@ -143,9 +144,7 @@ class Pipeline:
                 accepted = [indices.start + int(scores.argmax())]
             block.left -= len(accepted)
             chosen += accepted
-        if chosen:
-            written, tokens = [at[k] for k in chosen], [ids[k] for k in chosen]
-            self.row.commit(written, tokens, [probability[k] for k in chosen])
+        commit_indices(self.row, at, candidates, chosen)
         self.ended = self.ended or any(self.row.ends_answer(at[k], ids[k]) for k in chosen)
 
     def retire(self) -> None:

@@ -28,6 +28,7 @@ from methods.base import (
     by_factor,
     commit_indices,
     propose,
+    rounded,
 )
 from methods.hooks import HookedDecoder, RowHooks
 
@@ -190,7 +191,7 @@ def _global(row: Row, spec: ModelSpec, config: Config, hooks: RowHooks) -> Progr
             f"steps {steps} must divide max_new_tokens {new} for cache=none with block_length=none"
         )
     quota, carry, step = new // steps, 0, 0
-    threshold = torch.tensor(config.threshold).item()
+    threshold = rounded(config.threshold, torch.float32)
     while step < steps:
         at = row.masked()
         if not at:

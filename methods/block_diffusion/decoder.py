@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from harness.decoding.forward import Forward
 from harness.decoding.row import Row
 from harness.decoding.rules import Span
 from harness.model import ModelSpec
-from methods.base import Candidates, Program, RowDecoder, commit_indices, filtered, propose
+from methods.base import Candidates, Program, RowDecoder, commit_indices, filtered, propose, rounded
 from methods.block_diffusion.plan import PRESETS, Config, RowPlan, plan_of
 
 
@@ -111,7 +110,7 @@ def _fill_and_edit(row: Row, spec: ModelSpec, plan: RowPlan, block: Span, edit_t
             if live
             else []
         )
-        limit = torch.tensor(edit_threshold, dtype=candidates.probability.dtype).item()
+        limit = rounded(edit_threshold, candidates.probability.dtype)
         rewritten = [
             k
             for k, position in enumerate(region)
@@ -157,7 +156,7 @@ def _choose(confidence: Tensor, plan: RowPlan, quota: int) -> list[int]:
     if plan.alg == "sequential":
         return list(range(min(quota, len(values))))
     if plan.alg == "low_confidence_dynamic":
-        limit = torch.tensor(plan.settings.threshold, dtype=confidence.dtype).item()
+        limit = rounded(plan.settings.threshold, confidence.dtype)
         above = [k for k, value in enumerate(values) if value > limit]
         if len(above) >= quota:
             return above
