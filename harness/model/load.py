@@ -175,6 +175,15 @@ def unfilled(spec: ModelSpec) -> Transformer:
         return Transformer(spec)
 
 
+def fill(model: Transformer, state: dict[str, Tensor], device: torch.device) -> None:
+    """Give an unfilled model its weights, which are on ``device``, and make it ready to infer."""
+    model.load_state_dict(state, strict=False, assign=True)
+    if model.spec.tie_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.model.rotary.clear(device)
+    model.eval().requires_grad_(False)
+
+
 def _check_rotary(model: Transformer, folder: Path) -> None:
     """CheckpointError for rope_scaling that makes no frequencies."""
     scaling = model.spec.rope_scaling
@@ -230,9 +239,6 @@ def load_transformer(
             f"{text}, first {min(unknown)}: its config.json names another family than its weights; change "
             "--model"
         )
-    model.load_state_dict(state, strict=False, assign=True)
-    if spec.tie_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.rotary.clear(device)
+    fill(model, state, device)
     _check_rotary(model, folder)
-    return model.eval().requires_grad_(False)
+    return model

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.model.catalog import location
-from harness.model.load import resolve, unfilled
+from harness.model.load import fill, resolve, unfilled
 from harness.model.recognise import read_spec, spec_of_config
 from harness.model.spec import CheckpointError, ModelSpec
 from harness.model.transformer import Transformer
@@ -75,11 +75,8 @@ def random_transformer(spec: ModelSpec, dtype: torch.dtype, device: torch.device
         name: torch.ones(shape, dtype=dtype, device=device) if len(shape) == 1 else _filled(shape, noise)
         for name, shape in wanted.items()
     }
-    model.load_state_dict(state, strict=False, assign=True)
-    if spec.tie_embeddings:
-        model.lm_head.weight = model.model.embed_tokens.weight
-    model.model.rotary.clear(device)
-    return model.eval().requires_grad_(False)
+    fill(model, state, device)
+    return model
 
 
 def _filled(shape: tuple[int, ...], noise: Tensor) -> Tensor:
